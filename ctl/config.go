@@ -1,0 +1,236 @@
+// Package ctl is the control side of sluice: the configuration file and what is done with it.
+//
+// The file is one YAML document. Load turns it into a File in three steps, and reports every problem of every
+// step at once, each with line and column:
+//
+//	bytes ──▶ syntax tree ──▶ File with defaults ──▶ checks across keys ──▶ File, warnings
+//	  decode.go      │            configkeys.go            validate.go
+//	                 └─ unknown, duplicate and mistyped keys are refused here
+//
+// configkeys.go is the only list of keys: the decoder reads by it, defaults and ranges come from it, and
+// docs/CONFIG.md is generated from it. A File is never changed after Parse returned it and may be shared.
+package ctl
+
+import (
+	"net"
+	"net/netip"
+	"time"
+)
+
+// File is a whole configuration, checked, with every default filled in.
+type File struct {
+	Name           string // of the file, as it was given to Load or Parse
+	Engine         Engine
+	Timeouts       Timeouts
+	Control        Control
+	Log            Log
+	Ports          []Port // at least one
+	Neighbours     []Neighbour
+	Routes         []Route
+	Pools          []Pool
+	VirtualServers []VirtualServer
+
+	where    map[string]position // key path, such as ports[0].name, to its place in the text
+	warnings []string
+}
+
+// Warnings are remarks about a valid file, in the form of its errors: what has no effect or is risky.
+func (f *File) Warnings() []string { return f.warnings }
+
+// Position is the line and column, from 1, of a key path such as "virtual-servers[0].pool", or of the nearest
+// enclosing key that the file has. It is 0, 0 for a File that was not parsed.
+func (f *File) Position(key string) (line, column int) {
+	p := locate(f.where, key)
+	return p.line, p.column
+}
+
+// Pool returns the pool of that name, or nil.
+func (f *File) Pool(name string) *Pool {
+	return findNamed(f.Pools, name, func(p *Pool) string { return p.Name })
+}
+
+// Port returns the port of that name, or nil.
+func (f *File) Port(name string) *Port {
+	return findNamed(f.Ports, name, func(p *Port) string { return p.Name })
+}
+
+// VirtualServer returns the virtual server of that name, or nil.
+func (f *File) VirtualServer(name string) *VirtualServer {
+	return findNamed(f.VirtualServers, name, func(v *VirtualServer) string { return v.Name })
+}
+
+func findNamed[T any](list []T, name string, of func(*T) string) *T {
+	for i := range list {
+		if of(&list[i]) == name {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// Engine sets the packet engine: drivers, workers, memory.
+type Engine struct {
+	Driver      Driver
+	Mode        BindMode
+	Workers     int   // 0: auto
+	Cores       []int // nil: auto
+	Polling     Polling
+	BusyPoll    BusyPoll
+	Connections int // capacity of the connection table, all workers together
+	Frames      int // 0: auto; all ports together
+	FrameSize   int // bytes
+	RingSize    int // descriptors, of each of the four rings of a queue
+	TxBudget    int // frames per wake-up in copy mode
+	HoldTime    time.Duration
+	AfterHold   AfterHold
+	ClientEnd   ClientEnd
+	HostPort    bool
+	HugePages   HugePages
+}
+
+// BusyPoll is the kernel's preferred busy polling.
+type BusyPoll struct {
+	Enabled bool
+	Timeout time.Duration // whole microseconds
+	Budget  int           // packets
+}
+
+// Timeouts are idle times of connections. Those of a VirtualServer are complete: what it does not override is
+// the global value.
+type Timeouts struct {
+	TCPHandshake, TCPEstablished, TCPClosing time.Duration
+	UDP, UDPUnanswered                       time.Duration
+}
+
+// Control is where the command line and metrics reach the engine.
+type Control struct {
+	Socket  string         // path of the unix socket
+	Metrics netip.AddrPort // the zero value: off
+}
+
+// Log sets the program's own log.
+type Log struct {
+	Level  LogLevel
+	Format LogFormat
+}
+
+// Port is one network interface.
+type Port struct {
+	Name      string
+	Interface string
+	Queues    int              // 0: auto
+	MAC       net.HardwareAddr // nil: the interface's own
+	Addresses []netip.Prefix   // with host bits; nil: the kernel's
+}
+
+// Neighbour is a static answer to "which MAC has this address".
+type Neighbour struct {
+	Address netip.Addr
+	MAC     net.HardwareAddr
+	Port    string
+}
+
+// Route is a static route for offline use.
+type Route struct {
+	Prefix netip.Prefix // host bits are zero
+	Via    netip.Addr
+}
+
+// Pool is a set of members and the way to choose among them.
+type Pool struct {
+	Name      string
+	Scheduler Scheduler
+	Members   []Member
+}
+
+// Member is a server of a pool.
+type Member struct {
+	Name    string
+	Address netip.AddrPort // port 0: the port of the virtual server
+	Weight  int            // 0: no new connections
+}
+
+// Target is the member's address and port as a virtual server with that port reaches it.
+func (m *Member) Target(virtualPort uint16) netip.AddrPort {
+	if m.Address.Port() == 0 {
+		return netip.AddrPortFrom(m.Address.Addr(), virtualPort)
+	}
+	return m.Address
+}
+
+// VirtualServer is an address, port and protocol that clients connect to.
+type VirtualServer struct {
+	Name            string
+	Address         netip.AddrPort
+	Protocol        Protocol
+	Pool            string // name of a Pool
+	Mode            Mode
+	Port            string // name of a Port
+	AddressHandling AddressHandling
+	Unmatched       Unmatched
+	Timeouts        Timeouts
+}
+
+// Words of the configuration: each type holds exactly the words that the file may use.
+type (
+	Driver          string
+	BindMode        string
+	Polling         string
+	AfterHold       string
+	ClientEnd       string
+	HugePages       string
+	LogLevel        string
+	LogFormat       string
+	Scheduler       string
+	Protocol        string
+	Mode            string
+	AddressHandling string
+	Unmatched       string
+)
+
+// The words themselves.
+const (
+	DriverXSK    Driver = "xsk"
+	DriverAsavie Driver = "asavie"
+
+	BindAuto     BindMode = "auto"
+	BindZeroCopy BindMode = "zero-copy"
+	BindCopy     BindMode = "copy"
+	BindGeneric  BindMode = "generic"
+
+	PollingBusy      Polling = "busy"
+	PollingAdaptive  Polling = "adaptive"
+	PollingInterrupt Polling = "interrupt"
+
+	AfterHoldPass AfterHold = "pass"
+	AfterHoldDrop AfterHold = "drop"
+
+	ClientEndAddressPort ClientEnd = "address+port"
+	ClientEndAddress     ClientEnd = "address"
+
+	HugePagesAuto HugePages = "auto"
+	HugePagesOff  HugePages = "off"
+
+	LogDebug LogLevel = "debug"
+	LogInfo  LogLevel = "info"
+	LogWarn  LogLevel = "warn"
+	LogError LogLevel = "error"
+
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+
+	RoundRobin         Scheduler = "round-robin"
+	WeightedRoundRobin Scheduler = "weighted-round-robin"
+	LeastConnections   Scheduler = "least-connections"
+
+	TCP Protocol = "tcp"
+	UDP Protocol = "udp"
+
+	ModeNAT Mode = "nat"
+
+	AddressManaged  AddressHandling = "managed"
+	AddressExternal AddressHandling = "external"
+
+	UnmatchedDrop Unmatched = "drop"
+	UnmatchedHost Unmatched = "host"
+)

@@ -1,0 +1,239 @@
+package ctl
+
+import (
+	"errors"
+	"flag"
+	"net"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// init registers -update unless another test file of this package has, which it then shares.
+func init() {
+	if flag.Lookup("update") == nil {
+		flag.Bool("update", false, "rewrite the expected results")
+	}
+}
+
+func updating() bool { return flag.Lookup("update").Value.String() == "true" }
+
+func TestExample(t *testing.T) {
+	f, err := Load("testdata/example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
+	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
+	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, time.Minute, 5 * time.Second}
+	dns := times
+	dns.UDP = 10 * time.Second
+	want := &File{
+		Name: "testdata/example.yaml",
+		Engine: Engine{
+			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
+			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
+			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort,
+			HostPort: true, HugePages: HugePagesAuto,
+		},
+		Timeouts: times,
+		Control:  Control{Socket: "/run/sluice/sluice.sock", Metrics: end("127.0.0.1:9090")},
+		Log:      Log{LogInfo, LogText},
+		Ports: []Port{
+			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")}},
+			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}},
+		},
+		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
+		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
+		Pools: []Pool{
+			{"web", RoundRobin, []Member{
+				{"s1", end("192.168.20.1:80"), 1}, {"s2", end("192.168.20.2:80"), 1},
+				{"s3", end("192.168.20.3:8080"), 1}, {"s4", end("192.168.20.4:80"), 0},
+			}},
+			{"resolvers", WeightedRoundRobin, []Member{
+				{"192.168.20.1", netip.AddrPortFrom(addr("192.168.20.1"), 0), 3},
+				{"192.168.20.2", netip.AddrPortFrom(addr("192.168.20.2"), 0), 1},
+			}},
+		},
+		VirtualServers: []VirtualServer{
+			{"web", end("10.10.1.100:80"), TCP, "web", ModeNAT, "outside", AddressManaged, UnmatchedDrop, times},
+			{"dns", end("10.10.1.100:53"), UDP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, dns},
+		},
+	}
+	if w := f.Warnings(); len(w) > 0 {
+		t.Errorf("warnings: %q", w)
+	}
+	if line, column := f.Position("virtual-servers[1].pool"); line != 76 || column != 11 {
+		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
+	}
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 73 || column != 5 {
+		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
+	}
+	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {
+		t.Error("finding by name")
+	}
+	if got := f.Pools[1].Members[0].Target(53); got != end("192.168.20.1:53") {
+		t.Errorf("target without a port: %s", got)
+	}
+	if got := f.Pools[0].Members[2].Target(80); got != end("192.168.20.3:8080") {
+		t.Errorf("target with a port: %s", got)
+	}
+	f.where, f.warnings = nil, nil
+	if !reflect.DeepEqual(f, want) {
+		t.Errorf("got  %+v\nwant %+v", f, want)
+	}
+}
+
+// The example writes every key with its default, so a file without them must come out the same.
+func TestDefaults(t *testing.T) {
+	full, err := Load("testdata/example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Load("testdata/minimal.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := full.Engine
+	want.Workers, want.Cores = 0, nil
+	if !reflect.DeepEqual(f.Engine, want) {
+		t.Errorf("engine: got %+v, want %+v", f.Engine, want)
+	}
+	if f.Timeouts != full.Timeouts || f.Log != full.Log || f.Control.Socket != full.Control.Socket {
+		t.Errorf("got %+v %+v %+v", f.Timeouts, f.Log, f.Control)
+	}
+	if f.Control.Metrics.IsValid() {
+		t.Errorf("metrics are on: %s", f.Control.Metrics)
+	}
+	if p := f.Ports[0]; p.Name != "eth1" || p.Queues != 0 || p.MAC != nil || p.Addresses != nil {
+		t.Errorf("port: %+v", p)
+	}
+}
+
+func TestAnchors(t *testing.T) {
+	f, err := Load("testdata/ipv6.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := f.Warnings(); len(w) > 0 {
+		t.Errorf("warnings: %q", w)
+	}
+	m := f.Pools[0].Members
+	if m[0].Name != "[2001:db8:20::1]:8080" || m[1].Name != "2001:db8:20::2" || m[1].Address.Port() != 0 || m[1].Weight != 1 {
+		t.Errorf("members %+v", m)
+	}
+	v := f.VirtualServers
+	if v[1].Name != "web6-tls" || v[1].Pool != "web6" || v[1].Address.Port() != 443 {
+		t.Errorf("merged: %+v", v[1])
+	}
+	for i := range v {
+		if got := v[i].Timeouts; got.TCPEstablished != 10*time.Minute || got.UDP != time.Minute {
+			t.Errorf("%s: timeouts %+v", v[i].Name, got)
+		}
+	}
+	if v[0].Port != "eth1" || v[2].Port != "eth2" {
+		t.Errorf("ports %s %s", v[0].Port, v[2].Port)
+	}
+}
+
+// broken.yaml has its expected problems in comments at its end.
+func TestBroken(t *testing.T) {
+	const path, mark = "testdata/broken.yaml", "# want "
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text, want, got []string
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, mark); ok {
+			want = append(want, strings.TrimSpace(rest))
+		} else {
+			text = append(text, line)
+		}
+	}
+	_, err = Parse("broken.yaml", data)
+	var all Errors
+	if !errors.As(err, &all) {
+		t.Fatalf("got %v", err)
+	}
+	for _, e := range all {
+		got = append(got, strings.TrimPrefix(e.Error(), "broken.yaml:"))
+	}
+	if updating() {
+		out := strings.Join(text, "") + mark + strings.Join(got, "\n"+mark) + "\n"
+		if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	for _, w := range want {
+		if !slices.Contains(got, w) {
+			t.Errorf("missing: %s", w)
+		}
+	}
+	for _, g := range got {
+		if !slices.Contains(want, g) {
+			t.Errorf("not expected: %s", g)
+		}
+	}
+}
+
+func TestLoadErrors(t *testing.T) {
+	if _, err := Load("testdata/absent.yaml"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("absent: %v", err)
+	}
+	if _, err := Load("testdata"); err == nil {
+		t.Error("a directory was loaded")
+	}
+	_, err := Load("/dev/zero")
+	if err == nil || !strings.Contains(err.Error(), "larger than 16 MiB") {
+		t.Errorf("endless: %v", err)
+	}
+}
+
+func TestErrorForm(t *testing.T) {
+	_, err := Parse("sluice.yaml", []byte("ports:\n- interface: eth1\n  queues: 0\n"))
+	var e *Error
+	if !errors.As(err, &e) {
+		t.Fatal(err)
+	}
+	if got, want := err.Error(), "sluice.yaml:3:11: ports[0].queues: 0 is out of range: 1 to 1024"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	if got, want := e.Excerpt(), "  3 |   queues: 0\n    |           ^"; got != want {
+		t.Errorf("excerpt:\n%s\nwant\n%s", got, want)
+	}
+	if got, want := (&Error{Line: 1, Column: 3, Source: "a\tb"}).Excerpt(), "  1 | a\tb\n    |  \t^"; got != want {
+		t.Errorf("a tab in the line: %q, want %q", got, want)
+	}
+	if got := (&Error{File: "f", Message: "m"}).Error(); got != "f: m" {
+		t.Errorf("without a place: %s", got)
+	}
+	if got := (&Error{Line: 1, Column: 9, Source: "abc"}).Excerpt(); got != "" {
+		t.Errorf("beyond the line: %q", got)
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"web", "round-robin", "busy-poll", "outside", "inside"}
+	for written, want := range map[string]string{
+		"wbe": "web", "Web": "web", "we": "", "busy_poll": "busy-poll", "roundrobin": "round-robin",
+		"outsdie": "outside", "insid": "inside", "database": "", "": "", strings.Repeat("x", 1000): "",
+	} {
+		if got := nearest(written, names); got != want {
+			t.Errorf("%q: got %q, want %q", written, got, want)
+		}
+	}
+	for _, c := range []struct {
+		a, b string
+		want int
+	}{{"", "", 0}, {"", "ab", 2}, {"ab", "", 2}, {"ab", "ba", 1}, {"kitten", "sitting", 3}, {"abcd", "acbd", 1}} {
+		if got := edits(c.a, c.b); got != c.want {
+			t.Errorf("edits(%q, %q) = %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package ctl
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// The keys of ports, pools and virtual servers.
+
+const nameLimits = "1 to 64 letters, digits and ._-:[]"
+
+// nameKey is the key "name". One that is not required gets its default from File.complete.
+func nameKey[T any](otherwise, example, text string, field func(*T) *string) configKey[T] {
+	return textKey(keyDoc{name: "name", kind: "name", limits: nameLimits, required: otherwise == "", otherwise: otherwise, example: example, text: text},
+		parseName, field)
+}
+
+var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "vlan", "snat", "mtu"}, keys: []configKey[Port]{
+	nameKey("that of the interface", "outside", "Name of the port, unique.", func(p *Port) *string { return &p.Name }),
+	textKey(keyDoc{name: "interface", kind: "interface name", required: true, limits: "at most 15 characters", example: "eth1", text: "The network interface, unique."},
+		parseInterface, func(p *Port) *string { return &p.Interface }),
+	autoNumberKey(keyDoc{name: "queues", example: "4", text: "Number of receive queues to serve, from queue 0. auto serves all that the interface has."},
+		1, 1024, func(p *Port) *int { return &p.Queues }),
+	textKey(keyDoc{name: "mac", kind: "MAC address", otherwise: "that of the interface", limits: "of one station", example: "02:00:00:00:01:01", text: "Only used offline (replay, explain)."},
+		parseMAC, func(p *Port) *net.HardwareAddr { return &p.MAC }),
+	scalarsKey(keyDoc{name: "addresses", kind: "list of addresses with prefix length", otherwise: "those of the interface", example: "[172.16.10.1/24]", text: "Only used offline (replay, explain)."},
+		textKey(keyDoc{kind: "address with prefix length"}, parsePrefix, func(p *netip.Prefix) *netip.Prefix { return p }), func(p *Port) *[]netip.Prefix { return &p.Addresses }),
+}}
+
+var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{
+	textKey(keyDoc{name: "address", kind: "IP address", required: true, example: "192.168.20.1", text: "Its address, on the network of the port."},
+		parseAddr, func(n *Neighbour) *netip.Addr { return &n.Address }),
+	textKey(keyDoc{name: "mac", kind: "MAC address", required: true, limits: "of one station", example: "02:00:00:00:14:01", text: "Its MAC address."},
+		parseMAC, func(n *Neighbour) *net.HardwareAddr { return &n.MAC }),
+	textKey(keyDoc{name: "port", kind: "name", required: true, limits: "of a port", example: "inside", text: "The port behind which it is."},
+		parseName, func(n *Neighbour) *string { return &n.Port }),
+}}
+
+var routeKeys = mapping[Route]{what: "a route", later: []string{"port", "metric"}, keys: []configKey[Route]{
+	textKey(keyDoc{name: "prefix", kind: "network", required: true, limits: "no bits beyond its length", example: "0.0.0.0/0", text: "The destinations."},
+		parseNetwork, func(r *Route) *netip.Prefix { return &r.Prefix }),
+	textKey(keyDoc{name: "via", kind: "IP address", required: true, limits: "same family as prefix", example: "172.16.10.55", text: "The next hop, a neighbour of a port."},
+		parseAddr, func(r *Route) *netip.Addr { return &r.Via }),
+}}
+
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "slow-start", "minimum-active", "all-down", "snat"}, keys: []configKey[Pool]{
+	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
+	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "weighted-round-robin", text: "How the member of a new connection is chosen. Only weighted-round-robin looks at weights other than 0."},
+		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections},
+		[]Scheduler{"weighted-least-connections", "fastest", "two-choices", "source-hash", "maglev", "first", "random"}, func(p *Pool) *Scheduler { return &p.Scheduler }),
+	listKey(keyDoc{name: "members", required: true, example: "[{address: 192.168.20.1:80}]", text: "The servers."},
+		&memberKeys, func(p *Pool) *[]Member { return &p.Members }),
+}}
+
+var memberKeys = mapping[Member]{what: "a member", later: []string{"priority", "connection-limit", "monitor", "snat", "mac", "slow-start"}, keys: []configKey[Member]{
+	nameKey("its address", "s1", "Name of the member, unique in the pool.", func(m *Member) *string { return &m.Name }),
+	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip", example: "192.168.20.1:8080", text: "Where the member listens. Without a port it is that of the virtual server."},
+		parseTarget, func(m *Member) *netip.AddrPort { return &m.Address }),
+	numberKey(keyDoc{name: "weight", def: "1", example: "3", text: "Share of new connections. 0 takes none, and running ones continue."},
+		0, 65535, func(m *Member) *int { return &m.Weight }),
+}}
+
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "snat", "hairpin", "tls", "cookie", "rule", "source", "affinity", "connection-limit"}, keys: []configKey[VirtualServer]{
+	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
+	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port or [ip]:port", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. No multicast, broadcast, loopback or link-local address."},
+		parseEnd, func(v *VirtualServer) *netip.AddrPort { return &v.Address }),
+	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The transport protocol."},
+		[]Protocol{TCP, UDP}, []Protocol{"any", "sctp", "icmp"}, func(v *VirtualServer) *Protocol { return &v.Protocol }),
+	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
+		parseName, func(v *VirtualServer) *string { return &v.Pool }),
+	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice."},
+		[]Mode{ModeNAT}, []Mode{"fullnat", "mat", "tunnel", "splice", "cluster", "dsr", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
+	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive, and on which the address is put. The same for all virtual servers of an address."},
+		parseName, func(v *VirtualServer) *string { return &v.Port }),
+	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the address on the port and announces it. external leaves both to you. The same for all virtual servers of an address."},
+		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(v *VirtualServer) *AddressHandling { return &v.AddressHandling }),
+	wordKey(keyDoc{name: "unmatched", def: "drop", example: "host", text: "What happens to packets to this address for which there is no virtual server: host hands them to the kernel. The same for all virtual servers of an address."},
+		[]Unmatched{UnmatchedDrop, UnmatchedHost}, []Unmatched{"reset"}, func(v *VirtualServer) *Unmatched { return &v.Unmatched }),
+	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of this virtual server's connections."},
+		timeoutKeys(false), func(v *VirtualServer) *Timeouts { return &v.Timeouts }),
+}}
+
+// coresKey is engine.cores, the one key that is a word or a list.
+func coresKey(doc keyDoc) configKey[Engine] {
+	k := scalarsKey(doc, numberKey(keyDoc{}, 0, 4095, func(n *int) *int { return n }), func(e *Engine) *[]int { return &e.Cores })
+	list := k.tree
+	k.tree = func(d *decoder, n ast.Node, at string, into *Engine) {
+		if s, ok := scalarOf(d.resolve(n)); ok && s.text == "auto" {
+			return
+		}
+		list(d, n, at, into)
+	}
+	return k
+}

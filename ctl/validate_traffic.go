@@ -1,0 +1,232 @@
+package ctl
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// timeoutFields are all of Timeouts.
+var timeoutFields = []func(*Timeouts) *time.Duration{
+	func(t *Timeouts) *time.Duration { return &t.TCPHandshake },
+	func(t *Timeouts) *time.Duration { return &t.TCPEstablished },
+	func(t *Timeouts) *time.Duration { return &t.TCPClosing },
+	func(t *Timeouts) *time.Duration { return &t.UDP },
+	func(t *Timeouts) *time.Duration { return &t.UDPUnanswered },
+}
+
+// poolFacts is what virtual servers ask about a pool, so that they need not read its members.
+type poolFacts struct {
+	index  int
+	used   bool
+	family map[bool]int   // the first member that is IPv4 (true) or IPv6 (false)
+	twice  map[uint16]int // a virtual port through which this member is the same as another one
+}
+
+func (v *validator) checkPools() {
+	names := newUnique[string](v)
+	for i := range v.file.Pools {
+		p, at := &v.file.Pools[i], fmt.Sprintf("pools[%d]", i)
+		facts := v.checkMembers(p, at)
+		facts.index = i
+		if p.Name != "" && names.check(p.Name, at+".name", "pool") {
+			v.pools[p.Name] = facts
+			v.poolNames = append(v.poolNames, p.Name)
+		}
+	}
+}
+
+func (v *validator) checkMembers(p *Pool, at string) *poolFacts {
+	facts := &poolFacts{family: map[bool]int{}, twice: map[uint16]int{}}
+	names, targets := newUnique[string](v), newUnique[netip.AddrPort](v)
+	portless := map[netip.Addr]bool{}
+	weights, uneven := 0, ""
+	for j := range p.Members {
+		m, at := &p.Members[j], fmt.Sprintf("%s.members[%d]", at, j)
+		weights += m.Weight
+		if uneven == "" && m.Weight > 1 {
+			uneven = at + ".weight"
+		}
+		a := m.Address.Addr()
+		if !a.IsValid() {
+			continue
+		}
+		if _, ok := facts.family[a.Is4()]; !ok {
+			facts.family[a.Is4()] = j
+		}
+		portless[a] = portless[a] || m.Address.Port() == 0
+		if first, ok := targets.first[m.Address]; ok {
+			v.errorf(at+".address", "%s is already the address of a member of this pool, in line %d", m.Name, v.line(first))
+			continue // its default name is taken as well, and that says nothing more
+		}
+		targets.first[m.Address] = at + ".address"
+		names.check(m.Name, at+".name", "member")
+		if why := noStation(a); why != "" {
+			v.errorf(at+".address", "a member cannot be %s", why)
+		}
+		if first, ok := v.virtual[a]; ok {
+			v.errorf(at+".address", "%s is the address of virtual server %q (line %d): its packets would come back",
+				a, v.file.VirtualServers[first].Name, v.line(fmt.Sprintf("virtual-servers[%d].address", first)))
+		}
+	}
+	for j := range p.Members {
+		if a := p.Members[j].Address; a.Port() != 0 && portless[a.Addr()] {
+			facts.twice[a.Port()] = j
+		}
+	}
+	if weights == 0 && len(p.Members) > 0 {
+		v.warn(at, "all members have weight 0: the pool takes no new connection")
+	}
+	if uneven != "" && p.Scheduler != WeightedRoundRobin && p.Scheduler != "" {
+		v.warn(uneven, "scheduler %s does not look at weights other than 0; weighted-round-robin does", p.Scheduler)
+	}
+	return facts
+}
+
+// service is what tells virtual servers apart.
+type service struct {
+	netip.AddrPort
+	protocol Protocol
+}
+
+func (v *validator) checkVirtualServers() {
+	names := newUnique[string](v)
+	services := map[service]int{}
+	own := v.portAddresses()
+	for i := range v.file.VirtualServers {
+		s, at := &v.file.VirtualServers[i], fmt.Sprintf("virtual-servers[%d]", i)
+		if s.Name != "" {
+			names.check(s.Name, at+".name", "virtual server")
+		}
+		if s.Port != "" {
+			v.checkPortName(at+".port", s.Port)
+		}
+		if s.Address.IsValid() {
+			v.checkAddress(s, at, own)
+			first, ok := services[service{s.Address, s.Protocol}]
+			if ok && s.Protocol != "" {
+				v.errorf(at+".address", "%s %s is already virtual server %q, in line %d", s.Protocol, s.Address,
+					v.file.VirtualServers[first].Name, v.line(fmt.Sprintf("virtual-servers[%d].address", first)))
+			} else {
+				services[service{s.Address, s.Protocol}] = i
+			}
+			v.checkSameAddress(s, at, v.virtual[s.Address.Addr()])
+		}
+		if s.Pool != "" {
+			v.checkPoolOf(s, at)
+		}
+		v.checkOverrides(s, at)
+	}
+	if len(v.file.VirtualServers) == 0 {
+		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
+	}
+	for _, name := range v.poolNames {
+		if facts := v.pools[name]; !facts.used {
+			v.warn(fmt.Sprintf("pools[%d]", facts.index), "no virtual server uses pool %q", name)
+		}
+	}
+}
+
+// portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).
+func (v *validator) portAddresses() map[netip.Addr]int {
+	own := map[netip.Addr]int{}
+	for i, p := range v.file.Ports {
+		for _, a := range p.Addresses {
+			own[a.Addr()] = i
+		}
+	}
+	for _, p := range v.file.Ports {
+		for _, a := range p.Addresses {
+			if b, ok := broadcast(a); ok {
+				own[b] = -1
+			}
+		}
+	}
+	return own
+}
+
+// broadcast is the broadcast address of an IPv4 network. Networks of one or two addresses have none (RFC 3021).
+func broadcast(p netip.Prefix) (netip.Addr, bool) {
+	if !p.Addr().Is4() || p.Bits() >= 31 {
+		return netip.Addr{}, false
+	}
+	a := p.Addr().As4()
+	for bit := p.Bits(); bit < 32; bit++ {
+		a[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return netip.AddrFrom4(a), true
+}
+
+func (v *validator) checkAddress(s *VirtualServer, at string, own map[netip.Addr]int) {
+	a := s.Address.Addr()
+	if why := noStation(a); why != "" {
+		v.errorf(at+".address", "a virtual server cannot have %s", why)
+		return
+	}
+	switch port, ok := own[a]; {
+	case ok && port < 0:
+		v.errorf(at+".address", "%s is the broadcast address of a port's network", a)
+	case ok && s.AddressHandling == AddressManaged:
+		v.warn(at+".address", "%s is the own address of port %q: address-handling should be external", a, v.file.Ports[port].Name)
+	case ok && s.Unmatched == UnmatchedDrop:
+		v.warn(at+".address", "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.Ports[port].Name)
+	}
+}
+
+// checkSameAddress compares what belongs to the address rather than to one virtual server.
+func (v *validator) checkSameAddress(s *VirtualServer, at string, first int) {
+	f := &v.file.VirtualServers[first]
+	for _, k := range []struct{ key, mine, other string }{
+		{"unmatched", string(s.Unmatched), string(f.Unmatched)},
+		{"address-handling", string(s.AddressHandling), string(f.AddressHandling)},
+		{"port", s.Port, f.Port},
+	} {
+		if k.mine != "" && k.other != "" && k.mine != k.other {
+			v.errorf(at+"."+k.key, "%s is %s here and %s in virtual server %q (line %d), which has the same address %s", k.key, k.mine, k.other,
+				f.Name, v.line(fmt.Sprintf("virtual-servers[%d].%s", first, k.key)), s.Address.Addr())
+		}
+	}
+}
+
+func (v *validator) checkPoolOf(s *VirtualServer, at string) {
+	facts, ok := v.pools[s.Pool]
+	if !ok {
+		v.reference(at+".pool", "pool", s.Pool, v.poolNames)
+		return
+	}
+	facts.used = true
+	if !s.Address.IsValid() {
+		return
+	}
+	members := v.file.Pools[facts.index].Members
+	member := func(j int) (string, int) {
+		return members[j].Name, v.line(fmt.Sprintf("pools[%d].members[%d].address", facts.index, j))
+	}
+	a := s.Address.Addr()
+	if j, ok := facts.family[!a.Is4()]; ok {
+		name, line := member(j)
+		v.errorf(at+".pool", "virtual server %q (%s) is %s, and member %q of pool %q (line %d) is %s",
+			s.Name, s.Address, familyOf(a), name, s.Pool, line, familyOf(members[j].Address.Addr()))
+	}
+	if j, ok := facts.twice[s.Address.Port()]; ok {
+		name, line := member(j)
+		v.errorf(at+".pool", "with port %d, member %q of pool %q (line %d) is the same as one without a port",
+			s.Address.Port(), name, s.Pool, line)
+	}
+}
+
+// checkOverrides warns about timeouts that the protocol never uses.
+func (v *validator) checkOverrides(s *VirtualServer, at string) {
+	if v.where[at+".timeouts"] == (position{}) {
+		return
+	}
+	unused := []string{"udp", "udp-unanswered"}
+	if s.Protocol == UDP {
+		unused = []string{"tcp-handshake", "tcp-established", "tcp-closing"}
+	}
+	for _, k := range unused {
+		if key := at + ".timeouts." + k; v.where[key] != (position{}) && s.Protocol != "" {
+			v.warn(key, "has no effect: the virtual server's protocol is %s", s.Protocol)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"sluice/flow"
+	"sluice/rewrite"
+	"sluice/sched"
+)
+
+// Spec is what a configuration says, with names and addresses resolved; NewConfig compiles it.
+type Spec struct {
+	Generation uint64
+	Ports      []PortSpec // a port is known by its index here
+	Host       *HostSpec  // the port towards the kernel; nil for none
+	Pools      []PoolSpec
+	Virtuals   []VirtualSpec
+	ClientEnd  ClientEnd
+	Workers    int // how many workers share the bins
+}
+
+// PortSpec is one network port.
+type PortSpec struct {
+	Name string
+	MAC  [6]byte
+}
+
+// HostSpec is the host port: frames that have no flow go there.
+type HostSpec struct {
+	Port int     // index in Ports
+	MAC  [6]byte // of the kernel's end
+}
+
+// Hop is how frames reach a member.
+type Hop struct {
+	Port int
+	MAC  [6]byte
+	OK   bool // the MAC is known
+}
+
+// MemberSpec is a member of a pool.
+type MemberSpec struct {
+	Name   string
+	Addr   netip.Addr
+	Port   uint16 // 0: the port of the virtual server
+	Weight uint32
+	Hop    Hop
+}
+
+// PoolSpec is a pool of members.
+type PoolSpec struct {
+	Name      string
+	Scheduler string
+	Members   []MemberSpec
+}
+
+// VirtualSpec is a virtual server.
+type VirtualSpec struct {
+	Name     string
+	Addr     netip.Addr
+	Port     uint16
+	Proto    uint8
+	Pool     int // index in Pools
+	Timeouts Timeouts
+	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
+	UnmatchedHost bool
+}
+
+// Timeouts are idle times in milliseconds, below 2^31.
+type Timeouts struct {
+	Handshake     uint32 // TCP before it is established
+	Established   uint32
+	Closing       uint32 // after a FIN
+	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
+	UDP           uint32
+	UDPUnanswered uint32
+}
+
+// DefaultTimeouts are used where the configuration says nothing.
+var DefaultTimeouts = Timeouts{
+	Handshake: 30_000, Established: 3_600_000, Closing: 30_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+}
+
+// of is the timeout that applies to a connection in its present state.
+func (t *Timeouts) of(r *flow.Record) uint32 {
+	switch r.TCPState() {
+	case flow.TCPNone:
+		if r.Replied() {
+			return t.UDP
+		}
+		return t.UDPUnanswered
+	case flow.TCPSynSent, flow.TCPSynReceived:
+		return t.Handshake
+	case flow.TCPEstablished:
+		return t.Established
+	case flow.TCPClosed:
+		return t.Closed
+	}
+	return t.Closing
+}
+
+// Config is a compiled configuration: immutable, shared by all workers. Virtual servers and nodes are found by
+// their ids, which stay the same from one configuration to the next, so that flows outlive configurations.
+type Config struct {
+	Generation uint64
+	Ports      []PortSpec
+	Host       *HostSpec
+	virtuals   []virtual // by id; the zero value is one that does not exist (any more)
+	nodes      []node    // by id
+	addrs      []flow.Addr
+	pools      []pool
+	services   services
+	owners     owners
+}
+
+type virtual struct {
+	VirtualSpec
+	exists bool
+	addr   flow.Addr
+	pool   *pool
+}
+
+// node is where a member's frames go; read for every packet to it, so it is small.
+type node struct {
+	l2     rewrite.L2
+	port   uint16
+	ok     bool
+	exists bool
+}
+
+type member struct {
+	MemberSpec
+	id     uint32
+	addr   flow.Addr
+	active *atomic.Int64 // connections over all workers
+}
+
+type pool struct {
+	name      string
+	scheduler sched.Scheduler
+	needs     sched.Needs
+	members   []member
+	weights   []sched.Candidate // Active is not kept here
+	turn      *atomic.Uint64    // shared by all workers
+}
+
+// NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
+func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
+	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers)}
+	c.pools = make([]pool, len(spec.Pools))
+	for i := range spec.Pools {
+		if err := c.compilePool(&c.pools[i], &spec.Pools[i], dict); err != nil {
+			return nil, err
+		}
+	}
+	c.addrs = dict.addrs()
+	c.nodes = make([]node, len(c.addrs))
+	for i := range c.pools {
+		for j := range c.pools[i].members {
+			m := &c.pools[i].members[j]
+			c.nodes[m.id] = node{exists: true, ok: m.Hop.OK, port: uint16(m.Hop.Port)}
+			if m.Hop.Port < 0 || m.Hop.Port >= len(spec.Ports) {
+				return nil, fmt.Errorf("pool %s member %s: no port %d", c.pools[i].name, m.Name, m.Hop.Port)
+			}
+			c.nodes[m.id].l2 = rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)
+		}
+	}
+	return c, c.compileVirtuals(spec.Virtuals, dict)
+}
+
+func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
+	p.name, p.turn = spec.Name, dict.turn(spec.Name)
+	weights := make([]uint32, len(spec.Members))
+	for i, m := range spec.Members {
+		id := dict.node(spec.Name, m.Addr, m.Port)
+		p.members = append(p.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), active: dict.active(id)})
+		p.weights = append(p.weights, sched.Candidate{Weight: m.Weight})
+		weights[i] = m.Weight
+	}
+	var err error
+	if p.scheduler, err = sched.New(spec.Scheduler, weights); err != nil {
+		return fmt.Errorf("pool %s: %w", spec.Name, err)
+	}
+	p.needs = p.scheduler.Needs()
+	return nil
+}
+
+func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary) error {
+	c.services = newServices(len(specs))
+	for _, s := range specs {
+		if s.Pool < 0 || s.Pool >= len(c.pools) {
+			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)
+		}
+		id := dict.virtual(s.Addr, s.Port, s.Proto)
+		for len(c.virtuals) <= int(id) {
+			c.virtuals = append(c.virtuals, virtual{})
+		}
+		if c.virtuals[id].exists {
+			return fmt.Errorf("virtual server %s: %s already has %v port %d", s.Name, c.virtuals[id].Name, s.Addr, s.Port)
+		}
+		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(s.Addr), pool: &c.pools[s.Pool]}
+		if v.Timeouts == (Timeouts{}) {
+			v.Timeouts = DefaultTimeouts
+		}
+		c.virtuals[id] = v
+		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)
+	}
+	return nil
+}
+
+// timeouts are those of a connection's virtual server, or the defaults when that is gone.
+func (c *Config) timeouts(r *flow.Record) *Timeouts {
+	if int(r.VS) < len(c.virtuals) && c.virtuals[r.VS].exists {
+		return &c.virtuals[r.VS].Timeouts
+	}
+	return &DefaultTimeouts
+}

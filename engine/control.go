@@ -1,0 +1,142 @@
+package engine
+
+import (
+	"sync/atomic"
+
+	"sluice/flow"
+	"sluice/rings"
+)
+
+// message is what the control side sends to a worker. It is applied between bursts; when it has been, done is
+// closed, so that the sender knows.
+type message struct {
+	apply func(w *worker)
+	done  chan<- struct{}
+}
+
+// runtimeState is the part of a worker that is not on the packet path.
+type runtimeState struct {
+	inbox   chan message
+	waker   *waker
+	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
+	pick    pickScratch
+	actives []*atomic.Int64 // by node id; the pointers are the dictionary's
+	polling Polling
+	core    int
+	stopped bool
+}
+
+// inboxSize is how many messages wait at most; a sender waits beyond it, the worker never.
+const inboxSize = 64
+
+// messagesPerStep bounds the time between two bursts.
+const messagesPerStep = 4
+
+// control applies what has come through the channel.
+func (w *worker) control() {
+	for range messagesPerStep {
+		select {
+		case m := <-w.runtime.inbox:
+			m.apply(w)
+			if m.done != nil {
+				close(m.done)
+			}
+		default:
+			return
+		}
+	}
+}
+
+// applyConfig makes cfg the worker's configuration. It allocates: between bursts that is allowed.
+func (w *worker) applyConfig(cfg *Config, actives []*atomic.Int64) {
+	w.cfg = cfg
+	w.table.SetNodes(cfg.addrs)
+	w.runtime.actives = actives
+	w.virtual = grow(w.virtual, len(cfg.virtuals))
+	w.node = grow(w.node, len(cfg.nodes))
+}
+
+func grow(s []ServiceStats, n int) []ServiceStats {
+	if n > len(s) {
+		s = append(s, make([]ServiceStats, n-len(s))...)
+	}
+	return s
+}
+
+// Snapshot is what one worker tells about itself between two bursts.
+type Snapshot struct {
+	Stats
+	Worker      int
+	Core        int // -1: not pinned
+	Connections int
+	Capacity    int
+	FreeFrames  int
+	Queues      []QueueSnapshot
+	Virtual     []ServiceStats // by virtual server id
+	Node        []ServiceStats // by node id
+}
+
+// QueueSnapshot is a queue as its worker sees it.
+type QueueSnapshot struct {
+	Port int
+	rings.QueueStats
+	rings.Held
+}
+
+func (w *worker) snapshot(s *Snapshot) {
+	s.Stats, s.Worker, s.Core = w.stats, w.id, w.runtime.core
+	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
+	for i := range w.rx {
+		q := &w.rx[i]
+		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue.Stats(), q.Queue.Held()})
+	}
+	s.Virtual = append(s.Virtual, w.virtual...)
+	s.Node = append(s.Node, w.node...)
+}
+
+// Conn is a copy of a connection's record with its ids resolved to addresses.
+type Conn struct {
+	flow.Record
+	Worker  int
+	Index   uint32
+	Server  flow.Key // the tuple of packets from the server
+	IdleMS  uint32
+	AgeMS   uint32
+	LeftMS  uint64 // until it expires if it stays idle
+	Virtual string
+	Pool    string
+	Member  string
+	Ports   [2]string // client side, server side
+}
+
+// scan copies connections that match, at most limit, from index from on; it returns where to go on, 0 at the end.
+func (w *worker) scan(from uint32, limit int, match func(*Conn) bool, out *[]Conn) uint32 {
+	now := uint32(w.now)
+	return w.table.Each(from, limit, func(i uint32, r *flow.Record) {
+		c := Conn{Record: *r, Worker: w.id, Index: i, Server: w.table.ServerKey(r), IdleMS: now - r.Seen, AgeMS: now - r.Start}
+		c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
+		w.cfg.name(&c)
+		if match == nil || match(&c) {
+			*out = append(*out, c)
+		}
+	})
+}
+
+// name fills in names; what the configuration no longer has stays empty.
+func (c *Config) name(conn *Conn) {
+	if v := conn.VS; int(v) < len(c.virtuals) && c.virtuals[v].exists {
+		conn.Virtual = c.virtuals[v].Name
+	}
+	for i := range c.pools {
+		for j := range c.pools[i].members {
+			if m := &c.pools[i].members[j]; m.id == conn.Node {
+				conn.Pool, conn.Member = c.pools[i].name, m.Name
+			}
+		}
+	}
+	for i, port := range [2]uint16{conn.ClientIf, conn.ServerIf} {
+		if int(port) < len(c.Ports) {
+			conn.Ports[i] = c.Ports[port].Name
+		}
+	}
+}

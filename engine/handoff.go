@@ -1,0 +1,130 @@
+package engine
+
+import "sluice/rings"
+
+// peer is a worker's connection with another worker: a ring each way, and the balance of frames. A frame handed
+// over stays with the receiver, whose pool grows; when it has received 64 more than it gave, it sends free frames
+// back, so that no worker starves.
+type peer struct {
+	in, out *rings.Handoff
+	owed    int // frames received from the peer minus frames given to it
+	wake    *waker
+	n       int
+	batch   [burstSize]rings.Desc
+}
+
+// A descriptor in a handoff ring says in Options what is to be done with it.
+const (
+	processKind  = 1 << 16 // arrived on the port in the low bits, owned by the receiver
+	transmitKind = 2 << 16 // finished, to be sent on the port in the low bits
+	freeKind     = 3 << 16 // a free frame
+	kindMask     = 3 << 16
+	portMask     = 1<<16 - 1
+)
+
+// steer hands the packets of the burst that other workers own to them and keeps the rest.
+func (w *worker) steer() {
+	kept := 0
+	for i := range w.n {
+		o := w.cfg.owner(&w.keys[i])
+		if o != w.id {
+			p := &w.peers[o]
+			d := w.descs[i]
+			d.Options = processKind | uint32(w.ports[i])
+			p.batch[p.n] = d
+			p.n++
+			continue
+		}
+		if kept != i {
+			w.descs[kept], w.ports[kept], w.pkts[kept], w.keys[kept] = w.descs[i], w.ports[i], w.pkts[i], w.keys[i]
+		}
+		kept++
+	}
+	w.n = kept
+	for o := range w.peers {
+		if p := &w.peers[o]; p.n > 0 {
+			n := w.put(p, p.batch[:p.n])
+			w.stats.HandedOut += uint64(n)
+			p.n = 0
+		}
+	}
+}
+
+// handOver gives a batch to worker to.
+func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) {
+	for i := range batch {
+		batch[i].Options = kind | uint32(port)
+	}
+	w.put(&w.peers[to], batch)
+}
+
+// put fills the ring to a peer and wakes it if it sleeps; what does not fit is dropped.
+func (w *worker) put(p *peer, batch []rings.Desc) int {
+	n := p.out.Put(batch)
+	p.owed -= n
+	for _, d := range batch[n:] {
+		w.drop(d, HandoffFull)
+	}
+	if n > 0 {
+		p.wake.wake()
+	}
+	return n
+}
+
+// receiveHandoffs takes a burst from every peer and reports whether there was one.
+func (w *worker) receiveHandoffs() bool {
+	busy := false
+	for id := range w.peers {
+		p := &w.peers[id]
+		if p.in == nil {
+			continue
+		}
+		n := p.in.Get(w.in[:])
+		if n > 0 {
+			busy = true
+			p.owed += n
+			w.takeHandoff(n)
+			w.process()
+		}
+		w.giveBack(p)
+	}
+	return busy
+}
+
+// takeHandoff sorts n descriptors from a peer: packets into the burst, finished frames to their port, free frames
+// into the pool.
+func (w *worker) takeHandoff(n int) {
+	w.n = 0
+	for _, d := range w.in[:n] {
+		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
+		d.Options = 0
+		switch kind {
+		case processKind:
+			w.stats.HandedIn++
+			w.parse(d, port)
+		case transmitKind:
+			w.send(int(port), d)
+		default:
+			w.pool.Put(d.Addr)
+		}
+	}
+}
+
+// giveBack returns free frames to a peer that has given more than it received.
+func (w *worker) giveBack(p *peer) {
+	if p.owed < burstSize || w.pool.Len() < burstSize {
+		return
+	}
+	for i := range p.batch {
+		addr, _ := w.pool.Get()
+		p.batch[i] = rings.Desc{Addr: addr, Options: freeKind}
+	}
+	n := p.out.Put(p.batch[:])
+	p.owed -= n
+	for _, d := range p.batch[n:] {
+		w.pool.Put(d.Addr)
+	}
+	if n > 0 {
+		p.wake.wake()
+	}
+}

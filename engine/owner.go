@@ -1,0 +1,78 @@
+package engine
+
+import "sluice/flow"
+
+// ClientEnd is what identifies the client's end of a connection for ownership.
+type ClientEnd uint8
+
+// The settings of ClientEnd.
+const (
+	ClientAddrPort ClientEnd = iota
+	ClientAddr
+)
+
+// Bins are the unit of ownership: every packet falls into one, computed from the packet and the configuration
+// alone, and every bin has one worker.
+const Bins = 256
+
+// toeplitzKey is repeated to fill the 40 bytes of a NIC's hash key. With a period of 16 bits the Toeplitz hash
+// depends only on the exclusive or of the input's 16-bit words, so that it does not matter where in the input a
+// field stands, and computing it in software costs two table look-ups.
+const toeplitzKey = 0x6d5a
+
+// toeplitz has the hash of a word's upper and lower byte.
+var toeplitz = func() (t [2][256]uint16) {
+	for word := range 1 << 16 {
+		if word&0xff != 0 && word>>8 != 0 {
+			continue
+		}
+		var h uint16
+		for bit := range 16 {
+			if word&(0x8000>>bit) != 0 {
+				h ^= toeplitzKey<<bit | toeplitzKey>>(16-bit)
+			}
+		}
+		if word>>8 != 0 {
+			t[0][word>>8] = h
+		} else {
+			t[1][word] = h
+		}
+	}
+	return t
+}()
+
+// owners says which worker owns a packet.
+type owners struct {
+	end     ClientEnd
+	workers int
+	worker  [Bins]uint8
+}
+
+func newOwners(end ClientEnd, workers int) owners {
+	o := owners{end: end, workers: max(workers, 1)}
+	for b := range o.worker {
+		o.worker[b] = uint8(b % o.workers)
+	}
+	return o
+}
+
+// bin is the bin of the client's end.
+func (o *owners) bin(addr flow.Addr, port uint16) uint8 {
+	x := addr.Hi ^ addr.Lo
+	if addr.Is4() {
+		x = addr.Lo & 0xffffffff // our mapping's prefix is not on the wire
+	}
+	w := uint16(x>>48) ^ uint16(x>>32) ^ uint16(x>>16) ^ uint16(x)
+	if o.end == ClientAddrPort {
+		w ^= port
+	}
+	return uint8(toeplitz[0][w>>8] ^ toeplitz[1][w&0xff])
+}
+
+// owner is the worker that owns a packet: by its source if it goes to a virtual address, else by its destination.
+func (c *Config) owner(k *flow.Key) int {
+	if virtual, _ := c.services.address(k.Dst); virtual {
+		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
+	}
+	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
+}

@@ -1,0 +1,57 @@
+package engine
+
+// Reason names why a packet was dropped. Every dropped packet has exactly one, and each reason one counter.
+type Reason uint8
+
+// The reasons.
+const (
+	NotIP Reason = iota
+	Truncated
+	BadHeader
+	BadLength
+	Fragmented
+	ExtensionHeaders
+	TTLExpired
+	NoVirtualServer
+	NoConnection
+	NoMember
+	NoNeighbour
+	TableFull
+	TupleCollision
+	WrongSide
+	HandoffFull
+	TxFull
+	HostOff
+	numReasons
+)
+
+// ReasonInfo describes a reason to people.
+type ReasonInfo struct {
+	Name string
+	Text string
+}
+
+var reasons = [numReasons]ReasonInfo{
+	NotIP:            {"not_ip", "not IPv4 or IPv6"},
+	Truncated:        {"truncated", "the frame ends inside a header"},
+	BadHeader:        {"bad_header", "a header contradicts itself, or an IPv6 UDP checksum is zero"},
+	BadLength:        {"bad_length", "a length field exceeds the frame"},
+	Fragmented:       {"fragment", "an IP fragment to a virtual address"},
+	ExtensionHeaders: {"extension_headers", "more IPv6 extension headers than are followed"},
+	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0"},
+	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
+	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
+	NoMember:         {"no_member", "the pool has no member that takes new connections"},
+	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},
+	TableFull:        {"table_full", "the connection table is full"},
+	TupleCollision:   {"tuple_collision", "every member has a connection from this client port already"},
+	WrongSide:        {"wrong_side", "arrived on another port than its connection uses"},
+	HandoffFull:      {"handoff_full", "the ring to the owning worker was full"},
+	TxFull:           {"tx_full", "the transmit ring was full"},
+	HostOff:          {"host_off", "for the kernel, but there is no host port"},
+}
+
+func (r Reason) String() string { return reasons[r].Name }
+
+// Reasons lists all reasons in the order of Counters.Drops.
+func Reasons() []ReasonInfo { return reasons[:] }

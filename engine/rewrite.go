@@ -1,0 +1,84 @@
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+)
+
+// rewrite changes the packets [from, to) of the burst that have a connection, and puts them on their egress port.
+// Both lines of each record are in the cache: the look-up has just touched them.
+func (w *worker) rewrite(from, to int) {
+	now := uint32(w.now)
+	for i := from; i < to; i++ {
+		ref := w.refs[i&(burstSize-1)]
+		if ref == 0 {
+			continue
+		}
+		p, d := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)]
+		rec := w.table.Record(ref.Index())
+		if ref.Side() == flow.FromClient {
+			if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
+				w.drop(d, why)
+				continue
+			}
+			w.follow(rec, ref, p)
+			n := &w.cfg.nodes[rec.Node]
+			rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
+			rec.Seen = now
+			w.count(rec, flow.FromClient, p)
+			w.stats.ToServer++
+			w.send(int(n.port), d)
+			continue
+		}
+		if rec.ServerIf != w.ports[i&(burstSize-1)] {
+			w.drop(d, WrongSide)
+			continue
+		}
+		if p.TTL <= 1 {
+			w.drop(d, TTLExpired)
+			continue
+		}
+		w.follow(rec, ref, p)
+		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
+		rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
+		rec.Seen = now
+		w.count(rec, flow.FromServer, p)
+		w.stats.ToClient++
+		w.send(int(rec.ClientIf), d)
+	}
+}
+
+func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (Reason, bool) {
+	switch {
+	case rec.ClientIf != port:
+		return WrongSide, false
+	case p.TTL <= 1:
+		return TTLExpired, false
+	case !w.cfg.nodes[rec.Node].ok:
+		return NoNeighbour, false
+	}
+	return 0, true
+}
+
+// follow updates the connection's state. A state with a shorter timeout moves its timer.
+func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) {
+	if p.Proto != flow.TCP {
+		if ref.Side() == flow.FromServer {
+			rec.MarkReplied()
+		}
+		return
+	}
+	if rec.TrackTCP(ref.Side(), &p.TCP) && rec.TCPState() >= flow.TCPFinWait {
+		w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
+	}
+}
+
+func (w *worker) count(rec *flow.Record, side flow.Side, p *rewrite.Packet) {
+	n := int(p.End - p.L3)
+	rec.Account(side, n)
+	v, m := &w.virtual[rec.VS], &w.node[rec.Node]
+	v.Packets[side]++
+	v.Bytes[side] += uint64(n)
+	m.Packets[side]++
+	m.Bytes[side] += uint64(n)
+}

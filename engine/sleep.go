@@ -1,0 +1,91 @@
+package engine
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Polling is how a worker waits for packets.
+type Polling uint8
+
+// The polling modes.
+const (
+	PollAdaptive  Polling = iota // spin for a while, then sleep until a packet or message comes
+	PollBusy                     // never sleep
+	PollInterrupt                // sleep as soon as there is nothing to do
+)
+
+// waker is how others end a worker's sleep: an eventfd in its poll set and a flag that says it sleeps. The worker
+// sets the flag, then looks once more at its rings and its channel, then polls; whoever gives it something writes
+// the eventfd only if the flag is set. Both sides use sequentially consistent atomics, so that either the worker
+// sees what was given or the giver sees the flag.
+type waker struct {
+	fd       int
+	sleeping atomic.Bool
+}
+
+func newWaker() (*waker, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make an eventfd: %w", err)
+	}
+	return &waker{fd: fd}, nil
+}
+
+var one = [8]byte{0: 1} // eventfd takes a counter in host byte order; both orders of a lone byte wake
+
+// wake ends the worker's sleep, if it sleeps.
+func (k *waker) wake() {
+	if k != nil && k.sleeping.Load() {
+		_, _ = unix.Write(k.fd, one[:])
+	}
+}
+
+func (k *waker) close() error { return unix.Close(k.fd) }
+
+const (
+	// spinTime is how long an adaptive worker looks for packets before it sleeps: about what it costs to be woken.
+	spinTime = 30 * time.Microsecond
+	// sleepTime bounds a sleep, so that timers advance and the heartbeat goes on.
+	sleepTime = 100 * time.Millisecond
+	// memorySleepTime bounds it where a queue cannot be polled.
+	memorySleepTime = time.Millisecond
+)
+
+// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed.
+func (w *worker) sleep(fds []unix.PollFd) {
+	k := w.runtime.waker
+	k.sleeping.Store(true)
+	defer k.sleeping.Store(false)
+	if len(w.runtime.inbox) > 0 {
+		return
+	}
+	for i := range w.peers {
+		if in := w.peers[i].in; in != nil && !in.Empty() {
+			return
+		}
+	}
+	limit := sleepTime
+	fds = append(fds[:0], unix.PollFd{Fd: int32(k.fd), Events: unix.POLLIN})
+	for i := range w.rx {
+		q := w.rx[i].Queue
+		if q.Held().Tx > 0 {
+			limit = memorySleepTime // frames are on their way back: nothing wakes us for them
+		}
+		if fd := q.FD(); fd < 0 {
+			limit = memorySleepTime
+		} else if !w.rx[i].TxOnly {
+			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
+		}
+	}
+	w.stats.Sleeps++
+	ts := unix.NsecToTimespec(int64(limit))
+	n, err := unix.Ppoll(fds, &ts, nil)
+	if err == nil && n > 0 && fds[0].Revents != 0 {
+		var b [8]byte
+		_, _ = unix.Read(k.fd, b[:])
+	}
+}

@@ -1,0 +1,67 @@
+package engine
+
+// Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
+// or handed in ends as ToServer, ToClient, ToHost, HandedOut or in one of Drops, except that a frame dropped on a
+// full transmit or handoff ring was counted on its way there too.
+type Stats struct {
+	RxPackets uint64
+	RxBytes   uint64 // of the frames, without check sequence
+	ToServer  uint64
+	ToClient  uint64
+	ToHost    uint64
+	TxPackets uint64 // taken by a transmit ring
+	HandedOut uint64 // given to the worker that owns them
+	HandedIn  uint64
+	Opened    uint64 // connections
+	Closed    uint64
+	Bursts    uint64
+	Sleeps    uint64
+	Drops     [numReasons]uint64
+}
+
+// ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
+// from servers. Bytes are those of IP packets.
+type ServiceStats struct {
+	Opened  uint64
+	Active  int64
+	Packets [2]uint64
+	Bytes   [2]uint64
+}
+
+// Add adds b to s.
+func (s *Stats) Add(b *Stats) {
+	s.RxPackets += b.RxPackets
+	s.RxBytes += b.RxBytes
+	s.ToServer += b.ToServer
+	s.ToClient += b.ToClient
+	s.ToHost += b.ToHost
+	s.TxPackets += b.TxPackets
+	s.HandedOut += b.HandedOut
+	s.HandedIn += b.HandedIn
+	s.Opened += b.Opened
+	s.Closed += b.Closed
+	s.Bursts += b.Bursts
+	s.Sleeps += b.Sleeps
+	for i := range s.Drops {
+		s.Drops[i] += b.Drops[i]
+	}
+}
+
+// Add adds b to s.
+func (s *ServiceStats) Add(b *ServiceStats) {
+	s.Opened += b.Opened
+	s.Active += b.Active
+	for i := range s.Packets {
+		s.Packets[i] += b.Packets[i]
+		s.Bytes[i] += b.Bytes[i]
+	}
+}
+
+// Dropped is the sum over all reasons.
+func (s *Stats) Dropped() uint64 {
+	var n uint64
+	for _, d := range s.Drops {
+		n += d
+	}
+	return n
+}

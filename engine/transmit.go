@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"sluice/rings"
+)
+
+// egress is a worker's way out of one port: its own queue there, or the worker that has one.
+type egress struct {
+	queue rings.Queue // nil: this worker has none
+	via   int         // then: the worker to hand finished frames to
+	n     int
+	batch [burstSize]rings.Desc
+}
+
+// send puts a finished frame on its egress port; it leaves with the batch.
+func (w *worker) send(port int, d rings.Desc) {
+	e := &w.tx[port]
+	if e.n == burstSize {
+		w.flush(e, port)
+	}
+	e.batch[e.n&(burstSize-1)] = d
+	e.n++
+}
+
+// transmit flushes every egress port.
+func (w *worker) transmit() {
+	for port := range w.tx {
+		e := &w.tx[port]
+		if e.n > 0 {
+			w.flush(e, port)
+		} else if e.queue != nil && e.queue.Pending() {
+			e.queue.Flush()
+		}
+	}
+}
+
+// flush sends the batch. What a full ring does not take after one reclaim is dropped: nothing waits.
+func (w *worker) flush(e *egress, port int) {
+	batch := e.batch[:e.n]
+	e.n = 0
+	if e.queue == nil {
+		w.handOver(e.via, transmitKind, uint16(port), batch)
+		return
+	}
+	sent := e.queue.Transmit(batch)
+	e.queue.Flush()
+	if sent < len(batch) {
+		e.queue.Reclaim(w.pool)
+		sent += e.queue.Transmit(batch[sent:])
+		e.queue.Flush()
+	}
+	w.stats.TxPackets += uint64(sent)
+	for _, d := range batch[sent:] {
+		w.drop(d, TxFull)
+	}
+}
+
+// toHost hands a frame to the kernel, unchanged but for its Ethernet destination, which becomes the kernel's end of
+// the host port: a frame taken by XDP cannot go back by itself.
+func (w *worker) toHost(d rings.Desc) {
+	h := w.cfg.Host
+	if h == nil {
+		w.drop(d, HostOff)
+		return
+	}
+	b := w.region.Packet(d)
+	copy(b[:6], h.MAC[:])
+	w.stats.ToHost++
+	w.send(h.Port, d)
+}

@@ -1,0 +1,179 @@
+// Package engine is where the stages meet: workers that take bursts of frames from queues, find each packet's
+// connection, rewrite it and send it on.
+//
+// The walk of a burst, a function per stage:
+//
+//	1 control   between bursts: what has come through the channel            control.go
+//	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
+//	3 parse     frames to tuples; what cannot be read is dropped             worker.go
+//	4 steer     packets that another worker owns go to its handoff ring      handoff.go
+//	5 look up   tuples to records, the whole burst at once                   flow
+//	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
+//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
+//	8 transmit  a full batch per egress port, one wake-up                    transmit.go
+//	9 reclaim   frames that have left come back; timers                      worker.go
+//
+// A worker is a goroutine locked to a thread pinned to a core. It alone touches its queues, free frames, table,
+// timers and counters. Nothing is locked. It shares only what configurations point to (turns and connection counts,
+// one atomic operation per new connection), handoff rings, and its channel.
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+	"sluice/rings"
+)
+
+const burstSize = flow.Burst
+
+// PortQueue is a queue of a port that a worker serves.
+type PortQueue struct {
+	Port  int
+	Queue rings.Queue
+	// TxOnly queues are not received from.
+	TxOnly bool
+}
+
+// worker is the state of one worker; see the package comment for who may touch it.
+type worker struct {
+	id      int
+	cfg     *Config
+	region  *rings.Region
+	pool    *rings.Pool
+	table   *flow.Table
+	rx      []PortQueue
+	tx      []egress // by port
+	peers   []peer   // by worker; the own entry is unused
+	now     uint64   // milliseconds; the burst's clock
+	stats   Stats
+	virtual []ServiceStats // by virtual server id
+	node    []ServiceStats // by node id
+	runtime runtimeState
+
+	// The burst in hand. Entries [0, n) are valid; stages compact them.
+	n     int
+	descs [burstSize]rings.Desc
+	ports [burstSize]uint16 // where each packet arrived
+	pkts  [burstSize]rewrite.Packet
+	keys  [burstSize]flow.Key
+	refs  [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
+	in    [burstSize]rings.Desc
+
+	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
+	expired   func(*flow.Record)
+}
+
+// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
+const expiryBudget = 32
+
+// step serves every queue and ring once and reports whether there was anything to do.
+func (w *worker) step(now uint64) bool {
+	w.now = now
+	busy := false
+	for i := range w.rx {
+		q := &w.rx[i]
+		if q.TxOnly {
+			continue
+		}
+		q.Queue.Refill(w.pool)
+		n := q.Queue.Receive(w.in[:])
+		if n == 0 {
+			continue
+		}
+		busy = true
+		w.stats.RxPackets += uint64(n)
+		w.take(uint16(q.Port), n)
+		if w.cfg.owners.workers > 1 {
+			w.steer()
+		}
+		w.process()
+	}
+	if len(w.peers) > 1 && w.receiveHandoffs() {
+		busy = true
+	}
+	w.transmit()
+	w.reclaim()
+	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
+		busy = true
+	}
+	return busy
+}
+
+// take parses the n frames in w.in, which arrived on port, into the burst.
+func (w *worker) take(port uint16, n int) {
+	w.n = 0
+	bytes := uint64(0)
+	for i := range n {
+		bytes += uint64(w.in[i&(burstSize-1)].Len)
+		w.parse(w.in[i&(burstSize-1)], port)
+	}
+	w.stats.RxBytes += bytes
+}
+
+// parse adds one frame to the burst, or disposes of it.
+func (w *worker) parse(d rings.Desc, port uint16) {
+	j := w.n & (burstSize - 1)
+	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	if v != rewrite.OK {
+		if !w.unusual(v, d, &w.keys[j]) {
+			return
+		}
+	}
+	w.descs[j], w.ports[j] = d, port
+	w.n++
+}
+
+// unusual deals with what is not a plain TCP or UDP packet. It reports whether the packet stays in hand.
+func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
+	switch v {
+	case rewrite.NoPorts:
+		return true // has no connection; schedule knows what to do
+	case rewrite.Fragment:
+		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+			w.drop(d, Fragmented)
+		} else {
+			w.toHost(d)
+		}
+	case rewrite.NotIP:
+		w.drop(d, NotIP)
+	case rewrite.Truncated:
+		w.drop(d, Truncated)
+	case rewrite.BadLength:
+		w.drop(d, BadLength)
+	case rewrite.ExtensionLimit:
+		w.drop(d, ExtensionHeaders)
+	default:
+		w.drop(d, BadHeader)
+	}
+	return false
+}
+
+// process takes the burst from look-up to its egress ports.
+func (w *worker) process() {
+	if w.n == 0 {
+		return
+	}
+	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
+	w.schedule()
+}
+
+// drop ends a packet: its reason is counted and its frame is free.
+func (w *worker) drop(d rings.Desc, why Reason) {
+	w.stats.Drops[why]++
+	w.pool.Put(w.region.Base(d.Addr))
+}
+
+// reclaim takes back sent frames from every queue.
+func (w *worker) reclaim() {
+	for i := range w.rx {
+		w.rx[i].Queue.Reclaim(w.pool)
+	}
+}
+
+// release is called for a connection that leaves the table.
+func (w *worker) release(r *flow.Record) {
+	w.stats.Closed++
+	w.node[r.Node].Active--
+	w.virtual[r.VS].Active--
+	w.runtime.actives[r.Node].Add(-1)
+}

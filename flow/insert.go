@@ -1,0 +1,200 @@
+package flow
+
+import "math/bits"
+
+// InsertResult says how an insertion ended.
+type InsertResult uint8
+
+// The results of Insert.
+const (
+	Inserted  InsertResult = iota
+	Full                   // no free record, or no free slot in reach
+	Collision              // another connection has the server-side tuple
+)
+
+// Insert adds the connection that rec describes and arms its timer to fire at deadline. rec's state is set by
+// proto; its counters start at 0. The client-side tuple must not be in the table (a lookup has just missed it).
+func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (Ref, InsertResult) {
+	rec.state = uint64(proto) << protoShift
+	ck, sk := rec.ClientKey(), t.ServerKey(rec)
+	if t.Lookup(&sk) != 0 {
+		return 0, Collision
+	}
+	i := t.take()
+	if i == 0 {
+		return 0, Full
+	}
+	t.records[i] = *rec
+	r := &t.records[i]
+	r.Seen, r.Start = uint32(now), uint32(now)
+	if !t.addSlot(&ck, ref(i, FromClient)) {
+		t.give(i)
+		return 0, Full
+	}
+	if !t.addSlot(&sk, ref(i, FromServer)) {
+		t.dropSlot(&ck, ref(i, FromClient))
+		t.give(i)
+		return 0, Full
+	}
+	r.state |= liveBit
+	t.live++
+	t.wheel.arm(t.links, i, deadline)
+	return ref(i, FromClient), Inserted
+}
+
+// Remove deletes a connection: both its tuples, its timer, its record.
+func (t *Table) Remove(index uint32) {
+	r := &t.records[index]
+	if !r.Live() {
+		return
+	}
+	ck, sk := r.ClientKey(), t.ServerKey(r)
+	r.state &^= liveBit
+	t.dropSlot(&ck, ref(index, FromClient))
+	t.dropSlot(&sk, ref(index, FromServer))
+	t.wheel.disarm(t.links, index)
+	t.live--
+	t.give(index)
+}
+
+// Rearm moves a connection's timer to deadline. Only a deadline that comes nearer needs it: timers are lazy.
+func (t *Table) Rearm(index uint32, deadline uint64) {
+	t.wheel.disarm(t.links, index)
+	t.wheel.arm(t.links, index, deadline)
+}
+
+// take gets a free record: the most recently freed, which is still in the cache, else one never used.
+func (t *Table) take() uint32 {
+	if i := t.free; i != 0 {
+		t.free = t.links[i].next
+		return i
+	}
+	if int(t.fresh) < len(t.records) {
+		t.fresh++
+		return t.fresh - 1
+	}
+	return 0
+}
+
+func (t *Table) give(i uint32) {
+	t.records[i].state = 0
+	t.links[i] = link{next: t.free}
+	t.free = i
+}
+
+// freeSlot is the first empty slot of a bucket, or -1.
+func (b *bucket) freeSlot() int {
+	for w, tags := range b.tags {
+		// Exact zero detection: the lowest set bit of the approximate test is always right.
+		if m := match(tags, 0); m != 0 {
+			return w*4 + bits.TrailingZeros64(m)>>4
+		}
+	}
+	return -1
+}
+
+func (b *bucket) tag(slot int) uint16 { return uint16(b.tags[slot>>2] >> (slot & 3 * 16)) }
+
+func (b *bucket) set(slot int, tag uint16, r Ref, second bool) {
+	shift := slot & 3 * 16
+	b.tags[slot>>2] = b.tags[slot>>2]&^(0xffff<<shift) | uint64(tag)<<shift
+	b.refs[slot] = r
+	b.second &^= 1 << slot
+	if second {
+		b.second |= 1 << slot
+	}
+}
+
+func (b *bucket) isSecond(slot int) bool { return b.second&(1<<slot) != 0 }
+
+// addSlot enters a tuple.
+func (t *Table) addSlot(k *Key, r Ref) bool {
+	primary, tag := t.place(t.secret.Hash(k))
+	if s := t.buckets[primary].freeSlot(); s >= 0 {
+		t.buckets[primary].set(s, tag, r, false)
+		return true
+	}
+	secondary := t.other(primary, tag)
+	if s := t.buckets[secondary].freeSlot(); s >= 0 {
+		t.buckets[secondary].set(s, tag, r, true)
+		t.buckets[primary].overflow++
+		return true
+	}
+	if !t.makeRoom(primary, 3) {
+		return false
+	}
+	t.buckets[primary].set(t.buckets[primary].freeSlot(), tag, r, false)
+	return true
+}
+
+// makeRoom frees a slot of bucket b by moving one of its entries to that entry's other bucket, making room there
+// first if depth allows (cuckoo hashing: Pagh and Rodler, 2001). At three quarters load depth 1 nearly always
+// suffices.
+func (t *Table) makeRoom(b uint64, depth int) bool {
+	bk := &t.buckets[b]
+	for s := range slots {
+		to := t.other(b, bk.tag(s))
+		if to != b && t.buckets[to].freeSlot() >= 0 {
+			t.move(b, s, to)
+			return true
+		}
+	}
+	if depth == 0 {
+		return false
+	}
+	for s := range slots {
+		to := t.other(b, bk.tag(s))
+		if to == b || !t.makeRoom(to, depth-1) {
+			continue
+		}
+		// Making room there may have moved entries here or away: look again.
+		if bk.freeSlot() >= 0 {
+			return true
+		}
+		if to = t.other(b, bk.tag(s)); to != b && t.buckets[to].freeSlot() >= 0 {
+			t.move(b, s, to)
+			return true
+		}
+	}
+	return false
+}
+
+// move takes an entry to its other bucket, where a slot is free.
+func (t *Table) move(from uint64, slot int, to uint64) {
+	a, b := &t.buckets[from], &t.buckets[to]
+	wasSecond := a.isSecond(slot)
+	b.set(b.freeSlot(), a.tag(slot), a.refs[slot], !wasSecond)
+	a.set(slot, 0, 0, false)
+	if wasSecond {
+		b.overflow-- // it is back in its primary bucket
+	} else {
+		a.overflow++
+	}
+}
+
+// dropSlot takes a tuple out.
+func (t *Table) dropSlot(k *Key, r Ref) {
+	primary, tag := t.place(t.secret.Hash(k))
+	if s := t.buckets[primary].slotOf(r); s >= 0 {
+		// A tuple whose two buckets are one may sit there as in its secondary.
+		if t.buckets[primary].isSecond(s) {
+			t.buckets[primary].overflow--
+		}
+		t.buckets[primary].set(s, 0, 0, false)
+		return
+	}
+	secondary := t.other(primary, tag)
+	if s := t.buckets[secondary].slotOf(r); s >= 0 {
+		t.buckets[secondary].set(s, 0, 0, false)
+		t.buckets[primary].overflow--
+	}
+}
+
+func (b *bucket) slotOf(r Ref) int {
+	for s, x := range b.refs {
+		if x == r {
+			return s
+		}
+	}
+	return -1
+}

@@ -1,0 +1,258 @@
+package flow
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+)
+
+// Burst is the largest number of packets that are looked up together.
+const Burst = 64
+
+// Ref names a record as seen from one side: index<<1 | side. 0 names none.
+type Ref uint32
+
+// Side is the side whose packets find the record by this reference.
+func (r Ref) Side() Side { return Side(r & 1) }
+
+// Index is the record's index.
+func (r Ref) Index() uint32 { return uint32(r >> 1) }
+
+func ref(index uint32, side Side) Ref { return Ref(index<<1 | uint32(side)) }
+
+// slots is how many entries a bucket has; with the tags they fill one cache line.
+const slots = 8
+
+// bucket is one cache line: eight 16-bit tags in two words (0 is an empty slot), and the references they stand
+// for. A tuple lives in its primary bucket or, when that was full, in its secondary one. overflow counts the
+// tuples whose primary bucket this is and which live in their secondary, so that most lookups that find nothing
+// end after one line. second has a bit per slot whose tuple is here as in its secondary bucket.
+type bucket struct {
+	tags     [2]uint64
+	refs     [slots]Ref
+	overflow uint16
+	second   uint8
+	_        [13]byte
+}
+
+// link chains a record in its timer list, or in the list of free records.
+type link struct{ next, prev uint32 }
+
+// load is the share of slots that are in use when the table is full: 2 tuples a connection, 3/4 of the slots.
+const loadNum, loadDen = 3, 4
+
+const (
+	recordSize = 128
+	bucketSize = 64
+	linkSize   = 8
+)
+
+// Config is the geometry of a table.
+type Config struct {
+	Capacity int // connections
+	Secret   Secret
+	// Nodes resolves the ids of server and SNAT addresses; id 0 is none. The slice may grow between bursts.
+	Nodes []Addr
+}
+
+// Table is the connections of one worker.
+type Table struct {
+	secret  Secret
+	buckets []bucket
+	records []Record // index 0 is never used
+	links   []link
+	nodes   []Addr
+	free    uint32 // head of the list of free records
+	fresh   uint32 // records from here on have never been used
+	live    int
+	wheel   wheel
+	scratch struct { // of LookupBurst
+		bucket [Burst]uint64
+		cand   [Burst]Ref
+		tag    [Burst]uint16
+	}
+	sink uint64
+}
+
+// MaxCapacity is the largest number of connections in one table: references have 31 bits.
+const MaxCapacity = 1<<31 - 2
+
+func bucketsFor(capacity int) int {
+	n := (2*capacity*loadDen + slots*loadNum - 1) / (slots * loadNum)
+	return max(n, 2)
+}
+
+// Size is how many bytes of memory a table for capacity connections needs.
+func Size(capacity int) int {
+	return bucketsFor(capacity)*bucketSize + (capacity+1)*(recordSize+linkSize)
+}
+
+// ErrMemory is returned for memory that does not fit the geometry.
+var ErrMemory = errors.New("memory does not fit the table")
+
+// New makes a table in mem, which must be zeroed, at least Size bytes, and aligned to 64 bytes. now is the
+// current time in milliseconds.
+func New(mem []byte, cfg Config, now uint64) (*Table, error) {
+	if cfg.Capacity < 1 || cfg.Capacity > MaxCapacity {
+		return nil, fmt.Errorf("a table holds 1 to %d connections, not %d", MaxCapacity, cfg.Capacity)
+	}
+	t := &Table{secret: cfg.Secret, nodes: cfg.Nodes, fresh: 1}
+	if err := t.lay(mem, bucketsFor(cfg.Capacity), cfg.Capacity+1); err != nil {
+		return nil, err
+	}
+	t.wheel.reset(now)
+	return t, nil
+}
+
+// Len is the number of connections.
+func (t *Table) Len() int { return t.live }
+
+// Cap is how many connections fit.
+func (t *Table) Cap() int { return len(t.records) - 1 }
+
+// SetNodes replaces the dictionary of node and SNAT addresses; ids that records use must keep their value.
+func (t *Table) SetNodes(nodes []Addr) { t.nodes = nodes }
+
+// Record is the record with the given index. It stays valid until Remove.
+func (t *Table) Record(index uint32) *Record { return &t.records[index] }
+
+// ServerKey is the tuple of packets from the server.
+func (t *Table) ServerKey(r *Record) Key {
+	dst := r.Client
+	if r.SNAT != 0 {
+		dst = t.nodes[r.SNAT]
+	}
+	src := r.Virtual
+	if r.Node != 0 {
+		src = t.nodes[r.Node]
+	}
+	return Key{Src: src, Dst: dst, Ports: Ports(r.NPort, r.SPort), Proto: r.Proto()}
+}
+
+func (t *Table) key(r Ref) Key {
+	rec := &t.records[r.Index()]
+	if r.Side() == FromClient {
+		return rec.ClientKey()
+	}
+	return t.ServerKey(rec)
+}
+
+// matches compares a packet's tuple with the side of the record that r names.
+func (t *Table) matches(r Ref, k *Key) bool {
+	rec := &t.records[r.Index()]
+	if r.Side() == FromClient {
+		return rec.Client == k.Src && rec.Virtual == k.Dst && Ports(rec.CPort, rec.VPort) == k.Ports && rec.Proto() == k.Proto
+	}
+	if Ports(rec.NPort, rec.SPort) != k.Ports || rec.Proto() != k.Proto {
+		return false
+	}
+	dst := rec.Client
+	if rec.SNAT != 0 {
+		dst = t.nodes[rec.SNAT]
+	}
+	src := rec.Virtual
+	if rec.Node != 0 {
+		src = t.nodes[rec.Node]
+	}
+	return dst == k.Dst && src == k.Src
+}
+
+// place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
+func (t *Table) place(h uint64) (primary uint64, tag uint16) {
+	primary, _ = bits.Mul64(h, uint64(len(t.buckets)))
+	tag = uint16(h)
+	if tag == 0 {
+		tag = 1
+	}
+	return primary, tag
+}
+
+// other is the secondary bucket of a primary one and the reverse: it depends on the tag alone, so that an entry
+// can be moved without reading its record.
+func (t *Table) other(b uint64, tag uint16) uint64 {
+	n := uint64(len(t.buckets))
+	m, _ := bits.Mul64(uint64(tag)*0x9e3779b97f4a7c15, n)
+	if m >= b {
+		return m - b
+	}
+	return m + n - b
+}
+
+const lanes = 0x0001000100010001
+
+// match returns the slots of b that carry tag, as a bit set of the lowest bit of each byte pair: bit 16*i+15 of
+// word w is slot 4*w+i. Lanes above a true match may be false ones; the caller compares the record anyway.
+func match(word uint64, tag uint16) uint64 {
+	x := word ^ uint64(tag)*lanes
+	return (x - lanes) & ^x & (lanes << 15)
+}
+
+// find looks a tuple up in one bucket.
+func (t *Table) find(b uint64, tag uint16, k *Key) Ref {
+	bk := &t.buckets[b]
+	for w := range bk.tags {
+		for m := match(bk.tags[w], tag); m != 0; m &= m - 1 {
+			r := bk.refs[w*4+bits.TrailingZeros64(m)>>4]
+			if r != 0 && t.matches(r, k) {
+				return r
+			}
+		}
+	}
+	return 0
+}
+
+// Lookup finds the record of one tuple.
+func (t *Table) Lookup(k *Key) Ref {
+	primary, tag := t.place(t.secret.Hash(k))
+	if r := t.find(primary, tag, k); r != 0 || t.buckets[primary].overflow == 0 {
+		return r
+	}
+	return t.find(t.other(primary, tag), tag, k)
+}
+
+// LookupBurst finds the records of up to Burst tuples; refs[i] is 0 where there is none. Before each stage that
+// branches on loaded data goes a pass that only loads: it lets the misses of the whole burst overlap, where a
+// mispredicted branch on a missing line would end the overlap.
+func (t *Table) LookupBurst(keys []Key, refs []Ref) {
+	n := len(keys)
+	refs = refs[:n]
+	s := &t.scratch
+	sink := t.sink
+	for i := range keys { // hash, and load the bucket
+		b, tag := t.place(t.secret.Hash(&keys[i]))
+		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = b, tag
+		sink += t.buckets[b].tags[0]
+	}
+	for i := range n { // first slot with the tag, and load its record
+		j := i & (Burst - 1)
+		bk := &t.buckets[s.bucket[j]]
+		tag := s.tag[j]
+		r := Ref(0)
+		if m := match(bk.tags[0], tag); m != 0 {
+			r = bk.refs[bits.TrailingZeros64(m)>>4]
+		} else if m := match(bk.tags[1], tag); m != 0 {
+			r = bk.refs[(4+bits.TrailingZeros64(m)>>4)&(slots-1)]
+		}
+		s.cand[j] = r
+	}
+	for i := range n {
+		rec := &t.records[s.cand[i&(Burst-1)].Index()]
+		sink += rec.state + uint64(rec.VS)
+	}
+	t.sink = sink
+	for i := range n { // compare
+		j := i & (Burst - 1)
+		r := s.cand[j]
+		if r != 0 && t.matches(r, &keys[i]) {
+			refs[i] = r
+			continue
+		}
+		refs[i] = 0
+		if r != 0 || t.buckets[s.bucket[j]].overflow != 0 {
+			refs[i] = t.find(s.bucket[j], s.tag[j], &keys[i])
+			if refs[i] == 0 && t.buckets[s.bucket[j]].overflow != 0 {
+				refs[i] = t.find(t.other(s.bucket[j], s.tag[j]), s.tag[j], &keys[i])
+			}
+		}
+	}
+}

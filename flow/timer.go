@@ -1,0 +1,108 @@
+package flow
+
+// wheel is the table's timers: a ring of lists, one per tick. A record sits in one list, chained through links.
+// Nothing is done per packet: when a record's tick comes, its owner says when it really ends, counted from when
+// it was last seen, and it is armed anew if that has not come yet.
+//
+// A deadline further away than the ring reaches waits in the last tick and is looked at again there.
+type wheel struct {
+	heads  [wheelSlots]uint32
+	cursor uint64 // tick whose list is being worked through
+}
+
+const (
+	tickShift  = 8 // a tick is 256 ms
+	wheelSlots = 4096
+)
+
+func (w *wheel) reset(now uint64) { w.cursor = now >> tickShift }
+
+// arm puts record i into the list of its deadline's tick.
+func (w *wheel) arm(links []link, i uint32, deadline uint64) {
+	tick := deadline>>tickShift + 1 // not before the deadline
+	if tick <= w.cursor {
+		tick = w.cursor + 1
+	}
+	if tick >= w.cursor+wheelSlots {
+		tick = w.cursor + wheelSlots - 1
+	}
+	slot := tick & (wheelSlots - 1)
+	head := w.heads[slot]
+	links[i] = link{next: head, prev: headMark | uint32(slot)}
+	if head != 0 {
+		links[head].prev = i
+	}
+	w.heads[slot] = i
+}
+
+// headMark in prev says that the record is the first of its list, whose number is in the low bits.
+const headMark = 1 << 31
+
+func (w *wheel) disarm(links []link, i uint32) {
+	l := links[i]
+	if l.prev&headMark != 0 {
+		w.heads[l.prev&(wheelSlots-1)] = l.next
+	} else {
+		links[l.prev].next = l.next
+	}
+	if l.next != 0 {
+		links[l.next].prev = l.prev
+	}
+}
+
+// Expire works through at most budget records whose tick has come. deadline tells, for each, when it ends
+// (milliseconds, as now); a record that has ended is passed to expired and then removed. It returns how many
+// records it looked at; fewer than budget means that all ticks up to now are done.
+func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, expired func(*Record)) int {
+	w := &t.wheel
+	looked := 0
+	for w.cursor <= now>>tickShift {
+		slot := w.cursor & (wheelSlots - 1)
+		for i := w.heads[slot]; i != 0; i = w.heads[slot] {
+			if looked == budget {
+				return looked
+			}
+			looked++
+			r := &t.records[i]
+			if end := deadline(r); end > now {
+				w.disarm(t.links, i)
+				w.arm(t.links, i, end)
+				continue
+			}
+			expired(r)
+			t.Remove(i)
+		}
+		if w.cursor == now>>tickShift {
+			return looked // stay: arm puts records at least one tick further
+		}
+		w.cursor++
+	}
+	return looked
+}
+
+// End is when r ends if it stays idle for timeout milliseconds after it was last seen, on the clock of now.
+// The record keeps 32 bits of milliseconds: timeouts below 2^31 ms are told apart.
+func (r *Record) End(now uint64, timeout uint32) uint64 {
+	idle := uint32(now) - r.Seen
+	if idle >= timeout {
+		return now
+	}
+	return now + uint64(timeout-idle)
+}
+
+// Each calls f with up to limit live records, starting at index from, and returns the index to go on from, or 0
+// when all have been seen. It looks at no more than limit*8 records, so that a worker can answer between bursts.
+func (t *Table) Each(from uint32, limit int, f func(index uint32, r *Record)) uint32 {
+	from = max(from, 1)
+	for looked := 0; from < t.fresh; from++ {
+		if limit == 0 || looked == 8*max(limit, 64) {
+			return from
+		}
+		looked++
+		if r := &t.records[from]; r.Live() {
+			f(from, r)
+			limit--
+		}
+	}
+	return 0
+}

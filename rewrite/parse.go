@@ -1,0 +1,259 @@
+// Package rewrite reads packets and changes them in place. It is pure: a frame is a byte slice, nothing is
+// allocated, nothing is kept.
+//
+//	Parse ──▶ Packet (a small value: tuple, offsets, TCP fields) ──▶ ToServer / ToClient change the frame
+//
+// One parser serves every mode. It checks every length before it reads, and its result holds offsets that the
+// rewrites may use without checking again: they must be given the same frame.
+package rewrite
+
+import (
+	"encoding/binary"
+
+	"sluice/flow"
+)
+
+// Verdict is what Parse found a frame to be.
+type Verdict uint8
+
+// The verdicts. Only OK leaves a Packet that can be looked up and rewritten.
+const (
+	OK             Verdict = iota
+	NotIP                  // ARP or another EtherType
+	Truncated              // the frame ends inside a header that it announces
+	BadHeader              // a header contradicts itself
+	BadLength              // a length field exceeds the frame
+	Fragment               // part of a fragmented datagram; the tuple's ports are not valid
+	NoPorts                // a protocol without ports; the tuple's ports are 0
+	ExtensionLimit         // more IPv6 extension headers than are followed
+)
+
+// Packet is what the parser found. Offsets count from the start of the frame, in bytes; numbers are in host byte
+// order. It is valid for the frame it was parsed from until that frame is changed in length.
+type Packet struct {
+	L3      uint16 // IP header
+	L4      uint16 // TCP, UDP, … header
+	End     uint16 // end of the IP packet; the frame may have padding behind it
+	Payload uint16 // first byte after the L4 header
+	VLAN    uint16 // outermost VLAN id and priority as in the tag, 0 without
+	V6      bool
+	TTL     uint8
+	Proto   uint8
+	TCP     flow.Segment // for TCP only
+}
+
+// EtherTypes (IEEE 802).
+const (
+	etherIPv4 = 0x0800
+	etherIPv6 = 0x86dd
+	etherVLAN = 0x8100 // 802.1Q
+	etherQinQ = 0x88a8 // 802.1ad
+)
+
+// Header lengths in bytes.
+const (
+	etherLen = 14
+	vlanLen  = 4
+	ipv4Len  = 20
+	ipv6Len  = 40
+	tcpLen   = 20
+	udpLen   = 8
+	sctpLen  = 12
+	icmpLen  = 8
+)
+
+// maxFrame bounds a frame so that offsets fit 16 bits.
+const maxFrame = 1<<16 - 1
+
+// Parse reads frame b, an Ethernet frame without its check sequence, into p and its tuple into k. With a verdict
+// other than OK, NoPorts or Fragment the tuple is not valid.
+func Parse(b []byte, p *Packet, k *flow.Key) Verdict {
+	if len(b) < etherLen || len(b) > maxFrame {
+		return Truncated
+	}
+	l3 := etherLen
+	etherType := binary.BigEndian.Uint16(b[12:])
+	p.VLAN = 0
+	if etherType == etherVLAN || etherType == etherQinQ {
+		var ok bool
+		if l3, etherType, ok = skipTags(b, p); !ok {
+			return Truncated
+		}
+	}
+	p.L3 = uint16(l3)
+	switch etherType {
+	case etherIPv4:
+		return parse4(b, l3, p, k)
+	case etherIPv6:
+		return parse6(b, l3, p, k)
+	}
+	return NotIP
+}
+
+// skipTags passes at most two VLAN tags.
+func skipTags(b []byte, p *Packet) (l3 int, etherType uint16, ok bool) {
+	l3 = etherLen
+	etherType = binary.BigEndian.Uint16(b[12:])
+	for n := 0; n < 2 && (etherType == etherVLAN || etherType == etherQinQ); n++ {
+		if len(b) < l3+vlanLen {
+			return 0, 0, false
+		}
+		if n == 0 {
+			p.VLAN = binary.BigEndian.Uint16(b[l3:])
+		}
+		etherType = binary.BigEndian.Uint16(b[l3+2:])
+		l3 += vlanLen
+	}
+	return l3, etherType, true
+}
+
+// parse4 reads an IPv4 header (RFC 791 section 3.1).
+func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
+	if len(b) < l3+ipv4Len {
+		return Truncated
+	}
+	h := b[l3 : l3+ipv4Len]
+	ihl := int(h[0]&0x0f) * 4
+	total := int(binary.BigEndian.Uint16(h[2:]))
+	if h[0]>>4 != 4 || ihl < ipv4Len || total < ihl {
+		return BadHeader
+	}
+	if l3+total > len(b) {
+		return BadLength
+	}
+	p.V6, p.TTL, p.Proto = false, h[8], h[9]
+	p.L4, p.End = uint16(l3+ihl), uint16(l3+total)
+	k.Src = flow.AddrFrom4(binary.BigEndian.Uint32(h[12:]))
+	k.Dst = flow.AddrFrom4(binary.BigEndian.Uint32(h[16:]))
+	k.Proto, k.Ports = h[9], 0
+	const moreFragmentsOrOffset = 0x3fff
+	if binary.BigEndian.Uint16(h[6:])&moreFragmentsOrOffset != 0 {
+		return Fragment
+	}
+	return parseL4(b, p, k)
+}
+
+// IPv6 extension headers that are passed (RFC 8200 section 4, RFC 4302).
+const (
+	extHopByHop    = 0
+	extRouting     = 43
+	extFragment    = 44
+	extAuth        = 51
+	extDestination = 60
+)
+
+// maxExtensions is how many extension headers are followed: real packets have one or two, and every one costs.
+const maxExtensions = 8
+
+// parse6 reads an IPv6 header and its extension headers (RFC 8200 sections 3 and 4).
+func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
+	if len(b) < l3+ipv6Len {
+		return Truncated
+	}
+	h := b[l3 : l3+ipv6Len]
+	if h[0]>>4 != 6 {
+		return BadHeader
+	}
+	end := l3 + ipv6Len + int(binary.BigEndian.Uint16(h[4:]))
+	if end > len(b) {
+		return BadLength
+	}
+	p.V6, p.TTL = true, h[7]
+	p.End = uint16(end)
+	k.Src = flow.Addr{Hi: binary.BigEndian.Uint64(h[8:]), Lo: binary.BigEndian.Uint64(h[16:])}
+	k.Dst = flow.Addr{Hi: binary.BigEndian.Uint64(h[24:]), Lo: binary.BigEndian.Uint64(h[32:])}
+	k.Ports = 0
+	if isMapped(k.Src) || isMapped(k.Dst) {
+		return BadHeader // ::ffff:0:0/96 is our form of IPv4 and has no place on the wire (RFC 4038 section 4.2)
+	}
+	next, at, fragment := h[6], l3+ipv6Len, false
+	for n := 0; ; n++ {
+		size := 0
+		switch next {
+		case extHopByHop, extRouting, extDestination, extAuth, extFragment:
+			if at+8 > end {
+				return Truncated
+			}
+			switch next {
+			case extFragment:
+				size = 8
+			case extAuth:
+				size = (int(b[at+1]) + 2) * 4
+			default:
+				size = (int(b[at+1]) + 1) * 8
+			}
+			if at+size > end {
+				return Truncated
+			}
+		}
+		if size == 0 {
+			break
+		}
+		if n == maxExtensions {
+			return ExtensionLimit
+		}
+		if next == extFragment {
+			// An atomic fragment (offset 0, no more) is a whole datagram (RFC 6946).
+			fragment = binary.BigEndian.Uint16(b[at+2:])&0xfff9 != 0
+		}
+		next = b[at]
+		at += size
+		if fragment {
+			break
+		}
+	}
+	p.Proto, p.L4 = next, uint16(at)
+	k.Proto = next
+	if fragment {
+		return Fragment
+	}
+	return parseL4(b, p, k)
+}
+
+func isMapped(a flow.Addr) bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
+
+// parseL4 reads ports and, for TCP, what tracking needs.
+func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
+	l4, end := int(p.L4), int(p.End)
+	switch p.Proto {
+	case flow.TCP: // RFC 9293 section 3.1
+		if l4+tcpLen > end {
+			return Truncated
+		}
+		h := b[l4 : l4+tcpLen]
+		size := int(h[12]>>4) * 4
+		if size < tcpLen {
+			return BadHeader
+		}
+		if l4+size > end {
+			return Truncated
+		}
+		k.Ports = binary.BigEndian.Uint32(h)
+		p.Payload = uint16(l4 + size)
+		p.TCP = flow.Segment{
+			Seq: binary.BigEndian.Uint32(h[4:]), Ack: binary.BigEndian.Uint32(h[8:]),
+			Len: uint32(end - l4 - size), Window: binary.BigEndian.Uint16(h[14:]), Flags: h[13],
+		}
+	case flow.UDP: // RFC 768
+		if l4+udpLen > end {
+			return Truncated
+		}
+		h := b[l4 : l4+udpLen]
+		size := int(binary.BigEndian.Uint16(h[4:]))
+		if size < udpLen {
+			return BadHeader
+		}
+		if l4+size > end {
+			return BadLength
+		}
+		if p.V6 && h[6] == 0 && h[7] == 0 {
+			return BadHeader // the checksum is not optional in IPv6 (RFC 8200 section 8.1)
+		}
+		k.Ports = binary.BigEndian.Uint32(h)
+		p.Payload = uint16(l4 + udpLen)
+	default:
+		p.Payload = p.L4
+		return NoPorts
+	}
+	return OK
+}

@@ -1,0 +1,206 @@
+package rings
+
+import "sync/atomic"
+
+// Headroom is how many bytes the kernel leaves free in front of a received packet (XDP_PACKET_HEADROOM); the
+// memory driver does the same, so that code which prepends headers meets the same frames.
+const Headroom = 256
+
+// Mem is a queue whose other end is a Wire in the same process instead of a kernel. It has the same four rings
+// and the same ownership of frames, so that the engine cannot tell it from an AF_XDP socket. One goroutine may
+// use the Mem while another uses its Wire.
+type Mem struct {
+	region           *Region
+	fill, completion ring[uint64]
+	rx, tx           ring[Desc]
+	wire             *Wire
+	heldFill, heldTx int
+	stats            QueueStats
+	closed           bool
+}
+
+// Wire is the far end of a Mem: what it sends, the Mem receives, and the reverse.
+type Wire struct {
+	region           *Region
+	fill, completion ring[uint64]
+	rx, tx           ring[Desc]
+	full             atomic.Uint64
+}
+
+// NewMem makes a queue and its wire. ringSize is a power of two.
+func NewMem(region *Region, ringSize int) (*Mem, *Wire) {
+	m := &Mem{region: region}
+	w := &Wire{region: region}
+	m.fill, w.fill = newRing[uint64](ringSize)
+	w.completion, m.completion = newRing[uint64](ringSize)
+	w.rx, m.rx = newRing[Desc](ringSize)
+	m.tx, w.tx = newRing[Desc](ringSize)
+	m.wire = w
+	return m, w
+}
+
+// Refill keeps the fill ring full.
+func (m *Mem) Refill(p *Pool) int {
+	want := len(m.fill.slots) - m.heldFill
+	if want <= 0 || m.closed {
+		return 0
+	}
+	n := min(want, p.Len(), int(m.fill.room(uint32(want))))
+	if n == 0 {
+		return 0
+	}
+	frames := p.free[len(p.free)-n:]
+	for i := len(frames) - 1; i >= 0; i-- {
+		m.fill.put(frames[i])
+	}
+	p.free = p.free[:len(p.free)-n]
+	m.heldFill += n
+	m.fill.publish()
+	return n
+}
+
+// Receive takes what the wire has sent.
+func (m *Mem) Receive(burst []Desc) int {
+	n := min(m.rx.filled(uint32(len(burst))), uint32(len(burst)))
+	if n == 0 {
+		return 0
+	}
+	for i := range n {
+		burst[i] = m.rx.get()
+	}
+	m.rx.release()
+	m.heldFill -= int(n)
+	m.stats.RxPackets += uint64(n)
+	return int(n)
+}
+
+// Transmit puts packets on the tx ring.
+func (m *Mem) Transmit(burst []Desc) int {
+	if m.closed {
+		return 0
+	}
+	n := min(len(burst), int(m.tx.room(uint32(len(burst)))))
+	for _, d := range burst[:n] {
+		m.tx.put(d)
+	}
+	m.heldTx += n
+	m.stats.TxPackets += uint64(n)
+	return n
+}
+
+// Flush shows the tx ring to the wire.
+func (m *Mem) Flush() { m.tx.publish() }
+
+// Pending is always false: a wire needs no waking.
+func (m *Mem) Pending() bool { return false }
+
+// Reclaim takes back the frames that the wire has delivered.
+func (m *Mem) Reclaim(p *Pool) int {
+	if m.heldTx == 0 {
+		return 0
+	}
+	n := int(m.completion.filled(uint32(m.heldTx)))
+	for range n {
+		p.Put(m.region.Base(m.completion.get()))
+	}
+	if n > 0 {
+		m.completion.release()
+		m.heldTx -= n
+	}
+	return n
+}
+
+// FD is -1: memory rings are polled.
+func (m *Mem) FD() int { return -1 }
+
+// Held is what the wire holds.
+func (m *Mem) Held() Held {
+	rx := int(m.rx.producer.Load() - m.rx.local)
+	if m.closed {
+		rx = 0
+	}
+	return Held{Fill: m.heldFill - rx, Rx: rx, Tx: m.heldTx}
+}
+
+// Stats are the packets through the rings.
+func (m *Mem) Stats() QueueStats {
+	s := m.stats
+	s.FillEmpty = m.wire.full.Load()
+	return s
+}
+
+// Close takes every frame back from all four rings. The wire must be at rest.
+func (m *Mem) Close(p *Pool) error {
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	m.tx.publish()
+	for n := m.wire.fill.filled(^uint32(0)); n > 0; n-- {
+		p.Put(m.wire.fill.get())
+	}
+	m.wire.fill.release()
+	for n := m.rx.filled(^uint32(0)); n > 0; n-- {
+		p.Put(m.region.Base(m.rx.get().Addr))
+	}
+	m.rx.release()
+	for n := m.wire.tx.filled(^uint32(0)); n > 0; n-- {
+		p.Put(m.region.Base(m.wire.tx.get().Addr))
+	}
+	m.wire.tx.release()
+	m.heldTx -= int(m.completion.filled(^uint32(0)))
+	for n := m.completion.filled(^uint32(0)); n > 0; n-- {
+		p.Put(m.region.Base(m.completion.get()))
+	}
+	m.completion.release()
+	m.heldFill, m.heldTx = 0, 0
+	return nil
+}
+
+// Send delivers a copy of packet to the Mem. It returns false, and counts, when the Mem has no frame to receive
+// into or the packet does not fit one.
+func (w *Wire) Send(packet []byte) bool {
+	if w.fill.filled(1) == 0 || w.rx.room(1) == 0 || len(packet) > w.region.frameSize-Headroom {
+		w.full.Add(1)
+		return false
+	}
+	addr := w.fill.get() + Headroom
+	d := Desc{Addr: addr, Len: uint32(len(packet))}
+	copy(w.region.mem[addr:], packet)
+	w.fill.release()
+	w.rx.put(d)
+	w.rx.publish()
+	return true
+}
+
+// SendBurst delivers copies of packets, as many as fit, and returns how many. It publishes once.
+func (w *Wire) SendBurst(packets [][]byte) int {
+	n := min(uint32(len(packets)), w.fill.filled(uint32(len(packets))), w.rx.room(uint32(len(packets))))
+	if n == 0 {
+		return 0
+	}
+	for _, p := range packets[:n] {
+		addr := w.fill.get() + Headroom
+		w.rx.put(Desc{Addr: addr, Len: uint32(copy(w.region.mem[addr:], p))})
+	}
+	w.fill.release()
+	w.rx.publish()
+	return int(n)
+}
+
+// Recv calls f with each packet that the Mem has transmitted and completes it. f must not keep the bytes.
+func (w *Wire) Recv(f func(packet []byte)) int {
+	n := w.tx.filled(1)
+	for range n {
+		d := w.tx.get()
+		if f != nil {
+			f(w.region.Packet(d))
+		}
+		w.completion.put(d.Addr)
+	}
+	if n > 0 {
+		w.tx.release()
+		w.completion.publish()
+	}
+	return int(n)
+}

@@ -1,0 +1,77 @@
+package rings
+
+import "sync/atomic"
+
+// ring is our side of a single-producer single-consumer ring whose other side is the kernel (or, for the memory
+// driver, another goroutine). The two indices run freely and wrap at 2^32; slot i is slots[i&mask].
+//
+// The producer index is written only by the producer and published with release order after the slots; the
+// consumer index only by the consumer after it has read the slots. Both sides keep the other's index as last
+// read (cached) and read the shared word again only when the cached value does not suffice, because reading
+// it moves a cache line between cores.
+type ring[T any] struct {
+	slots    []T
+	mask     uint32
+	local    uint32 // our own index, running ahead of what we have published
+	cached   uint32 // the other side's index as last read
+	producer *atomic.Uint32
+	consumer *atomic.Uint32
+	flags    *atomic.Uint32 // XDP_RING_NEED_WAKEUP, written by the kernel; nil for memory rings
+}
+
+// room is how many slots the producer may fill, looking at the consumer only if fewer than want are known.
+func (r *ring[T]) room(want uint32) uint32 {
+	size := uint32(len(r.slots))
+	if free := size - (r.local - r.cached); free >= want {
+		return free
+	}
+	r.cached = r.consumer.Load()
+	return size - (r.local - r.cached)
+}
+
+// put fills the next slot; room must have said that there is one.
+func (r *ring[T]) put(v T) {
+	r.slots[r.local&r.mask] = v
+	r.local++
+}
+
+// publish shows the consumer everything put so far.
+func (r *ring[T]) publish() { r.producer.Store(r.local) }
+
+// filled is how many slots the consumer may read, looking at the producer only if fewer than want are known.
+func (r *ring[T]) filled(want uint32) uint32 {
+	if n := r.cached - r.local; n >= want {
+		return n
+	}
+	r.cached = r.producer.Load()
+	return r.cached - r.local
+}
+
+// get reads the next slot; filled must have said that there is one.
+func (r *ring[T]) get() T {
+	v := r.slots[r.local&r.mask]
+	r.local++
+	return v
+}
+
+// release gives the producer back every slot read so far.
+func (r *ring[T]) release() { r.consumer.Store(r.local) }
+
+// unseen is how many published slots the consumer has not taken yet; the producer asks.
+func (r *ring[T]) unseen() uint32 { return r.producer.Load() - r.consumer.Load() }
+
+// newRing makes the two ends of a ring in ordinary memory. size is a power of two.
+func newRing[T any](size int) (producer, consumer ring[T]) {
+	// The two words are written by different cores: keep them on lines of their own.
+	words := new(struct {
+		producer atomic.Uint32
+		_        [124]byte
+		consumer atomic.Uint32
+		_        [124]byte
+	})
+	r := ring[T]{
+		slots: make([]T, size), mask: uint32(size - 1),
+		producer: &words.producer, consumer: &words.consumer,
+	}
+	return r, r
+}
