@@ -72,6 +72,8 @@ func (k *keyDoc) defaultDoc() string {
 		return "`" + k.def + "`"
 	case k.otherwise != "":
 		return k.otherwise
+	case k.kind == "mapping":
+		return "that of each key"
 	}
 	return "none"
 }

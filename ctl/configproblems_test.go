@@ -60,6 +60,7 @@ func TestProblems(t *testing.T) {
 		{"odd key", twoPorts + "\"a b\": 1\n\"\": 1\n5: 1\n", []string{`2:1: "a b": the file has no such key`, `3:1: "": the file has no such key`, "4:1: 5: the file has no such key"}},
 		{"interface with a slash", "ports: [{interface: a/b}]\n", []string{`1:21: ports[0].interface: the interface name "a/b" has a character`}},
 		{"same interface", "ports: [{interface: a}, {name: b, interface: a}]\n", []string{"1:46: ports[1].interface: interface a is already in line 1"}},
+		{"interface that is no name", "ports: [{interface: a@b}, {name: b, interface: b@c}]\n", []string{`1:21: ports[0].interface: the name "a@b" may only have letters, digits and ._-:[] (give the port a name)`}},
 		{"octal", twoPorts + "engine: {connections: 0100000}\n", []string{`2:23: engine.connections: want a number in decimal digits, found "0100000"`}},
 		{"huge", twoPorts + "engine: {connections: 99999999999999999999}\n", []string{"2:23: engine.connections: 99999999999999999999 is out of range"}},
 		{"underscores", twoPorts + "engine: {connections: 1_000_000}\n", []string{"2:23: engine.connections: want a number in decimal digits"}},

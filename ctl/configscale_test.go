@@ -46,6 +46,9 @@ func TestLarge(t *testing.T) {
 
 // Time must grow with the size of the file, not with its square: eight times the size, eight times the time.
 func TestLargeIsLinear(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds, and a minute with the race detector")
+	}
 	best := func(virtual, members int) time.Duration {
 		data, least := large(virtual, members), time.Hour
 		for range 3 {
@@ -81,6 +84,9 @@ func BenchmarkParse(b *testing.B) {
 
 // Texts that ask for far more work than they have bytes, or that are wrong from end to end.
 func TestHostile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds, and a minute with the race detector")
+	}
 	var bomb, merges strings.Builder
 	bomb.WriteString("ports: [{interface: eth1}]\npools:\n  - name: p0\n    members: &m\n")
 	for i := range 4000 {

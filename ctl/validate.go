@@ -144,6 +144,11 @@ func (v *validator) checkPorts() {
 		if p.Interface != "" && !interfaces.check(p.Interface, at+".interface", "interface") && p.Name == p.Interface {
 			continue // its default name is taken as well, and that says nothing more
 		}
+		if _, err := parseName(p.Name); p.Name != "" && err != nil {
+			// Only a name taken from the interface was not read by parseName yet.
+			v.add(position{}, at+".interface", err.(*problem).orUse("give the port a name"))
+			continue
+		}
 		if p.Name != "" && names.check(p.Name, at+".name", "port") {
 			v.ports[p.Name] = i
 			v.portNames = append(v.portNames, p.Name)

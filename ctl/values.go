@@ -131,9 +131,9 @@ func durationKey[T any](doc keyDoc, lo, hi time.Duration, field func(*T) *time.D
 	}, field)
 }
 
-// plainDuration is d without zero minutes and seconds: 168h, not 168h0m0s.
+// plainDuration is d without zero minutes and seconds: 168h, not 168h0m0s; us, not µs.
 func plainDuration(d time.Duration) string {
-	s := d.String()
+	s := strings.ReplaceAll(d.String(), "µ", "u")
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")
 	}

@@ -140,10 +140,12 @@ type member struct {
 type pool struct {
 	name      string
 	scheduler sched.Scheduler
-	needs     sched.Needs
-	members   []member
-	weights   []sched.Candidate // Active is not kept here
-	turn      *atomic.Uint64    // shared by all workers
+
+	schedulerName string
+	needs         sched.Needs
+	members       []member
+	weights       []sched.Candidate // Active is not kept here
+	turn          *atomic.Uint64    // shared by all workers
 }
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
@@ -171,7 +173,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 }
 
 func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
-	p.name, p.turn = spec.Name, dict.turn(spec.Name)
+	p.name, p.schedulerName, p.turn = spec.Name, spec.Scheduler, dict.turn(spec.Name)
 	weights := make([]uint32, len(spec.Members))
 	for i, m := range spec.Members {
 		id := dict.node(spec.Name, m.Addr, m.Port)

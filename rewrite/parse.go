@@ -21,7 +21,7 @@ const (
 	OK             Verdict = iota
 	NotIP                  // ARP or another EtherType
 	Truncated              // the frame ends inside a header that it announces
-	BadHeader              // a header contradicts itself
+	BadHeader              // a header contradicts itself, or the destination is not the last one
 	BadLength              // a length field exceeds the frame
 	Fragment               // part of a fragmented datagram; the tuple's ports are not valid
 	NoPorts                // a protocol without ports; the tuple's ports are 0
@@ -191,6 +191,10 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 		}
 		if n == maxExtensions {
 			return ExtensionLimit
+		}
+		if next == extRouting && b[at+3] != 0 {
+			// On its way to another address, which is the one that checksums cover (RFC 8200 section 8.1).
+			return BadHeader
 		}
 		if next == extFragment {
 			// An atomic fragment (offset 0, no more) is a whole datagram (RFC 6946).

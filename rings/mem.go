@@ -173,24 +173,31 @@ func (w *Wire) Send(packet []byte) bool {
 	return true
 }
 
-// SendBurst delivers copies of packets, as many as fit, and returns how many. It publishes once.
+// SendBurst delivers copies of packets, as many as there are frames for, up to the first that does not fit a frame,
+// and returns how many. It publishes once.
 func (w *Wire) SendBurst(packets [][]byte) int {
 	n := min(uint32(len(packets)), w.fill.filled(uint32(len(packets))), w.rx.room(uint32(len(packets))))
-	if n == 0 {
-		return 0
-	}
+	sent := 0
 	for _, p := range packets[:n] {
+		if len(p) > w.region.frameSize-Headroom {
+			break
+		}
 		addr := w.fill.get() + Headroom
 		w.rx.put(Desc{Addr: addr, Len: uint32(copy(w.region.mem[addr:], p))})
+		sent++
 	}
-	w.fill.release()
-	w.rx.publish()
-	return int(n)
+	if sent > 0 {
+		w.fill.release()
+		w.rx.publish()
+	}
+	return sent
 }
 
-// Recv calls f with each packet that the Mem has transmitted and completes it. f must not keep the bytes.
+// Recv calls f with each packet that the Mem has transmitted and completes it. f must not keep the bytes. Like the
+// kernel, it sends nothing while the completion ring is full.
 func (w *Wire) Recv(f func(packet []byte)) int {
 	n := w.tx.filled(1)
+	n = min(n, w.completion.room(n))
 	for range n {
 		d := w.tx.get()
 		if f != nil {

@@ -16,9 +16,9 @@ type offsets struct {
 // local index starts where our side stands, so that a ring that has been in use is taken up again.
 func ringOver[T any](mem []byte, off offsets, size int, producer bool) (ring[T], error) {
 	var zero T
-	need := off.desc + uint64(size)*uint64(unsafe.Sizeof(zero))
-	if size <= 0 || size&(size-1) != 0 || need > uint64(len(mem)) ||
-		off.producer+4 > uint64(len(mem)) || off.consumer+4 > uint64(len(mem)) || off.flags+4 > uint64(len(mem)) {
+	inside := func(at, n uint64) bool { return at <= uint64(len(mem)) && n <= uint64(len(mem))-at }
+	if size <= 0 || size&(size-1) != 0 || size > len(mem) || !inside(off.desc, uint64(size)*uint64(unsafe.Sizeof(zero))) ||
+		!inside(off.producer, 4) || !inside(off.consumer, 4) || !inside(off.flags, 4) {
 		return ring[T]{}, fmt.Errorf("a ring of %d slots does not fit the %d bytes that the kernel mapped", size, len(mem))
 	}
 	base := unsafe.Pointer(unsafe.SliceData(mem))

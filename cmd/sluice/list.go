@@ -1,0 +1,98 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/ctl"
+)
+
+// counters are the columns that virtual servers, pools and members share.
+func counters[T any](of func(*T) *ctl.CounterView) []column[T] {
+	return []column[T]{
+		{"CONNS", false, func(v *T) any { return of(v).Connections }},
+		{"OPENED", false, func(v *T) any { return of(v).Opened }},
+		{"PKTS-IN", false, func(v *T) any { return of(v).ClientPackets }},
+		{"PKTS-OUT", false, func(v *T) any { return of(v).ServerPackets }},
+		{"BYTES-IN", true, func(v *T) any { return of(v).ClientBytes }},
+		{"BYTES-OUT", true, func(v *T) any { return of(v).ServerBytes }},
+	}
+}
+
+var virtualColumns = append([]column[ctl.VirtualView]{
+	{"NAME", false, func(v *ctl.VirtualView) any { return v.Name }},
+	{"PROTO", false, func(v *ctl.VirtualView) any { return v.Protocol }},
+	{"ADDRESS", false, func(v *ctl.VirtualView) any { return v.Address }},
+	{"POOL", false, func(v *ctl.VirtualView) any { return v.Pool }},
+}, counters(func(v *ctl.VirtualView) *ctl.CounterView { return &v.CounterView })...)
+
+func virtualCommand() *cli.Command {
+	return noun("virtual", "list virtual servers", clientFlags(), func(c *cli.Context) error {
+		return list(c, "/v1/virtuals", nil, virtualColumns)
+	})
+}
+
+var poolColumns = append([]column[ctl.PoolView]{
+	{"NAME", false, func(v *ctl.PoolView) any { return v.Name }},
+	{"SCHEDULER", false, func(v *ctl.PoolView) any { return v.Scheduler }},
+	{"MEMBERS", false, func(v *ctl.PoolView) any { return v.Members }},
+	{"USABLE", false, func(v *ctl.PoolView) any { return v.Usable }},
+}, counters(func(v *ctl.PoolView) *ctl.CounterView { return &v.CounterView })...)
+
+func poolCommand() *cli.Command {
+	return noun("pool", "list pools", clientFlags(), func(c *cli.Context) error {
+		return list(c, "/v1/pools", nil, poolColumns)
+	})
+}
+
+var memberColumns = append([]column[ctl.MemberView]{
+	{"POOL", false, func(v *ctl.MemberView) any { return v.Pool }},
+	{"MEMBER", false, func(v *ctl.MemberView) any { return v.Name }},
+	{"ADDRESS", true, func(v *ctl.MemberView) any { return v.Address }},
+	{"STATE", false, func(v *ctl.MemberView) any { return v.State }},
+	{"WEIGHT", false, func(v *ctl.MemberView) any { return v.Weight }},
+	{"PORT", true, func(v *ctl.MemberView) any { return v.Port }},
+	{"MAC", true, func(v *ctl.MemberView) any { return v.MAC }},
+}, counters(func(v *ctl.MemberView) *ctl.CounterView { return &v.CounterView })...)
+
+func memberCommand() *cli.Command {
+	return noun("member", "list members of pools", clientFlags(), func(c *cli.Context) error {
+		return list(c, "/v1/members", nil, memberColumns)
+	})
+}
+
+var workerColumns = []column[ctl.WorkerView]{
+	{"WORKER", false, func(v *ctl.WorkerView) any { return v.Worker }},
+	{"CORE", false, func(v *ctl.WorkerView) any { return v.Core }},
+	{"QUEUES", false, func(v *ctl.WorkerView) any { return strings.Join(v.Queues, ",") }},
+	{"CONNS", false, func(v *ctl.WorkerView) any { return v.Connections }},
+	{"RECEIVED", false, func(v *ctl.WorkerView) any { return v.Received }},
+	{"TO-SERVER", false, func(v *ctl.WorkerView) any { return v.ToServer }},
+	{"TO-CLIENT", false, func(v *ctl.WorkerView) any { return v.ToClient }},
+	{"TO-HOST", false, func(v *ctl.WorkerView) any { return v.ToHost }},
+	{"SENT", false, func(v *ctl.WorkerView) any { return v.Sent }},
+	{"HANDED-OUT", false, func(v *ctl.WorkerView) any { return v.HandedOut }},
+	{"HANDED-IN", true, func(v *ctl.WorkerView) any { return v.HandedIn }},
+	{"DROPPED", false, func(v *ctl.WorkerView) any { return v.Dropped }},
+	{"FREE-FRAMES", true, func(v *ctl.WorkerView) any { return v.FreeFrames }},
+	{"SLEEPS", true, func(v *ctl.WorkerView) any { return v.Sleeps }},
+}
+
+func workerCommand() *cli.Command {
+	return noun("worker", "list workers", clientFlags(), func(c *cli.Context) error {
+		return list(c, "/v1/workers", nil, workerColumns)
+	})
+}
+
+var dropColumns = []column[ctl.DropView]{
+	{"REASON", false, func(v *ctl.DropView) any { return v.Reason }},
+	{"COUNT", false, func(v *ctl.DropView) any { return v.Count }},
+	{"MEANING", false, func(v *ctl.DropView) any { return v.Text }},
+}
+
+func dropCommand() *cli.Command {
+	return noun("drop", "list the reasons for dropped packets and their counts", clientFlags(), func(c *cli.Context) error {
+		return list(c, "/v1/drops", nil, dropColumns)
+	})
+}

@@ -1,0 +1,148 @@
+// Command sluice is a load balancer over AF_XDP. See README.md; `sluice help` lists the commands.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/ctl"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// usageError is a command line that cannot be understood, as opposed to one that fails.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func newApp() *cli.App {
+	return &cli.App{
+		Name: "sluice", Usage: "a load balancer over AF_XDP", Version: ctl.Version, HideVersion: true,
+		Description: "Start it with `sluice run -c FILE`; try it with `sluice demo`.",
+		Suggest:     true,
+		Commands: []*cli.Command{
+			runCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
+			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
+			versionCommand(),
+		},
+		// What is printed and how the program ends is decided in main alone.
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("no command %q; `sluice help` lists the commands", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args))
+}
+
+// run is the program with its exit code.
+func run(ctx context.Context, args []string) int {
+	app := newApp()
+	prepare(app.Commands)
+	err := app.RunContext(ctx, flagsFirst(app, args))
+	if err == nil {
+		return exitOK
+	}
+	var many ctl.Errors
+	if errors.As(err, &many) {
+		for _, e := range many {
+			fmt.Fprintln(os.Stderr, "sluice:", e)
+		}
+	} else {
+		fmt.Fprintln(os.Stderr, "sluice:", err)
+	}
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// prepare gives every command the same handling of wrong flags, and commands that hold others a refusal of words
+// that are none of them.
+func prepare(commands []*cli.Command) {
+	for _, c := range commands {
+		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+		prepare(c.Subcommands)
+	}
+}
+
+// flagsFirst moves flags in front of the arguments of the command that they belong to: the library stops looking for
+// flags at the first argument.
+func flagsFirst(app *cli.App, args []string) []string {
+	out, commands, i := args[:min(1, len(args)):1], app.Commands, 1
+	flags := map[string]cli.Flag{}
+	for i < len(args) {
+		var next *cli.Command
+		for _, c := range commands {
+			if c.HasName(args[i]) {
+				next = c
+			}
+		}
+		if next == nil {
+			break
+		}
+		for _, f := range next.Flags {
+			for _, n := range f.Names() {
+				flags[n] = f
+			}
+		}
+		out, commands = append(out, args[i]), next.Subcommands
+		i++
+	}
+	var words []string
+	for ; i < len(args); i++ {
+		a := args[i]
+		if a == "--" {
+			words = append(words, args[i:]...)
+			break
+		}
+		if len(a) < 2 || a[0] != '-' {
+			words = append(words, a)
+			continue
+		}
+		out = append(out, a)
+		f, known := flags[trimDashes(a)]
+		if _, isBool := f.(*cli.BoolFlag); known && !isBool && i+1 < len(args) {
+			i++
+			out = append(out, args[i])
+		}
+	}
+	return append(out, words...)
+}
+
+func trimDashes(s string) string {
+	for len(s) > 0 && s[0] == '-' {
+		s = s[1:]
+	}
+	return s
+}
+
+func versionCommand() *cli.Command {
+	return &cli.Command{
+		Name: "version", Usage: "print the version",
+		Action: func(c *cli.Context) error {
+			fmt.Fprintln(c.App.Writer, "sluice", ctl.Version)
+			return nil
+		},
+	}
+}

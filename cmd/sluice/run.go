@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/ctl"
+)
+
+func configFlag(required bool) *cli.StringFlag {
+	return &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "configuration `FILE`", Required: required}
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name: "run", Usage: "serve until interrupted",
+		UsageText: "sluice run -c FILE",
+		Flags:     []cli.Flag{configFlag(true)},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("run takes no arguments, not %q", c.Args().First())
+			}
+			f, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			log := newLogger(f, os.Stderr)
+			s, err := ctl.Start(c.Context, f, log)
+			if err != nil {
+				return err
+			}
+			log.Info("serving", "file", f.Name, "version", ctl.Version, "virtual_servers", len(f.VirtualServers))
+			return s.Run(c.Context)
+		},
+	}
+}
+
+// loadConfig reads the file and prints its warnings.
+func loadConfig(c *cli.Context) (*ctl.File, error) {
+	f, err := ctl.Load(c.String("config"))
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range f.Warnings() {
+		fmt.Fprintln(os.Stderr, "sluice: warning:", w)
+	}
+	return f, nil
+}
+
+func newLogger(f *ctl.File, w io.Writer) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: map[ctl.LogLevel]slog.Level{
+		ctl.LogDebug: slog.LevelDebug, ctl.LogInfo: slog.LevelInfo, ctl.LogWarn: slog.LevelWarn, ctl.LogError: slog.LevelError,
+	}[f.Log.Level]}
+	if f.Log.Format == ctl.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+func checkCommand() *cli.Command {
+	return &cli.Command{
+		Name: "check", Usage: "check a configuration and say what it would take",
+		UsageText: "sluice check -c FILE [--offline]",
+		Flags: []cli.Flag{configFlag(true),
+			&cli.BoolFlag{Name: "offline", Usage: "look at the file only, not at this host's interfaces and routes"}},
+		Action: func(c *cli.Context) error {
+			f, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			r, err := f.Check(c.Bool("offline"))
+			if err != nil {
+				return err
+			}
+			w := c.App.Writer
+			fmt.Fprintf(w, "%s is good: %d ports, %d virtual servers, %d pools\n", f.Name, len(f.Ports), len(f.VirtualServers), len(f.Pools))
+			for _, line := range r {
+				fmt.Fprintln(w, " ", line)
+			}
+			return nil
+		},
+	}
+}

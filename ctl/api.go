@@ -1,0 +1,284 @@
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sluice/engine"
+)
+
+// Version is the program's version.
+const Version = "0.1.0"
+
+// api serves HTTP/JSON over a unix socket that only its owner and group may use, and metrics over TCP where set.
+// A request never holds up a worker: what it asks of one is answered between two bursts, in bounded pieces.
+type api struct {
+	servers []*http.Server
+	socket  string
+}
+
+// askTimeout bounds what a request waits for the workers.
+const askTimeout = 2 * time.Second
+
+func (s *Server) listen() (_ *api, err error) {
+	a := &api{}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	path := s.file.Control.Socket
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("make the folder of the control socket: %w", err)
+	}
+	// The lock of the namespace is ours; a socket that is there is either dead or of another namespace.
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("the control socket %s belongs to a running sluice; set control.socket to another path", path)
+	}
+	_ = os.Remove(path)
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the control socket: %w", err)
+	}
+	a.socket = path
+	if err := os.Chmod(path, 0o660); err != nil {
+		ln.Close()
+		return nil, err
+	}
+	a.serve(ln, s.handler())
+	if addr := s.file.Control.Metrics; addr.IsValid() {
+		ln, err := net.Listen("tcp", addr.String())
+		if err != nil {
+			return nil, fmt.Errorf("listen for metrics: %w", err)
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", s.metrics())
+		a.serve(ln, mux)
+	}
+	return a, nil
+}
+
+func (a *api) serve(ln net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	a.servers = append(a.servers, srv)
+	go func() { _ = srv.Serve(ln) }() // ends with ErrServerClosed
+}
+
+func (a *api) close() {
+	if a == nil {
+		return
+	}
+	for _, srv := range a.servers {
+		_ = srv.Close()
+	}
+	if a.socket != "" {
+		_ = os.Remove(a.socket)
+	}
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/status", s.withSnapshots(func(n []engine.Snapshot) any { return s.statusView(n) }))
+	mux.HandleFunc("GET /v1/virtuals", s.withSnapshots(func(n []engine.Snapshot) any { return s.virtualViews(n) }))
+	mux.HandleFunc("GET /v1/pools", s.withSnapshots(func(n []engine.Snapshot) any { return s.poolViews(n) }))
+	mux.HandleFunc("GET /v1/members", s.withSnapshots(func(n []engine.Snapshot) any { return s.memberViews(n) }))
+	mux.HandleFunc("GET /v1/workers", s.withSnapshots(func(n []engine.Snapshot) any { return s.workerViews(n) }))
+	mux.HandleFunc("GET /v1/ports", s.withSnapshots(func(n []engine.Snapshot) any { return s.portViews(n) }))
+	mux.HandleFunc("GET /v1/drops", s.withSnapshots(func(n []engine.Snapshot) any {
+		sum := total(n)
+		return Drops(&sum)
+	}))
+	mux.HandleFunc("GET /v1/connections", s.connections)
+	return mux
+}
+
+func total(snaps []engine.Snapshot) (sum engine.Stats) {
+	for i := range snaps {
+		sum.Add(&snaps[i].Stats)
+	}
+	return sum
+}
+
+func (s *Server) withSnapshots(view func([]engine.Snapshot) any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
+		defer cancel()
+		snaps, err := s.engine.Snapshots(ctx)
+		if err != nil {
+			reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+			return
+		}
+		reply(w, http.StatusOK, view(snaps))
+	}
+}
+
+type apiError struct {
+	Error string `json:"error"`
+}
+
+func reply(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v) // the client has gone
+}
+
+func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
+	sum := total(snaps)
+	v := StatusView{
+		Version: Version, PID: os.Getpid(), UptimeMS: time.Since(s.began).Milliseconds(), File: s.file.Name,
+		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(),
+		Totals: TotalsView{
+			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
+			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
+		},
+	}
+	for i := range snaps {
+		v.Totals.Connections += snaps[i].Connections
+	}
+	return v
+}
+
+// maxConnections bounds one answer.
+const maxConnections = 10_000
+
+func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
+	match, limit, err := parseFilter(r)
+	if err != nil {
+		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	conns, err := s.engine.Connections(ctx, limit, match)
+	if err != nil {
+		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		return
+	}
+	out := make([]ConnView, len(conns))
+	for i := range conns {
+		out[i] = connView(&conns[i])
+	}
+	reply(w, http.StatusOK, out)
+}
+
+// parseFilter reads client, virtual, member, state, protocol and limit. An address may stand with or without port.
+func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err error) {
+	q := r.URL.Query()
+	limit = 100
+	if l := q.Get("limit"); l != "" {
+		if limit, err = strconv.Atoi(l); err != nil || limit < 1 || limit > maxConnections {
+			return nil, 0, fmt.Errorf("limit %q is not a number from 1 to %d", l, maxConnections)
+		}
+	}
+	for k := range q {
+		switch k {
+		case "limit", "client", "virtual", "member", "state", "protocol":
+		default:
+			return nil, 0, fmt.Errorf("unknown filter %q; there are client, virtual, member, state, protocol, limit", k)
+		}
+	}
+	for _, k := range []string{"client", "virtual", "member"} {
+		if v := q.Get(k); v != "" && k == "client" && !isEndpoint(v) {
+			return nil, 0, fmt.Errorf("client %q is neither an address nor address:port", v)
+		}
+	}
+	client, virtual, member := canonical(q.Get("client")), canonical(q.Get("virtual")), canonical(q.Get("member"))
+	state, proto := q.Get("state"), q.Get("protocol")
+	return func(c *engine.Conn) bool {
+		v := connView(c)
+		return (client == "" || isAt(v.ClientSideClient, client)) &&
+			(virtual == "" || v.VirtualServer == virtual || isAt(v.ClientSideServer, virtual)) &&
+			(member == "" || v.Member == member || isAt(v.ServerSideServer, member)) &&
+			(state == "" || v.State == state) && (proto == "" || v.Protocol == proto)
+	}, limit, nil
+}
+
+// isAt reports whether the endpoint is at want, an address or address:port.
+func isAt(endpoint, want string) bool {
+	if endpoint == want {
+		return true
+	}
+	ap, err := netip.ParseAddrPort(endpoint)
+	return err == nil && ap.Addr().String() == want
+}
+
+func isEndpoint(s string) bool {
+	_, errA := netip.ParseAddr(s)
+	_, errP := netip.ParseAddrPort(s)
+	return errA == nil || errP == nil
+}
+
+// canonical writes an address the way views do; other words stay.
+func canonical(s string) string {
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return a.String()
+	}
+	if p, err := netip.ParseAddrPort(s); err == nil {
+		return p.String()
+	}
+	return s
+}
+
+// metrics is the Prometheus endpoint.
+func (s *Server) metrics() http.Handler {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(&collectorOf{s})
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+}
+
+// ErrNoServer is returned when nothing answers at the control socket.
+var ErrNoServer = errors.New("no sluice answers")
+
+// Get asks the API at socket for path and decodes the answer into v.
+func Get(ctx context.Context, socket, path string, v any) error {
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}, Timeout: 30 * time.Second}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sluice"+path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return fmt.Errorf("no permission for %s; run as root or in its group", socket)
+		}
+		return fmt.Errorf("%w at %s; is it running (sluice run -c FILE), with this control.socket? (%v)", ErrNoServer, socket, unwrapURL(err))
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var e apiError
+		if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
+			e.Error = resp.Status
+		}
+		return errors.New(e.Error)
+	}
+	return json.NewDecoder(resp.Body).Decode(v)
+}
+
+func unwrapURL(err error) error {
+	if u := errors.Unwrap(err); u != nil {
+		return u
+	}
+	return err
+}

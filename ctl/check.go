@@ -1,0 +1,94 @@
+package ctl
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Check validates all that a start would, and changes nothing: interfaces and their queues, the way to every member,
+// workers, cores and memory. It returns what a start would take, a line each. Offline leaves this host out of it.
+func (f *File) Check(offline bool) ([]string, error) {
+	if offline {
+		if _, _, err := f.Offline(); err != nil {
+			return nil, err
+		}
+		return []string{"this host's interfaces and routes were not looked at"}, nil
+	}
+	ifaces, err := f.interfaces()
+	if err != nil {
+		return nil, err
+	}
+	p, err := f.plan(ifaces)
+	if err != nil {
+		return nil, err
+	}
+	ways, err := f.ways(ifaces)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for i := range ifaces {
+		if !ifaces[i].up {
+			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is down; set it up (ip link set %s up)", ifaces[i].name, ifaces[i].name))
+		}
+		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
+	}
+	out = append(out, fmt.Sprintf("%d workers, cores %v", p.workers, p.cores))
+	tables, frames := f.memory(p)
+	out = append(out,
+		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(tables)),
+		fmt.Sprintf("frames: %d of %d bytes, %s, registered with %d sockets", p.frames, f.Engine.FrameSize, mebibytes(frames), f.sockets(ifaces, p)))
+	out = append(out, f.lockedMemory(ifaces, p)...)
+	out = append(out, fmt.Sprintf("%d members, %d of them behind a gateway or neighbour of a port", len(f.memberAddrs()), len(ways)))
+	return out, nil
+}
+
+func (f *File) memory(p *plan) (tables, frames int) {
+	return p.workers * f.tableSize(p.workers), p.frames * f.Engine.FrameSize
+}
+
+func mebibytes(n int) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
+
+// sockets is how many AF_XDP sockets a start opens.
+func (f *File) sockets(ifaces []iface, p *plan) int {
+	n := 0
+	for i := range ifaces {
+		n += ifaces[i].queues
+	}
+	if f.Engine.HostPort {
+		n += p.workers
+	}
+	return n
+}
+
+// lockedMemory says when the limit of locked memory is too small: every registration of the frames counts in full,
+// unless the process may exceed it.
+func (f *File) lockedMemory(ifaces []iface, p *plan) []string {
+	_, frames := f.memory(p)
+	need := uint64(frames * f.sockets(ifaces, p))
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil || limit.Cur >= need || mayLock() {
+		return nil
+	}
+	return []string{fmt.Sprintf("warning: the frames count %s against the limit of locked memory of %s; give CAP_IPC_LOCK or raise the limit (ulimit -l)", mebibytes(int(need)), mebibytes(int(limit.Cur)))}
+}
+
+// mayLock reports whether the process has CAP_IPC_LOCK.
+func mayLock() bool {
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			var caps uint64
+			if _, err := fmt.Sscanf(strings.TrimSpace(rest), "%x", &caps); err == nil {
+				return caps&(1<<unix.CAP_IPC_LOCK) != 0
+			}
+		}
+	}
+	return false
+}

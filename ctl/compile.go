@@ -1,0 +1,95 @@
+package ctl
+
+import (
+	"net/netip"
+	"time"
+
+	"sluice/engine"
+	"sluice/flow"
+)
+
+// topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
+// or, for replay and explain, from the file alone (offline.go).
+type topology struct {
+	macs [][6]byte                 // by port of the file
+	hops map[netip.Addr]engine.Hop // by address of a member
+	host *engine.HostSpec
+}
+
+// spec turns the file into what the engine compiles.
+func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
+	s := engine.Spec{Generation: generation, Workers: workers, Host: t.host, ClientEnd: engine.ClientAddrPort}
+	if f.Engine.ClientEnd == ClientEndAddress {
+		s.ClientEnd = engine.ClientAddr
+	}
+	for i := range f.Ports {
+		s.Ports = append(s.Ports, engine.PortSpec{Name: f.Ports[i].Name, MAC: t.macs[i]})
+	}
+	if t.host != nil {
+		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
+	}
+	pools := map[string]int{}
+	for i := range f.Pools {
+		pools[f.Pools[i].Name] = i
+		s.Pools = append(s.Pools, f.Pools[i].spec(t))
+	}
+	for i := range f.VirtualServers {
+		v := &f.VirtualServers[i]
+		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
+			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
+			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
+		})
+	}
+	return s
+}
+
+// HostPortName is the port through which frames without a flow go to the kernel.
+const HostPortName = "host"
+
+func (p *Pool) spec(t *topology) engine.PoolSpec {
+	s := engine.PoolSpec{Name: p.Name, Scheduler: string(p.Scheduler)}
+	for _, m := range p.Members {
+		s.Members = append(s.Members, engine.MemberSpec{
+			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
+		})
+	}
+	return s
+}
+
+func (p Protocol) number() uint8 {
+	if p == UDP {
+		return flow.UDP
+	}
+	return flow.TCP
+}
+
+func (t *Timeouts) compile() engine.Timeouts {
+	ms := func(d time.Duration) uint32 { return uint32(max(1, d.Milliseconds())) }
+	c := engine.DefaultTimeouts
+	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
+	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
+	return c
+}
+
+// memberAddrs lists the addresses of all members, each once.
+func (f *File) memberAddrs() []netip.Addr {
+	seen := map[netip.Addr]bool{}
+	var out []netip.Addr
+	for i := range f.Pools {
+		for _, m := range f.Pools[i].Members {
+			if a := m.Address.Addr(); !seen[a] {
+				seen[a] = true
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// tableCapacity is each worker's share of the connections.
+func (f *File) tableCapacity(workers int) int {
+	return (f.Engine.Connections + workers - 1) / workers
+}
+
+// tableSize is the bytes of one worker's table.
+func (f *File) tableSize(workers int) int { return flow.Size(f.tableCapacity(workers)) }

@@ -1,0 +1,107 @@
+package ctl
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// collectorOf exports a server's counters. It asks the workers once per scrape.
+type collectorOf struct{ s *Server }
+
+var (
+	serviceLabels = []string{"virtual"}
+	memberLabels  = []string{"pool", "member"}
+	sideLabel     = "side"
+
+	descBuild       = desc("build_info", "Version of the running program.", "version")
+	descConnections = desc("connections", "Connections in the table.", "worker")
+	descCapacity    = desc("connections_limit", "Connections that fit the table.", "worker")
+	descReceived    = desc("received_packets_total", "Packets taken from receive rings.", "worker")
+	descSent        = desc("sent_packets_total", "Packets taken by transmit rings.", "worker")
+	descHost        = desc("host_packets_total", "Packets without a connection, handed to the kernel.", "worker")
+	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
+	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
+
+	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
+	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
+	descVirtualPackets = desc("virtual_packets_total", "Packets, by the side they came from.", append(serviceLabels, sideLabel)...)
+	descVirtualBytes   = desc("virtual_bytes_total", "Bytes of IP packets, by the side they came from.", append(serviceLabels, sideLabel)...)
+
+	descMemberOpened  = desc("member_connections_opened_total", "Connections opened to a member.", memberLabels...)
+	descMemberActive  = desc("member_connections", "Connections open to a member.", memberLabels...)
+	descMemberUsable  = desc("member_usable", "1 if the member takes new connections.", memberLabels...)
+	descMemberPackets = desc("member_packets_total", "Packets, by the side they came from.", append(memberLabels, sideLabel)...)
+	descMemberBytes   = desc("member_bytes_total", "Bytes of IP packets, by the side they came from.", append(memberLabels, sideLabel)...)
+
+	descPortReceived = desc("port_received_packets_total", "Packets received on a port.", "port")
+	descPortSent     = desc("port_sent_packets_total", "Packets sent on a port.", "port")
+	descPortRingFull = desc("port_receive_ring_full_total", "Packets that the kernel dropped on a full receive ring.", "port")
+	descPortHeld     = desc("port_held_packets_total", "Packets dropped by the XDP program while no engine served the port.", "port")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("sluice_"+name, help, labels, nil)
+}
+
+// Describe sends nothing: members and virtual servers come and go (an unchecked collector).
+func (c *collectorOf) Describe(chan<- *prometheus.Desc) {}
+
+// Collect asks the workers and sends all metrics.
+func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	snaps, err := c.s.engine.Snapshots(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(descConnections, err)
+		return
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge(descBuild, 1, Version)
+	for _, w := range c.s.workerViews(snaps) {
+		id := strconv.Itoa(w.Worker)
+		gauge(descConnections, float64(w.Connections), id)
+		gauge(descCapacity, float64(w.Capacity), id)
+		count(descReceived, w.Received, id)
+		count(descSent, w.Sent, id)
+		count(descHost, w.ToHost, id)
+		count(descHanded, w.HandedOut, id)
+	}
+	sum := total(snaps)
+	for _, d := range Drops(&sum) {
+		count(descDropped, d.Count, d.Reason)
+	}
+	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
+		count(opened, v.Opened, labels...)
+		gauge(active, float64(v.Connections), labels...)
+		client, server := append(slices.Clip(labels), "client"), append(slices.Clip(labels), "server")
+		count(packets, v.ClientPackets, client...)
+		count(packets, v.ServerPackets, server...)
+		count(bytes, v.ClientBytes, client...)
+		count(bytes, v.ServerBytes, server...)
+	}
+	for _, v := range c.s.virtualViews(snaps) {
+		service(&v.CounterView, descVirtualOpened, descVirtualActive, descVirtualPackets, descVirtualBytes, v.Name)
+	}
+	for _, m := range c.s.memberViews(snaps) {
+		service(&m.CounterView, descMemberOpened, descMemberActive, descMemberPackets, descMemberBytes, m.Pool, m.Name)
+		usable := 0.0
+		if m.State == "active" {
+			usable = 1
+		}
+		gauge(descMemberUsable, usable, m.Pool, m.Name)
+	}
+	for _, p := range c.s.portViews(snaps) {
+		count(descPortReceived, p.Received, p.Name)
+		count(descPortSent, p.Sent, p.Name)
+		count(descPortRingFull, p.RingFull, p.Name)
+		count(descPortHeld, p.Held, p.Name)
+	}
+}

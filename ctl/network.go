@@ -1,0 +1,216 @@
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sluice/engine"
+	"sluice/rings"
+)
+
+// iface is a port's network interface as the kernel has it.
+type iface struct {
+	name   string
+	index  int
+	mac    [6]byte
+	queues int // receive queues; no more are served than there are transmit queues
+	mtu    int
+	up     bool
+}
+
+// interfaces looks up the interface of every port.
+func (f *File) interfaces() ([]iface, error) {
+	out := make([]iface, len(f.Ports))
+	for i := range f.Ports {
+		p := &f.Ports[i]
+		l, err := netlink.LinkByName(p.Interface)
+		if err != nil {
+			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("no interface %s; list them with: ip link", p.Interface))
+		}
+		a := l.Attrs()
+		if len(a.HardwareAddr) != 6 {
+			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is not an Ethernet interface", p.Interface))
+		}
+		rx, tx, err := rings.Channels(p.Interface)
+		if err != nil {
+			return nil, err
+		}
+		n := min(rx, tx)
+		if p.Queues > n {
+			return nil, f.problem(fmt.Sprintf("ports[%d].queues", i), fmt.Errorf("%s has %d queues, not %d", p.Interface, n, p.Queues))
+		}
+		if p.Queues != 0 && p.Queues < rx {
+			return nil, f.problem(fmt.Sprintf("ports[%d].queues", i), fmt.Errorf("%s receives on %d queues, and those beyond %d would have no socket; set the interface to as many (ethtool -L %s combined %d), or use queues: auto", p.Interface, rx, p.Queues, p.Interface, p.Queues))
+		}
+		if rx > tx {
+			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s receives on %d queues but has only %d to send on; make them equal (ethtool -L %s)", p.Interface, rx, tx, p.Interface))
+		}
+		out[i] = iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU, up: a.Flags&net.FlagUp != 0}
+	}
+	return out, nil
+}
+
+// problem is an error about a place in the file.
+func (f *File) problem(key string, err error) error {
+	line, column := f.Position(key)
+	if line == 0 {
+		return fmt.Errorf("%s: %s: %w", f.Name, key, err)
+	}
+	return fmt.Errorf("%s:%d:%d: %s: %w", f.Name, line, column, key, err)
+}
+
+// localAddresses are all addresses of the host.
+func localAddresses() ([]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			out = append(out, ip.Unmap())
+		}
+	}
+	return out, nil
+}
+
+// way is the kernel's route to a member, before its MAC is known.
+type way struct {
+	port int
+	via  netip.Addr
+}
+
+// route asks the kernel for the way to a member.
+func route(a netip.Addr, ifaces []iface) (way, error) {
+	rs, err := netlink.RouteGet(a.AsSlice())
+	if err != nil || len(rs) == 0 {
+		return way{}, fmt.Errorf("no route to member %s: %w", a, errors.Join(err))
+	}
+	r := rs[0]
+	if r.Type == unix.RTN_LOCAL {
+		return way{}, fmt.Errorf("member %s is an address of this host", a)
+	}
+	for i := range ifaces {
+		if ifaces[i].index != r.LinkIndex {
+			continue
+		}
+		w := way{port: i, via: a}
+		if gw, ok := netip.AddrFromSlice(r.Gw); ok {
+			w.via = gw.Unmap()
+		}
+		return w, nil
+	}
+	name := fmt.Sprint(r.LinkIndex)
+	if l, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+		name = l.Attrs().Name
+	}
+	return way{}, fmt.Errorf("member %s is reached through %s, which is not a port; add it under ports, or a route through a port", a, name)
+}
+
+// neighbours are the MACs that the kernel knows behind one interface.
+func neighbours(index int) (map[netip.Addr][6]byte, error) {
+	out := map[netip.Addr][6]byte{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		list, err := netlink.NeighList(index, family)
+		if err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		const valid = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
+		for _, n := range list {
+			if ip, ok := netip.AddrFromSlice(n.IP); ok && n.State&valid != 0 && len(n.HardwareAddr) == 6 {
+				out[ip.Unmap()] = [6]byte(n.HardwareAddr)
+			}
+		}
+	}
+	return out, nil
+}
+
+// manage asks the kernel to resolve a neighbour and keep it resolved (NTF_EXT_MANAGED, Linux 5.16). Before that the
+// entry is only used once, which starts a resolution.
+func manage(index int, a netip.Addr) error {
+	n := &netlink.Neigh{LinkIndex: index, IP: a.AsSlice(), FlagsExt: netlink.NTF_EXT_MANAGED, Family: familyNumber(a)}
+	if err := netlink.NeighSet(n); err == nil {
+		return nil
+	}
+	n.FlagsExt, n.Flags = 0, netlink.NTF_USE
+	if err := netlink.NeighSet(n); err != nil {
+		return fmt.Errorf("resolve neighbour %s: %w", a, err)
+	}
+	return nil
+}
+
+// unmanage gives the neighbour back to the kernel's ordinary care.
+func unmanage(index int, a netip.Addr) error {
+	err := netlink.NeighDel(&netlink.Neigh{LinkIndex: index, IP: a.AsSlice(), Family: familyNumber(a)})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	return err
+}
+
+func familyNumber(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+// ways finds the route to every member; a static neighbour of the file needs none.
+func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
+	out := map[netip.Addr]way{}
+	var errs []error
+	for _, a := range f.memberAddrs() {
+		if _, ok := f.staticHop(a); ok {
+			continue
+		}
+		w, err := route(a, ifaces)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out[a] = w
+	}
+	return out, errors.Join(errs...)
+}
+
+// live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK.
+func (f *File) live(ifaces []iface, ways map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
+	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
+	known := make([]map[netip.Addr][6]byte, len(ifaces))
+	for i := range ifaces {
+		t.macs = append(t.macs, ifaces[i].mac)
+		var err error
+		if known[i], err = neighbours(ifaces[i].index); err != nil {
+			return nil, err
+		}
+	}
+	for _, a := range f.memberAddrs() {
+		if hop, ok := f.staticHop(a); ok {
+			t.hops[a] = hop
+			continue
+		}
+		w := ways[a]
+		mac, ok := known[w.port][w.via]
+		t.hops[a] = engine.Hop{Port: w.port, MAC: mac, OK: ok}
+	}
+	return t, nil
+}
+
+// unresolved lists the members whose next hop is not known.
+func (t *topology) unresolved() (out []netip.Addr) {
+	for a, h := range t.hops {
+		if !h.OK {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// resolveTime is how long a start waits for the next hops of the members.
+const resolveTime = time.Second

@@ -1,0 +1,104 @@
+package ctl
+
+import (
+	"fmt"
+	"net/netip"
+
+	"sluice/engine"
+)
+
+// offline makes a topology from the file alone: no kernel is asked. What the file does not say is made up so that
+// the same file always gives the same packets: port n has the MAC 02:00:00:00:01:0n, and a neighbour without an
+// entry has 02:01 followed by the last four bytes of its address.
+func (f *File) offline() (*topology, error) {
+	t := &topology{hops: map[netip.Addr]engine.Hop{}}
+	for i := range f.Ports {
+		mac := [6]byte{2, 0, 0, 0, 1, byte(i + 1)}
+		if f.Ports[i].MAC != nil {
+			mac = [6]byte(f.Ports[i].MAC)
+		}
+		t.macs = append(t.macs, mac)
+	}
+	for _, a := range f.memberAddrs() {
+		hop, err := f.offlineHop(a)
+		if err != nil {
+			return nil, err
+		}
+		t.hops[a] = hop
+	}
+	if f.Engine.HostPort {
+		t.host = &engine.HostSpec{Port: len(f.Ports), MAC: [6]byte{2, 0, 0, 0, 1, 0xff}}
+	}
+	return t, nil
+}
+
+// offlineHop finds the way to a member: a static neighbour, a port whose addresses cover it, a route to a gateway
+// for which one of these holds, or the last port where the file says nothing at all about addresses.
+func (f *File) offlineHop(a netip.Addr) (engine.Hop, error) {
+	if hop, ok := f.onLink(a); ok {
+		return hop, nil
+	}
+	best := -1
+	for i, r := range f.Routes {
+		if r.Prefix.Contains(a) && (best < 0 || r.Prefix.Bits() > f.Routes[best].Prefix.Bits()) {
+			best = i
+		}
+	}
+	if best >= 0 {
+		if hop, ok := f.onLink(f.Routes[best].Via); ok {
+			return hop, nil
+		}
+		return engine.Hop{}, fmt.Errorf("%s: the gateway %s of route %s is on no port; give a port addresses or list it under neighbours", f.Name, f.Routes[best].Via, f.Routes[best].Prefix)
+	}
+	for i := range f.Ports {
+		if len(f.Ports[i].Addresses) > 0 {
+			return engine.Hop{}, fmt.Errorf("%s: no port reaches member %s; give a port an address in its subnet, or list it under neighbours or its subnet under routes", f.Name, a)
+		}
+	}
+	return engine.Hop{Port: len(f.Ports) - 1, MAC: madeUpMAC(a), OK: true}, nil
+}
+
+func (f *File) onLink(a netip.Addr) (engine.Hop, bool) {
+	if hop, ok := f.staticHop(a); ok {
+		return hop, true
+	}
+	for i := range f.Ports {
+		for _, p := range f.Ports[i].Addresses {
+			if p.Contains(a) {
+				return engine.Hop{Port: i, MAC: madeUpMAC(a), OK: true}, true
+			}
+		}
+	}
+	return engine.Hop{}, false
+}
+
+// staticHop is the neighbour entry of the file for an address, which holds live as well.
+func (f *File) staticHop(a netip.Addr) (engine.Hop, bool) {
+	for _, n := range f.Neighbours {
+		if n.Address == a {
+			for i := range f.Ports {
+				if f.Ports[i].Name == n.Port {
+					return engine.Hop{Port: i, MAC: [6]byte(n.MAC), OK: true}, true
+				}
+			}
+		}
+	}
+	return engine.Hop{}, false
+}
+
+func madeUpMAC(a netip.Addr) [6]byte {
+	b := a.AsSlice()
+	b = b[len(b)-4:]
+	return [6]byte{2, 1, b[0], b[1], b[2], b[3]}
+}
+
+// Offline compiles the file without asking the kernel, for one worker: for replay and explain.
+func (f *File) Offline() (*engine.Config, *engine.Dictionary, error) {
+	t, err := f.offline()
+	if err != nil {
+		return nil, nil, err
+	}
+	dict := engine.NewDictionary()
+	cfg, err := engine.NewConfig(f.spec(t, 1, 1), dict)
+	return cfg, dict, err
+}

@@ -1,0 +1,180 @@
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"sluice/engine"
+	"sluice/rings"
+)
+
+// assembly is what an engine is built from, in the order in which it is opened; close takes it apart in reverse.
+type assembly struct {
+	file     *File
+	ifaces   []iface // by port; the host port, if any, is last
+	plan     *plan
+	region   *rings.Region
+	programs []*rings.Program // by port of the file
+	queues   [][]openQueue    // by port
+	tables   []rings.Mapping
+	engine   *engine.Engine
+	log      *slog.Logger
+}
+
+type openQueue struct {
+	rings.Queue
+	fd   int
+	mode string
+	note string
+}
+
+// open makes the memory, attaches the XDP programs and opens a socket for every queue. When it fails it has undone
+// what it did.
+func (a *assembly) open(rules []rings.Rules) (err error) {
+	e := &a.file.Engine
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close(false))
+		}
+	}()
+	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto); err != nil {
+		return err
+	}
+	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
+	for w := range a.plan.workers {
+		m, err := rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), a.file.tableSize(a.plan.workers), e.HugePages == HugePagesAuto)
+		if err != nil {
+			return fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, e.Connections, err)
+		}
+		a.tables = append(a.tables, m)
+	}
+	for i := range a.file.Ports {
+		if err := a.openPort(i, rules[i]); err != nil {
+			return err
+		}
+	}
+	if e.HostPort {
+		return a.openQueues(len(a.file.Ports), rings.BindCopy, true)
+	}
+	return nil
+}
+
+func (a *assembly) openPort(i int, rules rings.Rules) error {
+	f := &a.ifaces[i]
+	if !f.up {
+		return a.file.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is down; set it up (ip link set %s up)", f.name, f.name))
+	}
+	cfg := rings.ProgramConfig{
+		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
+		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass,
+	}
+	bind := rings.BindAuto
+	switch a.file.Engine.Mode {
+	case BindZeroCopy:
+		cfg.Mode, bind = rings.AttachNative, rings.BindZeroCopy
+	case BindCopy:
+		bind = rings.BindCopy
+	case BindGeneric:
+		cfg.Mode, bind = rings.AttachGeneric, rings.BindCopy
+	}
+	p, err := rings.AttachProgram(cfg)
+	if err != nil {
+		return fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
+	}
+	a.programs = append(a.programs, p)
+	if p.Mode() == rings.AttachGeneric && bind == rings.BindAuto {
+		bind = rings.BindCopy
+	}
+	for _, note := range p.Notes() {
+		a.log.Info("XDP program", "port", a.file.Ports[i].Name, "note", note)
+	}
+	return a.openQueues(i, bind, false)
+}
+
+func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error {
+	f, e := &a.ifaces[port], &a.file.Engine
+	a.queues = append(a.queues, nil)
+	for q := range f.queues {
+		if e.Driver == DriverAsavie && !txOnly {
+			s, err := rings.OpenAsavie(a.region, f.name, f.index, q, e.RingSize)
+			if err != nil {
+				return err
+			}
+			a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: "asavie"})
+			continue
+		}
+		s, err := rings.OpenXSK(a.region, rings.XSKConfig{
+			Interface: f.name, Ifindex: f.index, Queue: q, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
+			BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
+		})
+		if err != nil {
+			return err
+		}
+		mode := "copy"
+		if s.ZeroCopy() {
+			mode = "zero-copy"
+		}
+		a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: mode, note: s.Note()})
+	}
+	return nil
+}
+
+// start makes the engine over the open queues and runs it; then the programs get the sockets.
+func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary) error {
+	opt := engine.Options{
+		Region: a.region, Capacity: a.file.tableCapacity(a.plan.workers), Secret: newSecret(),
+		Cores: a.plan.cores, Polling: a.plan.polling, Workers: make([][]engine.PortQueue, a.plan.workers),
+	}
+	for _, m := range a.tables {
+		opt.Tables = append(opt.Tables, m.Bytes)
+	}
+	for port := range a.queues {
+		for q := range a.queues[port] {
+			w := q % a.plan.workers
+			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
+		}
+	}
+	var err error
+	if a.engine, err = engine.New(opt, cfg, dict); err != nil {
+		return err
+	}
+	if err := a.engine.Start(); err != nil {
+		return err
+	}
+	for port, p := range a.programs {
+		for q := range a.queues[port] {
+			if err := p.SetSocket(q, a.queues[port][q].fd); err != nil {
+				return fmt.Errorf("port %s: %w", a.file.Ports[port].Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// close takes everything apart; the engine must have been stopped. keep leaves the XDP programs attached and pinned,
+// so that they hold what is ours for a successor.
+func (a *assembly) close(keep bool) error {
+	var errs []error
+	for _, p := range a.programs {
+		errs = append(errs, p.Close(!keep))
+	}
+	if a.engine != nil {
+		errs = append(errs, a.engine.Close())
+	} else if a.region != nil {
+		scratch := rings.NewPool(2 * a.region.Frames())
+		for _, qs := range a.queues {
+			for _, q := range qs {
+				errs = append(errs, q.Close(scratch))
+			}
+		}
+	}
+	for _, m := range a.tables {
+		errs = append(errs, m.Unmap())
+	}
+	if a.region != nil {
+		errs = append(errs, a.region.Close())
+	}
+	a.programs, a.engine, a.tables, a.region, a.queues = nil, nil, nil, nil, nil
+	return errors.Join(errs...)
+}

@@ -1,0 +1,109 @@
+package ctl
+
+import (
+	"fmt"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/engine"
+)
+
+// plan is how an engine for this file is laid out on this machine: workers, cores and memory.
+type plan struct {
+	workers int
+	cores   []int
+	frames  int
+	polling engine.Polling
+}
+
+// plan decides what the file leaves open. Worker w serves queue q of every port if q mod workers is w, so there are
+// no more workers than the port with the most queues has, and by default no more than cores.
+func (f *File) plan(ifaces []iface) (*plan, error) {
+	most := 1
+	for i := range ifaces {
+		most = max(most, ifaces[i].queues)
+	}
+	p := &plan{workers: f.Engine.Workers}
+	allowed, err := allowedCores()
+	if err != nil {
+		return nil, err
+	}
+	if p.workers == 0 {
+		p.workers = min(most, len(allowed))
+		if len(f.Engine.Cores) > 0 {
+			p.workers = min(most, len(f.Engine.Cores))
+		}
+	}
+	if p.workers > most {
+		return nil, f.problem("engine.workers", fmt.Errorf("%d workers, but no port has more than %d queues", p.workers, most))
+	}
+	if p.cores, err = f.chooseCores(p.workers, allowed); err != nil {
+		return nil, err
+	}
+	switch f.Engine.Polling {
+	case PollingBusy:
+		p.polling = engine.PollBusy
+	case PollingInterrupt:
+		p.polling = engine.PollInterrupt
+	}
+	if p.polling == engine.PollBusy && p.workers > len(allowed) {
+		return nil, f.problem("engine.polling", fmt.Errorf("%d busy workers on %d cores would take turns; use fewer workers or polling: adaptive", p.workers, len(allowed)))
+	}
+	need := p.workers * framesPerWorker
+	for i := range ifaces {
+		need += ifaces[i].queues * 2 * f.Engine.RingSize
+	}
+	if f.Engine.HostPort {
+		need += p.workers * f.Engine.RingSize
+	}
+	switch p.frames = f.Engine.Frames; {
+	case p.frames == 0:
+		p.frames = need
+	case p.frames < need/2:
+		return nil, f.problem("engine.frames", fmt.Errorf("%d frames starve %d rings of %d; give at least %d, or auto (%d), or a smaller engine.ring-size", p.frames, need/f.Engine.RingSize, f.Engine.RingSize, need/2, need))
+	}
+	return p, nil
+}
+
+// framesPerWorker are in the worker's hands and on their way between workers.
+const framesPerWorker = 1024
+
+// allowedCores are those that the process may run on.
+func allowedCores() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("ask for the process's cores: %w", err)
+	}
+	var out []int
+	for c := range runtime.NumCPU() * 64 {
+		if set.IsSet(c) {
+			out = append(out, c)
+		}
+	}
+	return out, nil
+}
+
+// chooseCores takes the listed cores, else the last ones: the first core has most of the system's other work. With
+// fewer cores than workers none is pinned.
+func (f *File) chooseCores(workers int, allowed []int) ([]int, error) {
+	if n := len(f.Engine.Cores); n > 0 {
+		if n < workers {
+			return nil, f.problem("engine.cores", fmt.Errorf("%d cores for %d workers", n, workers))
+		}
+		for _, c := range f.Engine.Cores {
+			ok := false
+			for _, a := range allowed {
+				ok = ok || a == c
+			}
+			if !ok {
+				return nil, f.problem("engine.cores", fmt.Errorf("core %d is not one that this process may use: %v", c, allowed))
+			}
+		}
+		return f.Engine.Cores[:workers], nil
+	}
+	if workers > len(allowed) {
+		return nil, nil
+	}
+	return allowed[len(allowed)-workers:], nil
+}

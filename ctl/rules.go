@@ -1,0 +1,68 @@
+package ctl
+
+import (
+	"net/netip"
+	"slices"
+
+	"sluice/rings"
+)
+
+// rules are what the port takes from its traffic: what goes to a virtual server, on every port, and what comes from
+// members, on the port that routes to them. local are the host's own addresses.
+func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
+	var r rings.Rules
+	virtual := map[netip.Addr]bool{}
+	for i := range f.VirtualServers {
+		v := &f.VirtualServers[i]
+		a := v.Address.Addr()
+		r.Virtuals = append(r.Virtuals, rings.VirtualRule{Addr: a, Proto: v.Protocol.number(), Port: v.Address.Port()})
+		if !virtual[a] {
+			virtual[a] = true
+			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost})
+		}
+		r.Members = append(r.Members, f.memberRules(t, port, v)...)
+	}
+	slices.SortFunc(r.Members, compareRules)
+	r.Members = slices.Compact(r.Members) // virtual servers may share members
+	for _, a := range local {
+		if !virtual[a] {
+			r.Local = append(r.Local, a)
+		}
+	}
+	return r
+}
+
+// memberRules are the server ends of a virtual server's connections that are behind the port.
+func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
+	pool := f.Pool(v.Pool)
+	if pool == nil {
+		return nil
+	}
+	for i := range pool.Members {
+		end := pool.Members[i].Target(v.Address.Port())
+		if hop, ok := t.hops[end.Addr()]; ok && hop.Port == port {
+			out = append(out, rings.MemberRule{Addr: end.Addr(), Proto: v.Protocol.number(), Port: end.Port()})
+		}
+	}
+	return out
+}
+
+func compareRules(a, b rings.MemberRule) int {
+	if c := a.Addr.Compare(b.Addr); c != 0 {
+		return c
+	}
+	if a.Proto != b.Proto {
+		return int(a.Proto) - int(b.Proto)
+	}
+	return int(a.Port) - int(b.Port)
+}
+
+// ownAddresses are the host's addresses as far as the file gives them, for where no kernel is asked.
+func (f *File) ownAddresses() (out []netip.Addr) {
+	for i := range f.Ports {
+		for _, p := range f.Ports[i].Addresses {
+			out = append(out, p.Addr())
+		}
+	}
+	return out
+}

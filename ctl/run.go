@@ -1,0 +1,261 @@
+package ctl
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/engine"
+	"sluice/flow"
+	"sluice/rings"
+)
+
+// Server is a running sluice: the engine and what keeps it in step with the kernel around it.
+//
+//	lock ─▶ interfaces ─▶ host port ─▶ routes, neighbours ─▶ programs and sockets ─▶ engine ─▶ virtual addresses ─▶ API
+//
+// Virtual addresses come last and go first: while they are there, somebody answers for them.
+type Server struct {
+	assembly
+	state *kernelState
+	dict  *engine.Dictionary
+	ways  map[netip.Addr]way
+	host  *engine.HostSpec
+	api   *api
+	began time.Time
+	// the configuration's generation; only the reconcile goroutine changes configurations
+	generation uint64
+	lastRules  []string
+	lastHops   string
+}
+
+func newSecret() flow.Secret {
+	var s flow.Secret
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails (crypto/rand)
+	for i := range s {
+		s[i] = binary.LittleEndian.Uint64(b[i*8:])
+	}
+	return s
+}
+
+// Start brings everything up. On an error nothing stays behind.
+func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
+	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now()}
+	if s.ifaces, err = f.interfaces(); err != nil {
+		return nil, err
+	}
+	if s.plan, err = f.plan(s.ifaces); err != nil {
+		return nil, err
+	}
+	if s.ways, err = f.ways(s.ifaces); err != nil {
+		return nil, err
+	}
+	if s.state, err = lockState(); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(false), s.state.release())
+		}
+	}()
+	if err = s.prepare(ctx); err != nil {
+		return nil, err
+	}
+	cfg, rules, err := s.compile()
+	if err != nil {
+		return nil, err
+	}
+	if err = s.open(rules); err != nil {
+		return nil, err
+	}
+	if err = s.start(cfg, s.dict); err != nil {
+		return nil, errors.Join(err, s.stopEngine())
+	}
+	if err = s.placeAddresses(); err != nil {
+		return nil, errors.Join(err, s.stopEngine())
+	}
+	if s.api, err = s.listen(); err != nil {
+		return nil, errors.Join(err, s.stopEngine())
+	}
+	return s, nil
+}
+
+// prepare makes the host port and has the next hops resolved.
+func (s *Server) prepare(ctx context.Context) error {
+	if s.file.Engine.HostPort {
+		mtu := 0
+		for i := range s.ifaces {
+			mtu = max(mtu, s.ifaces[i].mtu)
+		}
+		s.state.HostPort = true
+		if err := s.state.save(); err != nil {
+			return err
+		}
+		port, host, err := makeHostPort(s.plan.workers, mtu)
+		if err != nil {
+			return err
+		}
+		host.Port = len(s.ifaces)
+		s.ifaces, s.host = append(s.ifaces, port), host
+	}
+	seen := map[placedNeighbour]bool{}
+	var want []placedNeighbour
+	for _, w := range s.ways {
+		n := placedNeighbour{s.ifaces[w.port].index, w.via}
+		if !seen[n] {
+			seen[n] = true
+			want = append(want, n)
+		}
+	}
+	if err := s.state.manageNeighbours(want); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(resolveTime); ; {
+		t, err := s.topology()
+		if err != nil {
+			return err
+		}
+		missing := t.unresolved()
+		if len(missing) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			s.log.Warn("members without a next hop yet: they take no connections until it answers", "members", missing)
+			return ctx.Err()
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (s *Server) topology() (*topology, error) {
+	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.host)
+}
+
+// compile makes the engine's configuration and the programs' rules from the file and the kernel as it is now.
+func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
+	t, err := s.topology()
+	if err != nil {
+		return nil, nil, err
+	}
+	local, err := localAddresses()
+	if err != nil {
+		return nil, nil, err
+	}
+	rules := make([]rings.Rules, len(s.file.Ports))
+	for i := range rules {
+		rules[i] = s.file.rules(t, i, local)
+	}
+	s.generation++
+	cfg, err := engine.NewConfig(s.file.spec(t, s.plan.workers, s.generation), s.dict)
+	if err != nil {
+		return nil, nil, err
+	}
+	s.lastHops = fmt.Sprint(t.hops)
+	s.lastRules = describeRules(rules)
+	return cfg, rules, nil
+}
+
+func describeRules(rules []rings.Rules) (out []string) {
+	for i := range rules {
+		out = append(out, fmt.Sprint(rules[i]))
+	}
+	return out
+}
+
+// placeAddresses puts the managed virtual addresses on their ports and takes off those of an earlier engine.
+func (s *Server) placeAddresses() error {
+	want := map[placedAddress]bool{}
+	for i := range s.file.VirtualServers {
+		v := &s.file.VirtualServers[i]
+		if v.AddressHandling != AddressManaged {
+			continue
+		}
+		for p := range s.file.Ports {
+			if s.file.Ports[p].Name == v.Port {
+				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
+			}
+		}
+	}
+	for p := range want {
+		if err := s.state.placeAddress(p); err != nil {
+			return err
+		}
+	}
+	return s.state.keepAddresses(want)
+}
+
+// stopTimeout bounds a shutdown.
+const stopTimeout = 5 * time.Second
+
+func (s *Server) stopEngine() error {
+	if s.engine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return s.engine.Stop(ctx)
+}
+
+// Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
+// stopped; sockets closed; every frame accounted for.
+func (s *Server) Run(ctx context.Context) error {
+	err := s.watch(ctx)
+	s.api.close()
+	return errors.Join(err, s.shutdown())
+}
+
+func (s *Server) shutdown() error {
+	errs := []error{s.state.keepAddresses(nil)}
+	for _, p := range s.programs {
+		errs = append(errs, p.Close(true))
+	}
+	errs = append(errs, s.stopEngine())
+	if s.engine != nil {
+		s.report()
+	}
+	errs = append(errs, s.close(false))
+	errs = append(errs, s.state.release())
+	return errors.Join(errs...)
+}
+
+// report logs the totals of a stopped engine.
+func (s *Server) report() {
+	snaps, err := s.engine.Snapshots(context.Background())
+	if err != nil {
+		return
+	}
+	var sum engine.Stats
+	for i := range snaps {
+		sum.Add(&snaps[i].Stats)
+	}
+	s.log.Info("stopped", "received", sum.RxPackets, "sent", sum.TxPackets, "dropped", sum.Dropped(), "connections", sum.Opened)
+}
+
+// beatInterval is how often the programs are told that the workers live.
+const beatInterval = 100 * time.Millisecond
+
+// beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
+func (s *Server) beat(last []uint64) []uint64 {
+	now := s.engine.Beats()
+	for i := range now {
+		if i < len(last) && now[i] == last[i] {
+			return now
+		}
+	}
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return now
+	}
+	for _, p := range s.programs {
+		p.Beat(uint64(ts.Nano()))
+	}
+	return now
+}

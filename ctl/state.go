@@ -1,0 +1,184 @@
+package ctl
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// StateDir holds, per network namespace, the lock of its one engine and a note of what it has put into the kernel,
+// so that a successor or `sluice port release` finds what a killed engine left.
+const StateDir = "/run/sluice"
+
+// kernelState is what an engine has put into the kernel. It is written before the kernel is changed.
+type kernelState struct {
+	Addresses  []placedAddress
+	Neighbours []placedNeighbour
+	HostPort   bool
+	path       string
+	lock       *os.File
+}
+
+// placedAddress names its interface by index and MAC, because the inode of a namespace that is gone, and so the name
+// of this note, may be given to another.
+type placedAddress struct {
+	Index   int
+	MAC     [6]byte
+	Address netip.Addr
+}
+
+type placedNeighbour struct {
+	Index   int
+	Address netip.Addr
+}
+
+// ErrRunning is returned when another engine runs in the same network namespace.
+var ErrRunning = errors.New("another sluice runs in this network namespace")
+
+// lockState takes the namespace's lock and reads what was left.
+func lockState() (*kernelState, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+		return nil, fmt.Errorf("find the network namespace: %w", err)
+	}
+	if err := os.MkdirAll(StateDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make the state directory (run as root): %w", err)
+	}
+	base := filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino))
+	lock, err := os.OpenFile(base+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the lock (run as root): %w", err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("%w; stop it first", ErrRunning)
+	}
+	if !samePath(lock) { // its owner ended, and took the file away, between our open and our lock
+		lock.Close()
+		return lockState()
+	}
+	s := &kernelState{path: base + ".json", lock: lock}
+	if b, err := os.ReadFile(s.path); err == nil {
+		if err := json.Unmarshal(b, s); err != nil {
+			*s = kernelState{path: s.path, lock: lock} // half written by a killed engine: nothing to be learned
+		}
+	}
+	return s, nil
+}
+
+func samePath(f *os.File) bool {
+	a, errA := f.Stat()
+	b, errB := os.Stat(f.Name())
+	return errA == nil && errB == nil && os.SameFile(a, b)
+}
+
+func (s *kernelState) save() error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	tmp := s.path + ".new"
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("note what is changed in the kernel: %w", err)
+	}
+	return os.Rename(tmp, s.path)
+}
+
+// placeAddress puts a virtual address on an interface: /32 or /128, usable at once, without duplicate address
+// detection. An address that is there already is only ours if an earlier engine of ours noted it.
+func (s *kernelState) placeAddress(p placedAddress) error {
+	a := p.Address
+	l, err := netlink.LinkByIndex(p.Index)
+	if err != nil {
+		return fmt.Errorf("put %s on interface %d: %w", a, p.Index, err)
+	}
+	list, err := netlink.AddrList(l, familyNumber(a))
+	if err != nil {
+		return fmt.Errorf("list the addresses of %s: %w", l.Attrs().Name, err)
+	}
+	for _, have := range list {
+		if ip, ok := netip.AddrFromSlice(have.IP); ok && ip.Unmap() == a {
+			return nil
+		}
+	}
+	if !slices.Contains(s.Addresses, p) {
+		s.Addresses = append(s.Addresses, p)
+		if err := s.save(); err != nil {
+			return err
+		}
+	}
+	if err := netlink.AddrAdd(l, hostAddress(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("put %s on %s: %w", a, l.Attrs().Name, err)
+	}
+	return nil
+}
+
+func hostAddress(a netip.Addr) *netlink.Addr {
+	n := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}
+	if a.Is6() {
+		n.Flags = unix.IFA_F_NODAD
+	}
+	return n
+}
+
+// keepAddresses takes off every noted address that is not in want.
+func (s *kernelState) keepAddresses(want map[placedAddress]bool) error {
+	var errs []error
+	var kept []placedAddress
+	for _, p := range s.Addresses {
+		if want[p] {
+			kept = append(kept, p)
+			continue
+		}
+		if l, err := netlink.LinkByIndex(p.Index); err == nil && bytes.Equal(l.Attrs().HardwareAddr, p.MAC[:]) {
+			if err := netlink.AddrDel(l, hostAddress(p.Address)); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				errs = append(errs, fmt.Errorf("take %s off %s: %w", p.Address, l.Attrs().Name, err))
+			}
+		}
+	}
+	s.Addresses = kept
+	return errors.Join(append(errs, s.save())...)
+}
+
+// manageNeighbours has the kernel resolve the next hops.
+func (s *kernelState) manageNeighbours(want []placedNeighbour) error {
+	s.Neighbours = append(s.Neighbours, want...)
+	if err := s.save(); err != nil {
+		return err
+	}
+	var errs []error
+	for _, n := range want {
+		errs = append(errs, manage(n.Index, n.Address))
+	}
+	return errors.Join(errs...)
+}
+
+// release takes everything back out of the kernel and gives the lock up.
+func (s *kernelState) release() error {
+	errs := []error{s.keepAddresses(nil)}
+	for _, n := range s.Neighbours {
+		errs = append(errs, unmanage(n.Index, n.Address))
+	}
+	if s.HostPort {
+		errs = append(errs, removeHostPort())
+	}
+	errs = append(errs, os.Remove(s.path))
+	s.unlock()
+	return errors.Join(errs...)
+}
+
+// unlock gives the lock up. Its file goes first, while it is still ours.
+func (s *kernelState) unlock() {
+	_ = os.Remove(s.lock.Name())
+	s.lock.Close()
+	_ = os.Remove(StateDir) // only if empty
+}

@@ -1,0 +1,345 @@
+package ctl
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"sluice/engine"
+	"sluice/flow"
+)
+
+// The views are what the API answers and the command line prints. Times are milliseconds, sizes bytes; MAC and IP
+// addresses are written as people write them.
+
+// CounterView is a service's counters.
+type CounterView struct {
+	Connections   int64  `json:"connections"` // open now
+	Opened        uint64 `json:"opened"`      // since the start
+	ClientPackets uint64 `json:"client_packets"`
+	ClientBytes   uint64 `json:"client_bytes"`
+	ServerPackets uint64 `json:"server_packets"`
+	ServerBytes   uint64 `json:"server_bytes"`
+}
+
+func countersOf(s *engine.ServiceStats) CounterView {
+	return CounterView{
+		Connections: s.Active, Opened: s.Opened,
+		ClientPackets: s.Packets[flow.FromClient], ClientBytes: s.Bytes[flow.FromClient],
+		ServerPackets: s.Packets[flow.FromServer], ServerBytes: s.Bytes[flow.FromServer],
+	}
+}
+
+// VirtualView is a virtual server.
+type VirtualView struct {
+	Name     string `json:"name"`
+	Address  string `json:"address"`
+	Protocol string `json:"protocol"`
+	Pool     string `json:"pool"`
+	CounterView
+}
+
+// PoolView is a pool.
+type PoolView struct {
+	Name      string `json:"name"`
+	Scheduler string `json:"scheduler"`
+	Members   int    `json:"members"`
+	Usable    int    `json:"usable"` // members that take new connections
+	CounterView
+}
+
+// MemberView is a member of a pool.
+type MemberView struct {
+	Pool    string `json:"pool"`
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Weight  uint32 `json:"weight"`
+	State   string `json:"state"` // active | disabled (weight 0) | no-neighbour
+	Port    string `json:"port"`
+	MAC     string `json:"mac,omitempty"`
+	CounterView
+}
+
+// ConnView is a connection: the nine lines of the classic connection table, then what is known beside them.
+type ConnView struct {
+	ClientSideClient string `json:"client_side_client"`
+	ClientSideServer string `json:"client_side_server"`
+	ServerSideClient string `json:"server_side_client"`
+	ServerSideServer string `json:"server_side_server"`
+	VirtualAddress   string `json:"virtual_address"`
+	NodeAddress      string `json:"node_address"`
+	Protocol         string `json:"protocol"`
+	ClientSequence   uint32 `json:"client_sequence"`
+	ServerSequence   uint32 `json:"server_sequence"`
+
+	State         string `json:"state"`
+	VirtualServer string `json:"virtual_server"`
+	Pool          string `json:"pool"`
+	Member        string `json:"member"`
+	ClientMAC     string `json:"client_mac"`
+	ClientPort    string `json:"client_port"`
+	ServerPort    string `json:"server_port"`
+	Worker        int    `json:"worker"`
+	AgeMS         uint32 `json:"age_ms"`
+	IdleMS        uint32 `json:"idle_ms"`
+	ExpiresMS     uint64 `json:"expires_ms"`
+	ClientPackets uint64 `json:"client_packets"`
+	ClientBytes   uint64 `json:"client_bytes"`
+	ServerPackets uint64 `json:"server_packets"`
+	ServerBytes   uint64 `json:"server_bytes"`
+}
+
+func connView(c *engine.Conn) ConnView {
+	at := func(a flow.Addr, port uint16) string { return netip.AddrPortFrom(a.Netip(), port).String() }
+	v := ConnView{
+		ClientSideClient: at(c.Client, c.CPort), ClientSideServer: at(c.Record.Virtual, c.VPort),
+		ServerSideClient: at(c.Server.Dst, c.SPort), ServerSideServer: at(c.Server.Src, c.NPort),
+		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.Server.Src.Netip().String(),
+		Protocol: protocolName(c.Proto()), State: "open",
+		ClientSequence: c.Win[flow.FromClient].End, ServerSequence: c.Win[flow.FromServer].End,
+		VirtualServer: c.Virtual, Pool: c.Pool, Member: c.Member, ClientMAC: macString(c.ClientMAC),
+		ClientPort: c.Ports[0], ServerPort: c.Ports[1], Worker: c.Worker,
+		AgeMS: c.AgeMS, IdleMS: c.IdleMS, ExpiresMS: c.LeftMS,
+		ClientPackets: c.Packets(flow.FromClient), ClientBytes: c.Bytes(flow.FromClient),
+		ServerPackets: c.Packets(flow.FromServer), ServerBytes: c.Bytes(flow.FromServer),
+	}
+	switch {
+	case c.Proto() == flow.TCP:
+		v.State = c.TCPState().String()
+	case !c.Replied():
+		v.State = "unanswered"
+	}
+	return v
+}
+
+func macString(m [6]byte) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+func protocolName(p uint8) string {
+	switch p {
+	case flow.TCP:
+		return "tcp"
+	case flow.UDP:
+		return "udp"
+	}
+	return fmt.Sprint(p)
+}
+
+// DropView is a drop reason and its count.
+type DropView struct {
+	Reason string `json:"reason"`
+	Text   string `json:"text"`
+	Count  uint64 `json:"count"`
+}
+
+// Drops lists every reason with its count.
+func Drops(s *engine.Stats) []DropView {
+	var out []DropView
+	for i, r := range engine.Reasons() {
+		out = append(out, DropView{r.Name, r.Text, s.Drops[i]})
+	}
+	return out
+}
+
+// WorkerView is a worker.
+type WorkerView struct {
+	Worker      int      `json:"worker"`
+	Core        int      `json:"core"` // -1: not pinned
+	Queues      []string `json:"queues"`
+	Connections int      `json:"connections"`
+	Capacity    int      `json:"capacity"`
+	FreeFrames  int      `json:"free_frames"`
+	Received    uint64   `json:"received"`
+	ToServer    uint64   `json:"to_server"`
+	ToClient    uint64   `json:"to_client"`
+	ToHost      uint64   `json:"to_host"`
+	Sent        uint64   `json:"sent"`
+	HandedOut   uint64   `json:"handed_out"`
+	HandedIn    uint64   `json:"handed_in"`
+	Dropped     uint64   `json:"dropped"`
+	Sleeps      uint64   `json:"sleeps"`
+}
+
+// PortView is a port.
+type PortView struct {
+	Name      string `json:"name"`
+	Interface string `json:"interface"`
+	MAC       string `json:"mac"`
+	MTU       int    `json:"mtu"`
+	Queues    int    `json:"queues"`
+	Driver    string `json:"driver"`
+	XDP       string `json:"xdp"`  // native | generic
+	Mode      string `json:"mode"` // zero-copy | copy
+	Note      string `json:"note,omitempty"`
+	Received  uint64 `json:"received"`
+	Sent      uint64 `json:"sent"`
+	RingFull  uint64 `json:"ring_full"`
+	FillEmpty uint64 `json:"fill_empty"`
+	Invalid   uint64 `json:"invalid"`
+	Passed    uint64 `json:"passed"` // by the XDP program, to the kernel
+	Held      uint64 `json:"held"`   // by the XDP program, while no engine served the port
+}
+
+// StatusView is the engine as a whole.
+type StatusView struct {
+	Version    string       `json:"version"`
+	PID        int          `json:"pid"`
+	UptimeMS   int64        `json:"uptime_ms"`
+	Generation uint64       `json:"generation"`
+	File       string       `json:"file"`
+	Workers    int          `json:"workers"`
+	Totals     TotalsView   `json:"totals"`
+	Memory     []MemoryView `json:"memory"`
+}
+
+// TotalsView sums all workers.
+type TotalsView struct {
+	Connections int    `json:"connections"`
+	Opened      uint64 `json:"opened"`
+	Received    uint64 `json:"received"`
+	ToServer    uint64 `json:"to_server"`
+	ToClient    uint64 `json:"to_client"`
+	ToHost      uint64 `json:"to_host"`
+	Sent        uint64 `json:"sent"`
+	Dropped     uint64 `json:"dropped"`
+}
+
+// MemoryView is a piece of memory taken at start.
+type MemoryView struct {
+	What  string `json:"what"`
+	Bytes int    `json:"bytes"`
+	Kind  string `json:"kind"`
+}
+
+func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
+	out := []VirtualView{}
+	for _, v := range s.engine.Config().Virtuals() {
+		sum := sumService(snaps, func(n *engine.Snapshot) []engine.ServiceStats { return n.Virtual }, v.ID)
+		out = append(out, VirtualView{
+			Name: v.Name, Address: netip.AddrPortFrom(v.Addr, v.Port).String(), Protocol: protocolName(v.Proto),
+			Pool: v.PoolName, CounterView: countersOf(&sum),
+		})
+	}
+	return out
+}
+
+func sumService(snaps []engine.Snapshot, of func(*engine.Snapshot) []engine.ServiceStats, id uint32) (sum engine.ServiceStats) {
+	for i := range snaps {
+		if list := of(&snaps[i]); int(id) < len(list) {
+			sum.Add(&list[id])
+		}
+	}
+	return sum
+}
+
+func nodesOf(n *engine.Snapshot) []engine.ServiceStats { return n.Node }
+
+func (s *Server) poolViews(snaps []engine.Snapshot) []PoolView {
+	out := []PoolView{}
+	for _, p := range s.engine.Config().Pools() {
+		v := PoolView{Name: p.Name, Scheduler: p.Scheduler, Members: len(p.Members)}
+		var sum engine.ServiceStats
+		for i := range p.Members {
+			m := sumService(snaps, nodesOf, p.Members[i].ID)
+			sum.Add(&m)
+			if p.Members[i].Weight > 0 && p.Members[i].Hop.OK {
+				v.Usable++
+			}
+		}
+		v.CounterView = countersOf(&sum)
+		out = append(out, v)
+	}
+	return out
+}
+
+func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
+	out := []MemberView{}
+	for _, p := range s.engine.Config().Pools() {
+		for i := range p.Members {
+			m := &p.Members[i]
+			sum := sumService(snaps, nodesOf, m.ID)
+			v := MemberView{
+				Pool: p.Name, Name: m.Name, Address: netip.AddrPortFrom(m.Addr, m.Port).String(), Weight: m.Weight,
+				State: "active", Port: s.file.Ports[m.Hop.Port].Name, CounterView: countersOf(&sum),
+			}
+			if m.Port == 0 {
+				v.Address = m.Addr.String()
+			}
+			if m.Hop.OK {
+				v.MAC = macString(m.Hop.MAC)
+			}
+			switch {
+			case !m.Hop.OK:
+				v.State = "no-neighbour"
+			case m.Weight == 0:
+				v.State = "disabled"
+			}
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
+func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
+	out := []WorkerView{}
+	for i := range snaps {
+		n := &snaps[i]
+		v := WorkerView{
+			Worker: n.Worker, Core: n.Core, Queues: []string{}, Connections: n.Connections, Capacity: n.Capacity,
+			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
+			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Dropped: n.Dropped(), Sleeps: n.Sleeps,
+		}
+		for port := range s.file.Ports {
+			for q := range s.ifaces[port].queues {
+				if q%s.plan.workers == n.Worker {
+					v.Queues = append(v.Queues, fmt.Sprintf("%s/%d", s.file.Ports[port].Name, q))
+				}
+			}
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
+	out := make([]PortView, len(s.ifaces))
+	for i := range s.ifaces {
+		f := &s.ifaces[i]
+		v := &out[i]
+		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK)}
+		if i < len(s.programs) {
+			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()
+			if c, err := s.programs[i].Counters(); err == nil {
+				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held
+			}
+		}
+		notes := map[string]bool{}
+		for _, q := range s.queues[i] {
+			v.Mode = q.mode
+			if q.note != "" && !notes[q.note] {
+				notes[q.note] = true
+				v.Note = strings.TrimPrefix(v.Note+"; "+q.note, "; ")
+			}
+		}
+	}
+	for i := range snaps {
+		for _, q := range snaps[i].Queues {
+			v := &out[q.Port]
+			v.Received += q.RxPackets
+			v.Sent += q.TxPackets
+			v.RingFull += q.RxRingFull
+			v.FillEmpty += q.FillEmpty
+			v.Invalid += q.RxInvalid + q.TxInvalid
+		}
+	}
+	return out
+}
+
+func (s *Server) memoryViews() []MemoryView {
+	out := []MemoryView{{"frames", s.plan.frames * s.file.Engine.FrameSize, string(s.region.Pages())}}
+	for i, m := range s.tables {
+		out = append(out, MemoryView{fmt.Sprintf("connection table of worker %d", i), len(m.Bytes), string(m.Pages)})
+	}
+	return out
+}

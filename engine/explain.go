@@ -1,0 +1,182 @@
+package engine
+
+import (
+	"fmt"
+	"net/netip"
+
+	"sluice/flow"
+	"sluice/sched"
+)
+
+// Decision is where a packet goes.
+type Decision string
+
+// The decisions.
+const (
+	DecideConnect Decision = "connect" // to a member, as a new connection
+	DecideHost    Decision = "host"    // to the kernel
+	DecideDrop    Decision = "drop"
+)
+
+// Explanation says where the first packet of a connection goes and why. It comes from the same tables and functions
+// as the packet path, and takes no turn.
+type Explanation struct {
+	Decision Decision
+	Reason   string // for a drop: its name; for the host: why
+	Bin      int    // of the client's end
+	Worker   int    // owner of the connection
+
+	Virtual    string
+	Pool       string
+	Scheduler  string
+	Turn       uint64
+	Candidates []CandidateInfo
+	Member     string
+	ToServer   *Rewrite // what the member receives
+	ToClient   *Rewrite // what the client receives of the answer
+}
+
+// CandidateInfo is a member as the scheduler sees it.
+type CandidateInfo struct {
+	Member  string
+	Address string
+	Weight  uint32
+	Active  int64
+	Chosen  bool
+	Note    string // why it cannot take the connection
+}
+
+// Rewrite is one direction of a connection before and after.
+type Rewrite struct {
+	Before, After Tuple
+	Port          string // egress
+	MAC           string // Ethernet destination; empty: that of the client's packets
+}
+
+// Tuple is source and destination.
+type Tuple struct{ Src, Dst netip.AddrPort }
+
+// Explain says what would happen to the first packet from src to dst under c.
+func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
+	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
+	e := Explanation{Worker: c.owner(&k), Bin: int(c.owners.bin(k.Src, k.SrcPort()))}
+	id := c.services.find(k.Dst, k.DstPort(), k.Proto)
+	if id == 0 {
+		switch virtual, host := c.services.address(k.Dst); {
+		case virtual && host:
+			e.Decision, e.Reason = DecideHost, "the address is virtual, no virtual server has this protocol and port, and unmatched is host"
+		case virtual:
+			e.Decision, e.Reason = DecideDrop, NoVirtualServer.String()
+		default:
+			e.Decision, e.Reason = DecideHost, "the destination is not a virtual address: the XDP program leaves the packet to the kernel"
+		}
+		return e
+	}
+	v := &c.virtuals[id]
+	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
+	e.Turn = v.pool.turn.Load()
+	c.explainPick(&e, v, &k)
+	return e
+}
+
+// explainPick repeats the loop of connect with turns that are looked at and not taken.
+func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key) {
+	p := v.pool
+	for i := range p.members {
+		m := &p.members[i]
+		info := CandidateInfo{Member: m.Name, Weight: m.Weight, Active: m.active.Load(),
+			Address: netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort())).String()}
+		switch {
+		case m.Weight == 0:
+			info.Note = "weight 0 takes no new connection"
+		case !m.Hop.OK:
+			info.Note = NoNeighbour.String()
+		}
+		e.Candidates = append(e.Candidates, info)
+	}
+	why := NoMember
+	var scratch pickScratch
+	for try := range uint64(pickAttempts) {
+		turn := uint64(0)
+		if p.needs&sched.NeedsTurn != 0 {
+			turn = e.Turn + try
+		}
+		m := p.pick(turn, k.Src, &scratch)
+		if m == nil {
+			break
+		}
+		if !m.Hop.OK {
+			why = NoNeighbour
+			continue
+		}
+		c.explainRewrite(e, k, m)
+		return
+	}
+	e.Decision, e.Reason = DecideDrop, why.String()
+}
+
+func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
+	e.Decision, e.Member = DecideConnect, m.Name
+	for i := range e.Candidates {
+		e.Candidates[i].Chosen = e.Candidates[i].Member == m.Name
+	}
+	client := netip.AddrPortFrom(k.Src.Netip(), k.SrcPort())
+	virtual := netip.AddrPortFrom(k.Dst.Netip(), k.DstPort())
+	server := netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort()))
+	e.ToServer = &Rewrite{
+		Before: Tuple{client, virtual}, After: Tuple{client, server},
+		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
+	}
+	e.ToClient = &Rewrite{Before: Tuple{server, client}, After: Tuple{virtual, client}}
+}
+
+func macString(m [6]byte) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}
+
+// VirtualInfo is a virtual server of a configuration, with its id in Snapshot.Virtual.
+type VirtualInfo struct {
+	ID uint32
+	VirtualSpec
+	PoolName string
+}
+
+// Virtuals lists the virtual servers.
+func (c *Config) Virtuals() []VirtualInfo {
+	var out []VirtualInfo
+	for id := range c.virtuals {
+		if v := &c.virtuals[id]; v.exists {
+			out = append(out, VirtualInfo{uint32(id), v.VirtualSpec, v.pool.name})
+		}
+	}
+	return out
+}
+
+// PoolInfo is a pool of a configuration.
+type PoolInfo struct {
+	Name      string
+	Scheduler string
+	Turn      uint64
+	Members   []MemberInfo
+}
+
+// MemberInfo is a member, with its id in Snapshot.Node.
+type MemberInfo struct {
+	ID uint32
+	MemberSpec
+	Active int64 // connections over all workers
+}
+
+// Pools lists the pools.
+func (c *Config) Pools() []PoolInfo {
+	out := make([]PoolInfo, len(c.pools))
+	for i := range c.pools {
+		p := &c.pools[i]
+		out[i] = PoolInfo{Name: p.name, Scheduler: p.schedulerName, Turn: p.turn.Load()}
+		for j := range p.members {
+			m := &p.members[j]
+			out[i].Members = append(out[i].Members, MemberInfo{m.id, m.MemberSpec, m.active.Load()})
+		}
+	}
+	return out
+}
