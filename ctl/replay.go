@@ -30,6 +30,9 @@ type ReplayOptions struct {
 	Connections int
 }
 
+// ErrUnaccounted is a defect of ours: a packet or frame has got lost, so the report may be wrong.
+var ErrUnaccounted = errors.New("sluice has lost count; please report this with the capture")
+
 // The engine of a replay has one packet in hand at a time: small rings do.
 const replayRing = 64
 
@@ -253,11 +256,14 @@ func (r *replay) drain(p *rings.CapturedPacket) error {
 // finish completes the output and the report, and holds the engine to account for every frame and packet.
 func (r *replay) finish(ctx context.Context, opt ReplayOptions) error {
 	r.settle()
-	errs := []error{r.engine.Audit(), r.complete(ctx, opt)}
+	var errs []error
+	if err := errors.Join(r.engine.Audit(), r.complete(ctx, opt), r.engine.Close()); err != nil {
+		errs = append(errs, fmt.Errorf("%w: %w", ErrUnaccounted, err))
+	}
 	if r.out != nil {
 		errs = append(errs, r.out.Flush())
 	}
-	return errors.Join(append(errs, r.engine.Close(), r.unmap())...)
+	return errors.Join(append(errs, r.unmap())...)
 }
 
 func (r *replay) unmap() error {

@@ -24,6 +24,7 @@ var (
 	client6    = netip.MustParseAddr("fd00:172:16:10::55")
 	virtual4   = netip.MustParseAddr("10.10.1.100")
 	virtual6   = netip.MustParseAddr("fd00:10:10:1::100")
+	virtualApp = netip.MustParseAddrPort("10.10.1.101:80")
 )
 
 const (

@@ -129,14 +129,6 @@ func (t *Table) ServerKey(r *Record) Key {
 	return Key{Src: src, Dst: dst, Ports: Ports(r.NPort, r.SPort), Proto: r.Proto()}
 }
 
-func (t *Table) key(r Ref) Key {
-	rec := &t.records[r.Index()]
-	if r.Side() == FromClient {
-		return rec.ClientKey()
-	}
-	return t.ServerKey(rec)
-}
-
 // matches compares a packet's tuple with the side of the record that r names.
 func (t *Table) matches(r Ref, k *Key) bool {
 	rec := &t.records[r.Index()]
@@ -218,25 +210,25 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) {
 	refs = refs[:n]
 	s := &t.scratch
 	sink := t.sink
-	for i := range keys { // hash, and load the bucket
-		b, tag := t.place(t.secret.Hash(&keys[i]))
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = b, tag
+	for i := range keys { // hash
+		j := i & (Burst - 1)
+		s.bucket[j], s.tag[j] = t.place(t.secret.Hash(&keys[i]))
+	}
+	for _, b := range s.bucket[:n] { // load the buckets
 		sink += t.buckets[b].tags[0]
 	}
-	for i := range n { // first slot with the tag, and load its record
+	for i := range n { // first slot with the tag
 		j := i & (Burst - 1)
 		bk := &t.buckets[s.bucket[j]]
-		tag := s.tag[j]
-		r := Ref(0)
-		if m := match(bk.tags[0], tag); m != 0 {
-			r = bk.refs[bits.TrailingZeros64(m)>>4]
-		} else if m := match(bk.tags[1], tag); m != 0 {
-			r = bk.refs[(4+bits.TrailingZeros64(m)>>4)&(slots-1)]
-		}
-		s.cand[j] = r
+		// Both words in one set without a branch: bit 16*i is slot i, bit 16*i+1 slot 4+i. With none
+		// the slot is any and the mask makes it 0.
+		m := match(bk.tags[0], s.tag[j])>>15 | match(bk.tags[1], s.tag[j])>>14
+		slot := bits.TrailingZeros64(m | 1<<62)
+		some := Ref(uint32(int64(m|-m) >> 63))
+		s.cand[j] = bk.refs[(slot>>4|slot&1<<2)&(slots-1)] & some
 	}
-	for i := range n {
-		rec := &t.records[s.cand[i&(Burst-1)].Index()]
+	for _, r := range s.cand[:n] { // load the records
+		rec := &t.records[r.Index()]
 		sink += rec.state + uint64(rec.VS)
 	}
 	t.sink = sink

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // memory is zeroed and aligned to a cache line, as a mapping would be.
@@ -14,9 +16,22 @@ func memory(size int) []byte {
 	return b[off : off+size]
 }
 
+// mapped is memory as the engine gives it: outside the heap, in huge pages if the kernel has them.
+func mapped(t testing.TB, size int) []byte {
+	t.Helper()
+	b, err := unix.Mmap(-1, 0, size+2<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Munmap(b) })
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
+	off := int(-uintptr(unsafe.Pointer(&b[0])) & (2<<20 - 1))
+	return b[off : off+size]
+}
+
 func newTable(t testing.TB, capacity int, nodes []Addr) *Table {
 	t.Helper()
-	tab, err := New(memory(Size(capacity)), Config{Capacity: capacity, Secret: Secret{1, 2, 3, 4}, Nodes: nodes}, 0)
+	tab, err := New(mapped(t, Size(capacity)), Config{Capacity: capacity, Secret: Secret{1, 2, 3, 4}, Nodes: nodes}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,6 +36,18 @@ func newClassifier(t testing.TB, cfg ProgramConfig) *classifier {
 	return &classifier{Program: p, same: same}
 }
 
+// SetRules gives both the new rules.
+func (c *classifier) SetRules(r Rules) error {
+	if err := c.Program.SetRules(r); err != nil {
+		return err
+	}
+	same, err := NewClassifier(r)
+	if err == nil {
+		c.same = same
+	}
+	return err
+}
+
 func (c *classifier) run(t testing.TB, frame []byte) string {
 	t.Helper()
 	action, err := c.objs.SluiceClassify.Run(&ebpf.RunOptions{Data: frame})

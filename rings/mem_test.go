@@ -340,7 +340,7 @@ func freeHugePages(t *testing.T) int {
 	return n
 }
 
-// TestRegion makes regions with and without huge pages asked for; what there is, Pages says.
+// TestRegion makes regions with and without huge pages asked for. Pages must not claim more than there is.
 func TestRegion(t *testing.T) {
 	checkDescriptors(t)
 	const frames = 3 << 10 // 6 MB: three huge pages
@@ -349,23 +349,27 @@ func TestRegion(t *testing.T) {
 	for _, c := range []struct {
 		frames, size int
 		huge         bool
-		want         Pages
 	}{
-		{1, 2048, false, PagesTransparent},
-		{frames, 2048, false, PagesTransparent},
-		{frames, 4096, true, PagesTransparent},
-		{frames, 2048, true, PagesTransparent},
-		{3, 4096, true, PagesTransparent}, // less than a huge page
+		{1, 2048, false},
+		{frames, 2048, false},
+		{frames, 4096, true},
+		{frames, 2048, true},
+		{3, 4096, true}, // less than a huge page
 	} {
-		if c.huge && free >= (c.frames*c.size+hugePageSize-1)/hugePageSize {
-			c.want = PagesHuge
-		}
 		r, err := NewRegion(c.frames, c.size, c.huge)
 		if err != nil {
 			t.Fatalf("%+v: %v", c, err)
 		}
-		if r.Pages() != c.want && freeHugePages(t) == free {
-			t.Errorf("%+v: got %q", c, r.Pages())
+		// Next best are transparent huge pages, which need a mount of our own and so may be refused.
+		want := []Pages{PagesSmall}
+		if c.huge {
+			want = []Pages{PagesTransparent, PagesSmall}
+			if free >= (c.frames*c.size+hugePageSize-1)/hugePageSize {
+				want = []Pages{PagesHuge}
+			}
+		}
+		if !slices.Contains(want, r.Pages()) {
+			t.Errorf("%+v: got %q, not %q", c, r.Pages(), want)
 		}
 		if r.Frames() != c.frames || r.FrameSize() != c.size || len(r.Bytes()) != c.frames*c.size {
 			t.Errorf("%+v: %d frames of %d in %d bytes", c, r.Frames(), r.FrameSize(), len(r.Bytes()))
@@ -387,9 +391,6 @@ func TestRegion(t *testing.T) {
 				t.Errorf("%+v: close: %v", c, err)
 			}
 		}
-	}
-	if got := freeHugePages(t); got < free {
-		t.Logf("%d huge pages are free after, %d before: another program takes them", got, free)
 	}
 }
 

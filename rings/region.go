@@ -24,7 +24,8 @@ type Pages string
 // Kinds of memory, best first.
 const (
 	PagesHuge        Pages = "huge pages (hugetlbfs)"
-	PagesTransparent Pages = "ordinary pages, transparent huge pages asked for"
+	PagesTransparent Pages = "transparent huge pages (tmpfs)"
+	PagesSmall       Pages = "ordinary pages"
 	PagesHeap        Pages = "ordinary memory"
 )
 
@@ -119,29 +120,57 @@ type Mapping struct {
 	Pages Pages
 }
 
-// MapShared maps size bytes of zeroed shared memory: with huge set from the pool of huge pages if it holds enough,
-// else from ordinary shared memory for which transparent huge pages are asked.
+// MapShared maps size bytes of zeroed shared memory. With huge set it tries, in this order, the pool of huge pages, a
+// tmpfs of its own that uses transparent huge pages (needs CAP_SYS_ADMIN), and ordinary shared memory with the wish for
+// them, which kernels by default ignore.
 func MapShared(name string, size int, huge bool) (Mapping, error) {
 	if huge {
 		rounded := (size + hugePageSize - 1) &^ (hugePageSize - 1)
-		if m, err := mapMemfd(name, rounded, unix.MFD_HUGETLB|unix.MFD_HUGE_2MB); err == nil {
-			m.Pages = PagesHuge
-			return m, nil
+		if fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_HUGETLB|unix.MFD_HUGE_2MB); err == nil {
+			if m, err := mapFile(fd, rounded); err == nil {
+				m.Pages = PagesHuge
+				return m, nil
+			}
+		}
+		if fd, err := hugeTmpfile(); err == nil {
+			if m, err := mapFile(fd, rounded); err == nil {
+				m.Pages = PagesTransparent
+				return m, nil
+			}
 		}
 	}
-	m, err := mapMemfd(name, size, 0)
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {
 		return Mapping{}, fmt.Errorf("map %d bytes of shared memory: %w", size, err)
 	}
-	m.Pages = PagesTransparent
+	m, err := mapFile(fd, size)
+	if err != nil {
+		return Mapping{}, fmt.Errorf("map %d bytes of shared memory: %w", size, err)
+	}
+	m.Pages = PagesSmall
 	return m, nil
 }
 
-func mapMemfd(name string, size int, flags int) (Mapping, error) {
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|flags)
+// hugeTmpfile makes a file on a tmpfs that is mounted nowhere, with huge pages on: it goes with its last user.
+func hugeTmpfile() (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return Mapping{}, err
+		return -1, err
 	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "huge", "always"), unix.FsconfigCreate(fs)); err != nil {
+		return -1, err
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(mnt)
+	return unix.Openat(mnt, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+}
+
+// mapFile maps size bytes of fd, which it takes over, and takes the memory.
+func mapFile(fd, size int) (Mapping, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return Mapping{}, errors.Join(err, unix.Close(fd))
 	}
@@ -149,20 +178,16 @@ func mapMemfd(name string, size int, flags int) (Mapping, error) {
 	if err != nil {
 		return Mapping{}, errors.Join(err, unix.Close(fd))
 	}
-	// Refused where the kernel has no transparent huge pages for shared memory: only slower.
-	_ = unix.Madvise(b, unix.MADV_HUGEPAGE)
-	if err := populate(b, flags&unix.MFD_HUGETLB != 0); err != nil {
+	_ = unix.Madvise(b, unix.MADV_HUGEPAGE) // only faster
+	if err := populate(b); err != nil {
 		return Mapping{}, errors.Join(err, unix.Munmap(b), unix.Close(fd))
 	}
 	return Mapping{Bytes: b, FD: fd}, nil
 }
 
 // populate takes the memory now, so that a shortage is an error at start and not a SIGBUS on the packet path.
-func populate(b []byte, huge bool) error {
+func populate(b []byte) error {
 	err := unix.Madvise(b, unix.MADV_POPULATE_WRITE) // from 5.14
-	if err == nil || huge {
-		return err
-	}
 	if !errors.Is(err, unix.EINVAL) {
 		return err
 	}

@@ -73,8 +73,9 @@ type XSK struct {
 
 // OpenXSK makes and binds a socket. The caller puts it into the XDP program's socket map afterwards.
 func OpenXSK(region *Region, cfg XSKConfig) (*XSK, error) {
-	if cfg.RingSize < 64 || cfg.RingSize&(cfg.RingSize-1) != 0 {
-		return nil, fmt.Errorf("%s queue %d: ring size %d is not a power of two of at least 64", cfg.Interface, cfg.Queue, cfg.RingSize)
+	// The kernel sets no limit to a ring and takes its memory without asking back.
+	if cfg.RingSize < 64 || cfg.RingSize > 1<<16 || cfg.RingSize&(cfg.RingSize-1) != 0 {
+		return nil, fmt.Errorf("%s queue %d: ring size %d is not a power of two from 64 to 65536", cfg.Interface, cfg.Queue, cfg.RingSize)
 	}
 	q := &XSK{cfg: cfg, region: region, fd: -1, held: make([]uint8, region.Frames()), fillLevel: cfg.RingSize}
 	if cfg.FillLevel > 0 && cfg.FillLevel < cfg.RingSize {
@@ -188,6 +189,7 @@ func (q *XSK) bind() error {
 	if timeout == 0 {
 		timeout = 5 * time.Second
 	}
+	deadline := time.Now().Add(timeout) // for all attempts: a queue in use is so for each
 	var refused error
 	for _, mode := range attempts {
 		sa := &unix.SockaddrXDP{
@@ -195,7 +197,7 @@ func (q *XSK) bind() error {
 			Ifindex: uint32(q.cfg.Ifindex),
 			QueueID: uint32(q.cfg.Queue),
 		}
-		err := retryBusy(timeout, func() error { return unix.Bind(q.fd, sa) })
+		err := retryBusy(deadline, func() error { return unix.Bind(q.fd, sa) })
 		if err == nil {
 			if refused != nil {
 				q.note = "zero-copy refused: " + refused.Error()
@@ -209,9 +211,8 @@ func (q *XSK) bind() error {
 	return explainBind(refused, q.cfg)
 }
 
-// retryBusy repeats f while it returns EBUSY, for at most the given time.
-func retryBusy(timeout time.Duration, f func() error) error {
-	deadline := time.Now().Add(timeout)
+// retryBusy repeats f while it returns EBUSY, until the deadline.
+func retryBusy(deadline time.Time, f func() error) error {
 	for {
 		err := f()
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(deadline) {

@@ -1,0 +1,42 @@
+# sluice: `make demo` shows the main job, `make test` tests everything. Both need Go and nothing else; as root they
+# work on real traffic in network namespaces, without root on memory rings and captures.
+
+GO ?= go
+PKGS = ./...
+
+.PHONY: build demo test race fuzz bench generate check help
+.DEFAULT_GOAL := build
+
+build: ## the one binary, static, at bin/sluice
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/sluice ./cmd/sluice
+
+demo: build ## real traffic through AF_XDP as root; a capture through the same engine otherwise
+	@bin/sluice demo
+
+test: ## all tests; those that need root skip without it and say so
+	$(GO) test -timeout 20m $(PKGS)
+
+race: ## the tests under the race detector, with short transfers (needs a C compiler)
+	$(GO) test -race -short -timeout 20m $(PKGS)
+
+FUZZTIME ?= 60s
+fuzz: ## every fuzz target for FUZZTIME each
+	@for t in $$(grep -rlE '^func Fuzz' --include='*_test.go' . | sort -u); do \
+		for f in $$(grep -oE '^func Fuzz[A-Za-z0-9_]+' $$t | cut -c6-); do \
+			echo "$$f in $$(dirname $$t)"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$(dirname $$t) || exit 1; \
+		done; done
+
+bench: ## micro-benchmarks: pipeline, look-ups
+	$(GO) test -run '^$$' -bench . -benchtime 2s ./engine ./flow
+
+generate: ## the XDP program (needs clang and libbpf-dev: apt-get install clang llvm libbpf-dev)
+	$(GO) generate ./rings
+
+check: ## format, vet, staticcheck and the architecture rule
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out"; exit 1; }
+	$(GO) vet $(PKGS)
+	$(GO) tool staticcheck $(PKGS)
+	$(GO) test -count=1 -run 'Architecture' ./flow
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"sluice/ctl"
+	"sluice/rings"
+)
+
+// hostState describes the balancer's kernel: links with their XDP programs, addresses and routes; with neighbours
+// also those, which traffic changes by itself.
+func (b *bed) hostState(neighbours bool) string {
+	b.t.Helper()
+	var lines []string
+	ok(b.t, b.Balancer.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			a := l.Attrs()
+			xdp := ""
+			if a.Xdp != nil && a.Xdp.Attached {
+				xdp = " with XDP program"
+			}
+			lines = append(lines, fmt.Sprintf("link %d %s mtu %d %s promisc %d%s", a.Index, a.Name, a.MTU, a.Flags, a.Promisc, xdp))
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+			if err != nil {
+				return err
+			}
+			for _, addr := range addrs {
+				lines = append(lines, fmt.Sprintf("address %s on %s", addr.IPNet, a.Name))
+			}
+			for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+				list, err := netlink.NeighList(a.Index, family)
+				if err != nil {
+					return err
+				}
+				for _, n := range list {
+					managed := n.FlagsExt&netlink.NTF_EXT_MANAGED != 0
+					if neighbours || managed {
+						lines = append(lines, fmt.Sprintf("neighbour %s on %s, managed %v", n.IP, a.Name, managed))
+					}
+				}
+			}
+		}
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_ALL)
+		for _, r := range routes {
+			lines = append(lines, fmt.Sprintf("route %v", r.Dst))
+		}
+		return err
+	}))
+	slices.Sort(lines)
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// netns is the inode of the balancer's namespace, by which the program names what it keeps of it.
+func (b *bed) netns() uint64 {
+	b.t.Helper()
+	var st unix.Stat_t
+	ok(b.t, b.Balancer.Do(func() error { return unix.Stat("/proc/thread-self/ns/net", &st) }))
+	return st.Ino
+}
+
+// leftBehind lists the program's files and pins of the balancer's namespace, and its control socket. It is only of
+// use while the lab is open: another namespace may get the inode later.
+func (b *bed) leftBehind() string {
+	b.t.Helper()
+	var left []string
+	inode := b.netns()
+	files, err := filepath.Glob(filepath.Join(ctl.StateDir, fmt.Sprintf("net-%d*", inode)))
+	ok(b.t, err)
+	left = append(left, files...)
+	pins, err := rings.ListPinned()
+	ok(b.t, err)
+	for _, p := range pins {
+		if p.NetnsInode == inode {
+			left = append(left, fmt.Sprintf("pin %s, alive %v", p.Path, p.Alive))
+		}
+	}
+	if _, err := os.Lstat(b.socket); err == nil {
+		left = append(left, b.socket)
+	}
+	return strings.Join(left, "\n")
+}
+
+// rmSocket removes the control socket of a killed engine: a dead one is in nobody's way, and a start replaces it.
+func rmSocket(b *bed) {
+	b.t.Helper()
+	ok(b.t, os.Remove(b.socket))
+}
