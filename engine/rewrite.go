@@ -68,7 +68,7 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) {
 		}
 		return
 	}
-	if rec.TrackTCP(ref.Side(), &p.TCP) && rec.TCPState() >= flow.TCPFinWait {
+	if rec.TrackTCP(ref.Side(), &p.TCP) == flow.Changed && rec.TCPState() >= flow.TCPFinWait {
 		w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
 	}
 }

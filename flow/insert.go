@@ -1,6 +1,9 @@
 package flow
 
-import "math/bits"
+import (
+	"math/bits"
+	"sync/atomic"
+)
 
 // InsertResult says how an insertion ended.
 type InsertResult uint8
@@ -12,8 +15,11 @@ const (
 	Collision              // another connection has the server-side tuple
 )
 
-// Insert adds the connection that rec describes and arms its timer to fire at deadline. rec's state is set by
-// proto; its counters start at 0. The client-side tuple must not be in the table (a lookup has just missed it).
+// Insert adds the connection that rec describes and arms its timer to fire at deadline. The rest of rec's state follows
+// from proto; its counters start at 0. The client-side tuple must not be in the table (a lookup has just missed it).
+//
+// A record is published by one store of its state word, after everything else of it, and retired by one: whatever a
+// killed process leaves in memory, a record is either whole or not there.
 func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (Ref, InsertResult) {
 	rec.state = uint64(proto) << protoShift
 	ck, sk := rec.ClientKey(), t.ServerKey(rec)
@@ -24,23 +30,53 @@ func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (R
 	if i == 0 {
 		return 0, Full
 	}
-	t.records[i] = *rec
 	r := &t.records[i]
+	step()
+	*r = *rec
+	r.state = 0 // not there yet
 	r.Seen, r.Start = uint32(now), uint32(now)
-	if !t.addSlot(&ck, ref(i, FromClient)) {
+	step()
+	if !t.enter(i, &ck, &sk) {
 		t.give(i)
 		return 0, Full
 	}
-	if !t.addSlot(&sk, ref(i, FromServer)) {
-		t.dropSlot(&ck, ref(i, FromClient))
-		t.give(i)
-		return 0, Full
-	}
-	r.state |= liveBit
-	t.live++
 	t.wheel.arm(t.links, i, deadline)
+	t.publish(i, rec.state|halfOpenBit)
 	return ref(i, FromClient), Inserted
 }
+
+// enter puts both tuples of record i into buckets, or neither.
+func (t *Table) enter(i uint32, ck, sk *Key) bool {
+	if !t.addSlot(ck, ref(i, FromClient)) {
+		return false
+	}
+	step()
+	if !t.addSlot(sk, ref(i, FromServer)) {
+		t.dropSlot(ck, ref(i, FromClient))
+		return false
+	}
+	return true
+}
+
+// publish makes record i a connection.
+func (t *Table) publish(i uint32, state uint64) {
+	r := &t.records[i]
+	sum := r.immutable(uint8(state >> protoShift))
+	step()
+	atomic.StoreUint64(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
+	step()
+	t.live++
+}
+
+// step marks the places between the stores of publishing and retiring, where a test stops to see what a killed process
+// would have left.
+func step() {
+	if faultStep != nil {
+		faultStep()
+	}
+}
+
+var faultStep func()
 
 // Remove deletes a connection: both its tuples, its timer, its record.
 func (t *Table) Remove(index uint32) {
@@ -49,8 +85,10 @@ func (t *Table) Remove(index uint32) {
 		return
 	}
 	ck, sk := r.ClientKey(), t.ServerKey(r)
-	r.state &^= liveBit
+	atomic.StoreUint64(&r.state, 0)
+	step()
 	t.dropSlot(&ck, ref(index, FromClient))
+	step()
 	t.dropSlot(&sk, ref(index, FromServer))
 	t.wheel.disarm(t.links, index)
 	t.live--
@@ -77,7 +115,6 @@ func (t *Table) take() uint32 {
 }
 
 func (t *Table) give(i uint32) {
-	t.records[i].state = 0
 	t.links[i] = link{next: t.free}
 	t.free = i
 }

@@ -9,11 +9,11 @@ const (
 	FromServer Side = 1
 )
 
-// Window is what one end of a TCP connection has sent and may send (after RFC 9293 section 3.4 and the idea of
-// van Rooij, Real Stateful TCP Packet Filtering, 2001). Sequence numbers are the packet's own, host byte order.
+// Window is what one end of a TCP connection has sent and acknowledged. Sequence numbers are the packet's own, host byte
+// order. How far it may send follows from the other end's Ack and largest window.
 type Window struct {
-	End    uint32 // highest sequence number sent, plus one
-	MaxEnd uint32 // highest sequence number that this end may send: the other's acknowledgement plus its window
+	End uint32 // highest sequence number sent, plus one
+	Ack uint32 // highest acknowledgement sent
 }
 
 // Record is one connection: 128 bytes, two cache lines. The first line is what a lookup compares and a rewrite
@@ -40,7 +40,7 @@ type Record struct {
 	VS        uint32 // id of the virtual server
 	Win       [2]Window
 	MaxWin    [2]uint16 // largest window announced by each end, unscaled
-	Scale     uint8     // window scale: client's in the low half, server's in the high; 15 is unknown
+	Scale     uint8     // window scale: client's in the low half, server's in the high
 	packetsHi [2]uint8
 	_         uint8
 	Start     uint32 // milliseconds
@@ -52,14 +52,19 @@ type Record struct {
 // The state word: what must change together, and what decides whether the record is there at all.
 const (
 	liveBit     = 1 << 0
-	repliedBit  = 1 << 1 // the server has answered
-	finClient   = 1 << 2 // a FIN was seen from the client
-	finServer   = 1 << 3
-	ackedClient = 1 << 4 // the client's FIN was acknowledged
-	ackedServer = 1 << 5
+	seenServer  = 1 << 1 // a packet from the server was seen
+	seenClient  = 1 << 2 // a packet from the client was seen; Record.seen relies on the order
+	finClient   = 1 << 3 // a FIN was seen from the client
+	finServer   = 1 << 4
+	ackedClient = 1 << 5 // the client's FIN was acknowledged
+	ackedServer = 1 << 6
+	halfOpenBit = 1 << 7 // not established or not answered yet: counted against quotas, first to go under pressure
 	protoShift  = 8
 	tcpShift    = 16
 )
+
+// The upper 16 bits of the state word are a checksum of the immutable part, made when the record is published.
+const checkShift = 48
 
 // Live reports whether the record is a connection.
 func (r *Record) Live() bool { return r.state&liveBit != 0 }
@@ -68,10 +73,23 @@ func (r *Record) Live() bool { return r.state&liveBit != 0 }
 func (r *Record) Proto() uint8 { return uint8(r.state >> protoShift) }
 
 // Replied reports whether the server has answered.
-func (r *Record) Replied() bool { return r.state&repliedBit != 0 }
+func (r *Record) Replied() bool { return r.state&seenServer != 0 }
 
 // TCPState is the state of a TCP connection.
 func (r *Record) TCPState() TCPState { return TCPState(r.state >> tcpShift) }
+
+// HalfOpen reports whether the connection is neither established nor answered yet.
+func (r *Record) HalfOpen() bool { return r.state&halfOpenBit != 0 }
+
+// Settle ends being half open, once, and reports whether it has done so now.
+func (r *Record) Settle() bool {
+	if r.state&halfOpenBit == 0 || r.TCPState() == TCPSynSent || r.TCPState() == TCPSynReceived ||
+		r.TCPState() == TCPNone && !r.Replied() {
+		return false
+	}
+	r.state &^= halfOpenBit
+	return true
+}
 
 func (r *Record) setTCPState(s TCPState) {
 	r.state = r.state&^(0xff<<tcpShift) | uint64(s)<<tcpShift
@@ -102,4 +120,14 @@ func (r *Record) Bytes(side Side) uint64 {
 // ClientKey is the tuple of packets from the client.
 func (r *Record) ClientKey() Key {
 	return Key{Src: r.Client, Dst: r.Virtual, Ports: Ports(r.CPort, r.VPort), Proto: r.Proto()}
+}
+
+// immutable is a checksum of what does not change while the record lives: its tuples, ids and Diffs.
+func (r *Record) immutable(proto uint8) uint16 {
+	h := fold(r.Client.Hi^0x9e3779b97f4a7c15, r.Client.Lo^0xbf58476d1ce4e5b9) ^ fold(r.Virtual.Hi^0x94d049bb133111eb, r.Virtual.Lo^0xd6e8feb86659fd93)
+	ports := uint64(r.CPort)<<48 | uint64(r.VPort)<<32 | uint64(r.SPort)<<16 | uint64(r.NPort)
+	ids := uint64(r.Node)<<32 | uint64(r.SNAT)
+	rest := uint64(r.VS)<<32 | uint64(r.L3Diff)<<16 | uint64(r.L4Diff)
+	h = fold(h^ports, ids^0xa0761d6478bd642f) ^ fold(rest^0xe7037ed1a0b428db, uint64(proto)^0x8ebc6af09c88c6e3)
+	return uint16(h ^ h>>16 ^ h>>32 ^ h>>48)
 }

@@ -65,6 +65,7 @@ type Table struct {
 	free    uint32 // head of the list of free records
 	fresh   uint32 // records from here on have never been used
 	live    int
+	hand    uint32 // of Sweep
 	wheel   wheel
 	scratch struct { // of LookupBurst
 		bucket [Burst]uint64

@@ -7,6 +7,7 @@ package flow
 // A deadline further away than the ring reaches waits in the last tick and is looked at again there.
 type wheel struct {
 	heads  [wheelSlots]uint32
+	filled [wheelSlots / 64]uint64 // a bit per list that is not empty
 	cursor uint64 // tick whose list is being worked through
 }
 
@@ -33,6 +34,7 @@ func (w *wheel) arm(links []link, i uint32, deadline uint64) {
 		links[head].prev = i
 	}
 	w.heads[slot] = i
+	w.filled[slot>>6] |= 1 << (slot & 63)
 }
 
 // headMark in prev says that the record is the first of its list, whose number is in the low bits.
@@ -41,7 +43,10 @@ const headMark = 1 << 31
 func (w *wheel) disarm(links []link, i uint32) {
 	l := links[i]
 	if l.prev&headMark != 0 {
-		w.heads[l.prev&(wheelSlots-1)] = l.next
+		slot := l.prev & (wheelSlots - 1)
+		if w.heads[slot] = l.next; l.next == 0 {
+			w.filled[slot>>6] &^= 1 << (slot & 63)
+		}
 	} else {
 		links[l.prev].next = l.next
 	}

@@ -236,7 +236,10 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 		p.Payload = uint16(l4 + size)
 		p.TCP = flow.Segment{
 			Seq: binary.BigEndian.Uint32(h[4:]), Ack: binary.BigEndian.Uint32(h[8:]),
-			Len: uint32(end - l4 - size), Window: binary.BigEndian.Uint16(h[14:]), Flags: h[13],
+			Len: uint32(end - l4 - size), Window: binary.BigEndian.Uint16(h[14:]), Flags: h[13], Scale: flow.NoScale,
+		}
+		if h[13]&flow.FlagSYN != 0 {
+			p.TCP.Scale = windowScale(b[l4+tcpLen : l4+size])
 		}
 	case flow.UDP: // RFC 768
 		if l4+udpLen > end {
@@ -260,4 +263,23 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 		return NoPorts
 	}
 	return OK
+}
+
+// windowScale finds the window scale among the options of a SYN (RFC 9293 section 3.2, RFC 7323 section 2.2).
+func windowScale(options []byte) uint8 {
+	const end, none, scale = 0, 1, 3
+	for len(options) > 0 && options[0] != end {
+		if options[0] == none {
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			break
+		}
+		if options[0] == scale && options[1] == 3 {
+			return min(options[2], 14)
+		}
+		options = options[options[1]:]
+	}
+	return flow.NoScale
 }
