@@ -411,7 +411,8 @@ func TestParseRefused(t *testing.T) {
 		{"empty frame", tcp4, func(b []byte) []byte { return nil }, Truncated},
 		{"ARP", tcp4, set(12, 0x08, 0x06), NotIP},
 		{"LLC length", tcp4, set(12, 0x00, 0x40), NotIP},
-		{"three tags", tagged, set(20, 0x81, 0x00), NotIP},
+		{"three tags", udp4.with(func(p *testPacket) { p.tags = slices.Concat(qinq, dot1q) }), nil, NotIP},
+		{"IPv6 in three tags", tcp6.with(func(p *testPacket) { p.tags = slices.Concat(twice, dot1q) }), nil, NotIP},
 		{"ARP in two tags", tagged, set(20, 0x08, 0x06), NotIP},
 		{"frame of 65536 bytes", tcp4, func(b []byte) []byte { return append(b, make([]byte, 65536-len(b))...) }, Truncated},
 		{"IPv4 EtherType, version 6", tcp4, set(l3, 0x65), BadHeader},
@@ -430,6 +431,9 @@ func TestParseRefused(t *testing.T) {
 		{"IPv6 destination is mapped IPv4", tcp6, set(l3+24, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff), BadHeader},
 		{"IPv6 extension beyond the packet", extended, set(l3+41, 200), Truncated},
 		{"IPv6 extension leaves no room", extended, set(l3+41, 5), Truncated},
+		{"IPv6 extension into padding", basicPacket(true, 59).with(func(p *testPacket) {
+			p.ext, p.payload, p.padding = []extension{destination}, nil, 64
+		}), set(l3+41, 2), Truncated},
 		{"IPv6 source route in progress", tcp6.with(func(p *testPacket) { p.ext = []extension{routing} }), set(l3+43, 1), BadHeader},
 		{"9 extension headers", tcp6.with(func(p *testPacket) { p.ext = slices.Repeat([]extension{destination}, 9) }), nil, ExtensionLimit},
 		{"9th is a fragment header", tcp6.with(func(p *testPacket) {

@@ -649,6 +649,15 @@ func TestQueueTxFull(t *testing.T) {
 				if n := q.Transmit(burst[64:]); n != 0 {
 					t.Errorf("a full ring took %d", n)
 				}
+				// A wake-up sends 32 packets by default, and one Flush makes as many as it takes.
+				q.Flush()
+				r.eventually("one Flush sends the whole ring", func() bool {
+					q.Reclaim(r.pool)
+					return q.Held().Tx == 0
+				})
+				if s := q.Stats(); s.Wakeups < 2 || s.WakeupErrors != 0 || q.Pending() {
+					t.Errorf("after one Flush: %+v", s)
+				}
 			}
 			r.eventually("all is sent", func() bool {
 				q.Flush()

@@ -45,7 +45,7 @@ func (b *bed) hostState(neighbours bool) string {
 				}
 				for _, n := range list {
 					managed := n.FlagsExt&netlink.NTF_EXT_MANAGED != 0
-					if neighbours || managed {
+					if managed || neighbours && !n.IP.IsMulticast() {
 						lines = append(lines, fmt.Sprintf("neighbour %s on %s, managed %v", n.IP, a.Name, managed))
 					}
 				}

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"sluice/perf/lab"
@@ -50,6 +51,10 @@ func ask(h *lab.Host, to netip.AddrPort, limit time.Duration) (string, error) {
 func timedOut(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
 }
+
+// unserved reports whether an attempt ended as it does where nobody has the virtual address: in silence, or, over
+// IPv6, by the balancer's kernel saying that it has no route.
+func unserved(err error) bool { return timedOut(err) || errors.Is(err, syscall.ENETUNREACH) }
 
 // echoServer answers each connection with what it says, like a shell that is only typed at.
 func (b *bed) echoServer(h *lab.Host, at netip.AddrPort) {
