@@ -19,7 +19,27 @@ type Spec struct {
 	Virtuals   []VirtualSpec
 	ClientEnd  ClientEnd
 	Workers    int // how many workers share the bins
+	// DropOutside drops TCP segments outside their connection's window, which else are forwarded without effect.
+	DropOutside bool
+	Sources     SourceLimit
 }
+
+// SourceLimit bounds the half-open connections of a source prefix, on each worker by its share.
+type SourceLimit struct {
+	HalfOpen int // 0: no limit
+	Bits4    int // prefix length for IPv4
+	Bits6    int
+}
+
+// MidStream is what becomes of a TCP segment to a virtual server that is neither of a known connection nor a SYN.
+type MidStream uint8
+
+// The settings of MidStream.
+const (
+	MidStreamDrop  MidStream = iota
+	MidStreamAdopt           // a member is chosen and the connection goes on there
+	MidStreamReset           // the client gets a RST
+)
 
 // PortSpec is one network port.
 type PortSpec struct {
@@ -66,6 +86,13 @@ type VirtualSpec struct {
 	Timeouts Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
+	MidStream     MidStream
+	// OnePacket treats each UDP datagram by itself: no entry in the table, a member for each, the answer translated back.
+	OnePacket bool
+	// ResetExpired sends a RST to both ends of a TCP connection that expires.
+	ResetExpired bool
+	// HalfOpenLimit bounds the half-open and unanswered connections; 0: no limit.
+	HalfOpenLimit int
 }
 
 // Timeouts are idle times in milliseconds, below 2^31.
@@ -104,15 +131,18 @@ func (t *Timeouts) of(r *flow.Record) uint32 {
 // Config is a compiled configuration: immutable, shared by all workers. Virtual servers and nodes are found by
 // their ids, which stay the same from one configuration to the next, so that flows outlive configurations.
 type Config struct {
-	Generation uint64
-	Ports      []PortSpec
-	Host       *HostSpec
-	virtuals   []virtual // by id; the zero value is one that does not exist (any more)
-	nodes      []node    // by id
-	addrs      []flow.Addr
-	pools      []pool
-	services   services
-	owners     owners
+	Generation  uint64
+	Ports       []PortSpec
+	Host        *HostSpec
+	virtuals    []virtual // by id; the zero value is one that does not exist (any more)
+	nodes       []node    // by id
+	addrs       []flow.Addr
+	pools       []pool
+	services    services
+	owners      owners
+	answers     services // of members of one-packet virtual servers: whose answers they are
+	sources     SourceLimit
+	dropOutside bool
 }
 
 type virtual struct {
@@ -120,6 +150,8 @@ type virtual struct {
 	exists bool
 	addr   flow.Addr
 	pool   *pool
+	// halfOpen is a worker's share of HalfOpenLimit.
+	halfOpen int32
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -150,7 +182,11 @@ type pool struct {
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
 func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
-	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers)}
+	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers),
+		dropOutside: spec.DropOutside, sources: spec.Sources}
+	if c.sources.HalfOpen > 0 {
+		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
+	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		if err := c.compilePool(&c.pools[i], &spec.Pools[i], dict); err != nil {
@@ -206,8 +242,43 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary) error {
 		if v.Timeouts == (Timeouts{}) {
 			v.Timeouts = DefaultTimeouts
 		}
+		if s.HalfOpenLimit > 0 {
+			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
+		}
 		c.virtuals[id] = v
 		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)
+	}
+	return c.compileAnswers()
+}
+
+// share is a worker's part of a limit, at least one.
+func share(limit, workers int) int { return (limit + workers - 1) / workers }
+
+// compileAnswers makes the table of the members of one-packet virtual servers. A member's answers must belong to one
+// virtual server: without an entry nothing else tells them apart.
+func (c *Config) compileAnswers() error {
+	n := 0
+	for i := range c.virtuals {
+		if c.virtuals[i].exists && c.virtuals[i].OnePacket {
+			n += len(c.virtuals[i].pool.members)
+		}
+	}
+	c.answers = newServices(n)
+	for id := range c.virtuals {
+		v := &c.virtuals[id]
+		if !v.exists || !v.OnePacket {
+			continue
+		}
+		for j := range v.pool.members {
+			m := &v.pool.members[j]
+			port := m.servicePort(v.Port)
+			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
+				return fmt.Errorf("virtual servers %s and %s are both one-packet and share member %s port %d: its answers could belong to either",
+					v.Name, c.virtuals[other].Name, m.Name, port)
+			}
+			c.answers.add(m.addr, port, v.Proto, uint32(id), false)
+			c.answers.slot(m.addr, uint32(v.Proto)<<16|uint32(port)).node = m.id
+		}
 	}
 	return nil
 }

@@ -22,8 +22,11 @@ type runtimeState struct {
 	pick    pickScratch
 	actives []*atomic.Int64 // by node id; the pointers are the dictionary's
 	polling Polling
-	core    int
-	stopped bool
+	secret  flow.Secret
+	// Prefix lengths that half-open connections of a source are counted by.
+	sourceBits4, sourceBits6 int
+	core                     int
+	stopped                  bool
 }
 
 // inboxSize is how many messages wait at most; a sender waits beyond it, the worker never.
@@ -54,6 +57,9 @@ func (w *worker) applyConfig(cfg *Config, actives []*atomic.Int64) {
 	w.runtime.actives = actives
 	w.virtual = grow(w.virtual, len(cfg.virtuals))
 	w.node = grow(w.node, len(cfg.nodes))
+	for len(w.half.virtual) < len(cfg.virtuals) {
+		w.half.virtual = append(w.half.virtual, 0)
+	}
 }
 
 func grow(s []ServiceStats, n int) []ServiceStats {

@@ -86,12 +86,18 @@ func (e *Engine) newWorker(id int, cfg *Config) (*worker, error) {
 		return nil, err
 	}
 	w.runtime.inbox = make(chan message, inboxSize)
+	w.runtime.secret = e.opt.Secret
+	w.runtime.sourceBits4, w.runtime.sourceBits6 = cfg.sources.Bits4, cfg.sources.Bits6
 	w.runtime.polling, w.runtime.core = e.opt.Polling, -1
 	if id < len(e.opt.Cores) {
 		w.runtime.core = e.opt.Cores[id]
 	}
-	w.timeoutOf = func(r *flow.Record) uint64 { return r.End(w.now, w.cfg.timeouts(r).of(r)) }
-	w.expired = w.release
+	w.timeoutOf = func(r *flow.Record) uint64 { return r.End(w.now, w.shrunk(w.cfg.timeouts(r).of(r))) }
+	w.expired = w.expire
+	w.evicted = func(r *flow.Record) {
+		w.stats.Evicted++
+		w.release(r)
+	}
 	w.now = e.opt.Clock()
 	w.applyConfig(cfg, e.dict.actives)
 	return w, nil

@@ -15,10 +15,13 @@ const (
 	NoVirtualServer
 	NoConnection
 	NoMember
+	HalfOpenVirtual
+	HalfOpenSource
 	NoNeighbour
 	TableFull
 	TupleCollision
 	WrongSide
+	OutOfWindow
 	HandoffFull
 	TxFull
 	HostOff
@@ -42,10 +45,13 @@ var reasons = [numReasons]ReasonInfo{
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
+	HalfOpenVirtual:  {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
+	HalfOpenSource:   {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},
-	TableFull:        {"table_full", "the connection table is full"},
+	TableFull:        {"table_full", "the connection table is full of established connections"},
 	TupleCollision:   {"tuple_collision", "every member has a connection from this client port already"},
 	WrongSide:        {"wrong_side", "arrived on another port than its connection uses"},
+	OutOfWindow:      {"out_of_window", "a TCP segment outside its connection's window, where these are dropped (out-of-window: drop)"},
 	HandoffFull:      {"handoff_full", "the ring to the owning worker was full"},
 	TxFull:           {"tx_full", "the transmit ring was full"},
 	HostOff:          {"host_off", "for the kernel, but there is no host port"},

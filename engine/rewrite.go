@@ -21,10 +21,16 @@ func (w *worker) rewrite(from, to int) {
 				w.drop(d, why)
 				continue
 			}
-			w.follow(rec, ref, p)
+			if w.follow(rec, ref, p) {
+				rec.Seen = now
+				// Answers follow the client when its MAC changes, but only on the word of a valid segment.
+				rec.ClientMAC = rewrite.SourceMAC(w.region.Packet(d))
+			} else if w.cfg.dropOutside {
+				w.drop(d, OutOfWindow)
+				continue
+			}
 			n := &w.cfg.nodes[rec.Node]
 			rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
-			rec.Seen = now
 			w.count(rec, flow.FromClient, p)
 			w.stats.ToServer++
 			w.send(int(n.port), d)
@@ -38,10 +44,14 @@ func (w *worker) rewrite(from, to int) {
 			w.drop(d, TTLExpired)
 			continue
 		}
-		w.follow(rec, ref, p)
+		if w.follow(rec, ref, p) {
+			rec.Seen = now
+		} else if w.cfg.dropOutside {
+			w.drop(d, OutOfWindow)
+			continue
+		}
 		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
 		rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
-		rec.Seen = now
 		w.count(rec, flow.FromServer, p)
 		w.stats.ToClient++
 		w.send(int(rec.ClientIf), d)
@@ -60,25 +70,34 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 	return 0, true
 }
 
-// follow updates the connection's state. A state with a shorter timeout moves its timer.
-func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) {
+// follow updates the connection's state and reports whether the packet keeps the connection alive: a TCP segment outside
+// the window does not. A state with a shorter timeout moves the timer.
+func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
 	if p.Proto != flow.TCP {
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
+			if rec.HalfOpen() && rec.Settle() {
+				w.settled(rec)
+			}
 		}
-		return
+		return true
 	}
-	if rec.TrackTCP(ref.Side(), &p.TCP) == flow.Changed && rec.TCPState() >= flow.TCPFinWait {
-		w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
+	j := rec.TrackTCP(ref.Side(), &p.TCP)
+	if j == flow.Changed {
+		if rec.TCPState() >= flow.TCPFinWait {
+			w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
+		}
+		if rec.HalfOpen() && rec.Settle() {
+			w.settled(rec)
+		}
 	}
+	if j == flow.Outside {
+		w.stats.Outside++
+	}
+	return j != flow.Outside
 }
 
 func (w *worker) count(rec *flow.Record, side flow.Side, p *rewrite.Packet) {
-	n := int(p.End - p.L3)
-	rec.Account(side, n)
-	v, m := &w.virtual[rec.VS], &w.node[rec.Node]
-	v.Packets[side]++
-	v.Bytes[side] += uint64(n)
-	m.Packets[side]++
-	m.Bytes[side] += uint64(n)
+	rec.Account(side, int(p.End-p.L3))
+	w.countService(rec.VS, rec.Node, side, p)
 }

@@ -26,6 +26,11 @@ func (w *worker) schedule() {
 			removed, r = true, 0
 		}
 		if r == 0 {
+			if w.table.Len() == w.table.Cap() && w.opens(i) {
+				w.rewrite(from, i)
+				from = i
+				removed = w.evict() || removed
+			}
 			if r = w.admit(i); r != 0 {
 				inserted = true
 			}
@@ -37,8 +42,7 @@ func (w *worker) schedule() {
 
 // reopens reports whether packet i is a SYN from the client that may start a new connection over r.
 func (w *worker) reopens(i int, r flow.Ref) bool {
-	p := &w.pkts[i]
-	if p.Proto != flow.TCP || p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST) != flow.FlagSYN {
+	if p := &w.pkts[i]; p.Proto != flow.TCP || !isSYN(p) {
 		return false
 	}
 	return r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
@@ -60,33 +64,64 @@ func (w *worker) admit(i int) flow.Ref {
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
+		} else if a := w.answered(k); a != nil {
+			w.answerOne(i, a)
 		} else {
 			w.toHost(d)
 		}
 		return 0
 	}
 	p := &w.pkts[i]
-	if k.Proto == flow.TCP && p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST) != flow.FlagSYN {
-		w.drop(d, NoConnection)
-		return 0
-	}
 	if p.TTL <= 1 {
 		w.drop(d, TTLExpired)
 		return 0
 	}
-	r, why := w.connect(i, id)
+	v := &w.cfg.virtuals[id]
+	if v.OnePacket {
+		w.forwardOne(i, v)
+		return 0
+	}
+	adopt := false
+	if k.Proto == flow.TCP && !isSYN(p) {
+		switch {
+		case v.MidStream == MidStreamReset && p.TCP.Flags&flow.FlagRST == 0:
+			w.answerReset(i)
+			return 0
+		case v.MidStream != MidStreamAdopt || p.TCP.Flags&flow.FlagRST != 0:
+			w.drop(d, NoConnection)
+			return 0
+		}
+		adopt = true
+	}
+	r, why := w.connect(i, id, adopt)
 	if r == 0 {
 		w.drop(d, why)
 	}
 	return r
 }
 
+func isSYN(p *rewrite.Packet) bool {
+	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST) == flow.FlagSYN
+}
+
+// opens reports whether packet i, which belongs to no connection, would open one.
+func (w *worker) opens(i int) bool {
+	k := &w.keys[i]
+	if k.Proto == flow.TCP && !isSYN(&w.pkts[i]) || k.Proto != flow.TCP && k.Proto != flow.UDP {
+		return false
+	}
+	return w.cfg.services.find(k.Dst, k.DstPort(), k.Proto) != 0
+}
+
 // pickAttempts is how many members are tried when the chosen one cannot take the connection.
 const pickAttempts = 4
 
 // connect makes a connection to virtual server id for packet i.
-func (w *worker) connect(i int, id uint32) (flow.Ref, Reason) {
+func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	v := &w.cfg.virtuals[id]
+	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
+		return 0, why
+	}
 	why := NoMember
 	for range pickAttempts {
 		m := v.pool.pick(v.pool.takeTurn(), w.keys[i].Src, &w.runtime.pick)
@@ -111,8 +146,16 @@ func (w *worker) connect(i int, id uint32) (flow.Ref, Reason) {
 				continue
 			}
 		}
-		if v.Proto == flow.TCP {
-			w.table.Record(r.Index()).BeginTCP(&w.pkts[i].TCP)
+		fresh := w.table.Record(r.Index())
+		switch {
+		case adopt:
+			fresh.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
+		case v.Proto == flow.TCP:
+			fresh.BeginTCP(&w.pkts[i].TCP)
+		}
+		w.open(fresh)
+		if fresh.Settle() {
+			w.settled(fresh)
 		}
 		m.active.Add(1)
 		w.stats.Opened++

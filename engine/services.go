@@ -14,6 +14,7 @@ type service struct {
 	addr flow.Addr
 	key  uint32 // proto<<16 | port; 0 for the address itself
 	id   uint32
+	node uint32 // of an answer's member
 	used bool
 	host bool
 }

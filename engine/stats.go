@@ -14,6 +14,9 @@ type Stats struct {
 	HandedIn  uint64
 	Opened    uint64 // connections
 	Closed    uint64
+	Evicted   uint64 // half-open or closing connections that gave way to new ones
+	Resets    uint64 // RSTs that the engine made
+	Outside   uint64 // TCP segments outside their connection's window
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
@@ -40,6 +43,9 @@ func (s *Stats) Add(b *Stats) {
 	s.HandedIn += b.HandedIn
 	s.Opened += b.Opened
 	s.Closed += b.Closed
+	s.Evicted += b.Evicted
+	s.Resets += b.Resets
+	s.Outside += b.Outside
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps
 	for i := range s.Drops {

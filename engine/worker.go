@@ -48,6 +48,8 @@ type worker struct {
 	stats   Stats
 	virtual []ServiceStats // by virtual server id
 	node    []ServiceStats // by node id
+	half    halfOpen
+	clients clientCache
 	runtime runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
@@ -61,6 +63,7 @@ type worker struct {
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
+	evicted   func(*flow.Record)
 }
 
 // expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
@@ -95,6 +98,9 @@ func (w *worker) step(now uint64) bool {
 	w.reclaim()
 	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
 		busy = true
+	}
+	if shrink := w.table.Shrink(); shrink < wholeTimeouts {
+		w.table.Sweep(now, expiryBudget, w.timeoutOf, w.expired)
 	}
 	return busy
 }
@@ -173,6 +179,9 @@ func (w *worker) reclaim() {
 // release is called for a connection that leaves the table.
 func (w *worker) release(r *flow.Record) {
 	w.stats.Closed++
+	if r.HalfOpen() {
+		w.settled(r)
+	}
 	w.node[r.Node].Active--
 	w.virtual[r.VS].Active--
 	w.runtime.actives[r.Node].Add(-1)

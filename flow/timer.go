@@ -8,7 +8,7 @@ package flow
 type wheel struct {
 	heads  [wheelSlots]uint32
 	filled [wheelSlots / 64]uint64 // a bit per list that is not empty
-	cursor uint64 // tick whose list is being worked through
+	cursor uint64                  // tick whose list is being worked through
 }
 
 const (

@@ -212,7 +212,12 @@ func decoded(t testing.TB, frame []byte) (p Packet, k flow.Key) {
 		case *layers.TCP:
 			k.Ports = flow.Ports(uint16(l.SrcPort), uint16(l.DstPort))
 			flags := l.Contents[13]
-			p.TCP = flow.Segment{Seq: l.Seq, Ack: l.Ack, Len: uint32(len(l.Payload)), Window: l.Window, Flags: flags}
+			p.TCP = flow.Segment{Seq: l.Seq, Ack: l.Ack, Len: uint32(len(l.Payload)), Window: l.Window, Flags: flags, Scale: flow.NoScale}
+			for _, o := range l.Options {
+				if o.OptionType == layers.TCPOptionKindWindowScale && l.SYN && len(o.OptionData) == 1 {
+					p.TCP.Scale = min(o.OptionData[0], 14)
+				}
+			}
 			p.Payload = uint16(at)
 		case *layers.UDP:
 			k.Ports = flow.Ports(uint16(l.SrcPort), uint16(l.DstPort))

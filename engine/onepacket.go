@@ -1,0 +1,89 @@
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+)
+
+// One-packet virtual servers keep no connection: every datagram is scheduled by itself, and an answer finds its virtual
+// server by the member that it comes from. All that is remembered of a client is the way back to it, in a cache that
+// may forget: an answer for a forgotten client is dropped by name.
+type clientCache struct {
+	entries [clientEntries]clientEntry
+}
+
+type clientEntry struct {
+	addr flow.Addr
+	mac  [6]byte
+	port uint16
+}
+
+const clientEntries = 1 << 12
+
+func (w *worker) clientEntry(a flow.Addr) *clientEntry {
+	return &w.clients.entries[w.runtime.secret.Hash(&flow.Key{Dst: a})&(clientEntries-1)]
+}
+
+// forwardOne sends datagram i of a one-packet virtual server to a member.
+func (w *worker) forwardOne(i int, v *virtual) {
+	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
+	m := v.pool.pick(v.pool.takeTurn(), k.Src, &w.runtime.pick)
+	if m == nil {
+		w.drop(d, NoMember)
+		return
+	}
+	n := &w.cfg.nodes[m.id]
+	if !n.ok {
+		w.drop(d, NoNeighbour)
+		return
+	}
+	b := w.region.Packet(d)
+	*w.clientEntry(k.Src) = clientEntry{addr: k.Src, mac: rewrite.SourceMAC(b), port: w.ports[i]}
+	port := m.servicePort(k.DstPort())
+	diff := rewrite.AddrDiff(k.Dst, m.addr)
+	w.countService(w.cfg.services.find(k.Dst, k.DstPort(), k.Proto), m.id, flow.FromClient, p)
+	rewrite.ToServer(b, p, &n.l2, m.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.DstPort(), port)))
+	w.stats.ToServer++
+	w.send(int(n.port), d)
+}
+
+// answered says which one-packet virtual server's member sent a datagram, or is nil.
+func (w *worker) answered(k *flow.Key) *service {
+	if k.Proto != flow.UDP {
+		return nil
+	}
+	if a := w.cfg.answers.slot(k.Src, flow.UDP<<16|uint32(k.SrcPort())); a.used {
+		return a
+	}
+	return nil
+}
+
+// answerOne sends a member's datagram i back to the client as its virtual server.
+func (w *worker) answerOne(i int, a *service) {
+	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
+	c := w.clientEntry(k.Dst)
+	switch {
+	case p.TTL <= 1:
+		w.drop(d, TTLExpired)
+		return
+	case c.addr != k.Dst:
+		w.drop(d, NoNeighbour)
+		return
+	}
+	v := &w.cfg.virtuals[a.id]
+	diff := rewrite.AddrDiff(k.Src, v.addr)
+	l2 := rewrite.MakeL2(c.mac, w.cfg.Ports[c.port].MAC)
+	w.countService(a.id, a.node, flow.FromServer, p)
+	rewrite.ToClient(w.region.Packet(d), p, &l2, v.addr, v.Port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.SrcPort(), v.Port)))
+	w.stats.ToClient++
+	w.send(int(c.port), d)
+}
+
+// countService counts a packet for a virtual server and a member.
+func (w *worker) countService(id, node uint32, side flow.Side, p *rewrite.Packet) {
+	n := uint64(p.End - p.L3)
+	w.virtual[id].Packets[side]++
+	w.virtual[id].Bytes[side] += n
+	w.node[node].Packets[side]++
+	w.node[node].Bytes[side] += n
+}

@@ -1,0 +1,55 @@
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+	"sluice/rings"
+)
+
+// answerReset turns packet i, a TCP segment without a connection, into the RST that answers it, and sends it back where it
+// came from.
+func (w *worker) answerReset(i int) {
+	d := w.descs[i]
+	b := w.region.Packet(d)
+	d.Len = uint32(rewrite.AnswerReset(b, &w.pkts[i]))
+	w.stats.Resets++
+	w.send(int(w.ports[i]), d)
+}
+
+// expire is called for a connection whose time has come.
+func (w *worker) expire(r *flow.Record) {
+	if r.Proto() == flow.TCP && r.TCPState() == flow.TCPEstablished && int(r.VS) < len(w.cfg.virtuals) && w.cfg.virtuals[r.VS].ResetExpired {
+		w.sendResets(r)
+	}
+	w.release(r)
+}
+
+// sendResets tells both ends of a connection that it is over. Each RST carries the number that its receiver expects next
+// (RFC 9293 section 3.10.7.4, RFC 5961 section 3.2).
+func (w *worker) sendResets(r *flow.Record) {
+	k := w.table.ServerKey(r)
+	toClient := rewrite.Reset{
+		L2:  rewrite.MakeL2(r.ClientMAC, w.cfg.Ports[r.ClientIf].MAC),
+		Src: r.Virtual, Dst: r.Client, SrcPort: r.VPort, DstPort: r.CPort,
+		Seq: r.Win[flow.FromServer].End, Ack: r.Win[flow.FromServer].Ack,
+	}
+	w.sendReset(int(r.ClientIf), &toClient)
+	if n := &w.cfg.nodes[r.Node]; n.ok {
+		toServer := rewrite.Reset{
+			L2: n.l2, Src: k.Dst, Dst: k.Src, SrcPort: r.SPort, DstPort: r.NPort,
+			Seq: r.Win[flow.FromClient].End, Ack: r.Win[flow.FromClient].Ack,
+		}
+		w.sendReset(int(n.port), &toServer)
+	}
+}
+
+func (w *worker) sendReset(port int, reset *rewrite.Reset) {
+	addr, ok := w.pool.Get()
+	if !ok {
+		return // without a free frame the ends find out by themselves
+	}
+	addr += rings.Headroom
+	n := reset.Build(w.region.Frame(addr)[rings.Headroom:])
+	w.stats.Resets++
+	w.send(port, rings.Desc{Addr: addr, Len: uint32(n)})
+}
