@@ -18,7 +18,9 @@ type topology struct {
 
 // spec turns the file into what the engine compiles.
 func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
-	s := engine.Spec{Generation: generation, Workers: workers, Host: t.host, ClientEnd: engine.ClientAddrPort}
+	s := engine.Spec{Generation: generation, Workers: workers, Host: t.host, ClientEnd: engine.ClientAddrPort,
+		DropOutside: f.Engine.OutOfWindow == OutOfWindowDrop,
+		Sources:     engine.SourceLimit{HalfOpen: f.Engine.HalfOpenPerSource, Bits4: f.Engine.SourcePrefix4, Bits6: f.Engine.SourcePrefix6}}
 	if f.Engine.ClientEnd == ClientEndAddress {
 		s.ClientEnd = engine.ClientAddr
 	}
@@ -38,6 +40,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
+			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 		})
 	}
 	return s
@@ -63,10 +66,21 @@ func (p Protocol) number() uint8 {
 	return flow.TCP
 }
 
+func (m MidStream) compile() engine.MidStream {
+	switch m {
+	case MidStreamAdopt:
+		return engine.MidStreamAdopt
+	case MidStreamReset:
+		return engine.MidStreamReset
+	}
+	return engine.MidStreamDrop
+}
+
 func (t *Timeouts) compile() engine.Timeouts {
 	ms := func(d time.Duration) uint32 { return uint32(max(1, d.Milliseconds())) }
 	c := engine.DefaultTimeouts
 	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
+	c.Closed = ms(t.TCPClosed)
 	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
 	return c
 }

@@ -86,6 +86,11 @@ type Engine struct {
 	ClientEnd   ClientEnd
 	HostPort    bool
 	HugePages   HugePages
+	OutOfWindow OutOfWindow
+	// HalfOpenPerSource bounds the half-open connections of a source prefix; 0: no bound.
+	HalfOpenPerSource            int
+	SourcePrefix4, SourcePrefix6 int
+	KeepConnections              bool // the table outlives a killed process
 }
 
 // BusyPoll is the kernel's preferred busy polling.
@@ -98,8 +103,8 @@ type BusyPoll struct {
 // Timeouts are idle times of connections. Those of a VirtualServer are complete: what it does not override is
 // the global value.
 type Timeouts struct {
-	TCPHandshake, TCPEstablished, TCPClosing time.Duration
-	UDP, UDPUnanswered                       time.Duration
+	TCPHandshake, TCPEstablished, TCPClosing, TCPClosed time.Duration
+	UDP, UDPUnanswered                                  time.Duration
 }
 
 // Control is where the command line and metrics reach the engine.
@@ -169,6 +174,10 @@ type VirtualServer struct {
 	AddressHandling AddressHandling
 	Unmatched       Unmatched
 	Timeouts        Timeouts
+	MidStream       MidStream
+	OnePacket       bool
+	ResetExpired    bool
+	HalfOpenLimit   int // 0: none
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -186,6 +195,8 @@ type (
 	Mode            string
 	AddressHandling string
 	Unmatched       string
+	MidStream       string
+	OutOfWindow     string
 )
 
 // The words themselves.
@@ -233,4 +244,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	MidStreamDrop  MidStream = "drop"
+	MidStreamAdopt MidStream = "adopt"
+	MidStreamReset MidStream = "reset"
+
+	OutOfWindowForward OutOfWindow = "forward"
+	OutOfWindowDrop    OutOfWindow = "drop"
 )

@@ -29,7 +29,7 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, time.Minute, 5 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second, time.Minute, 5 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
 	want := &File{
@@ -38,7 +38,8 @@ func TestExample(t *testing.T) {
 			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
 			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
 			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort,
-			HostPort: true, HugePages: HugePagesAuto,
+			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64,
+			KeepConnections: true,
 		},
 		Timeouts: times,
 		Control:  Control{Socket: "/run/sluice/sluice.sock", Metrics: end("127.0.0.1:9090")},
@@ -60,17 +61,17 @@ func TestExample(t *testing.T) {
 			}},
 		},
 		VirtualServers: []VirtualServer{
-			{"web", end("10.10.1.100:80"), TCP, "web", ModeNAT, "outside", AddressManaged, UnmatchedDrop, times},
-			{"dns", end("10.10.1.100:53"), UDP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, dns},
+			{"web", end("10.10.1.100:80"), TCP, "web", ModeNAT, "outside", AddressManaged, UnmatchedDrop, times, MidStreamDrop, false, false, 0},
+			{"dns", end("10.10.1.100:53"), UDP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, dns, MidStreamDrop, false, false, 0},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 76 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 85 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 73 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 82 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -61,6 +61,14 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		func(e *Engine) *bool { return &e.HostPort }),
 	wordKey(keyDoc{name: "huge-pages", def: "auto", example: "off", text: "auto takes huge pages for frames and connections where the system has them, ordinary ones otherwise."},
 		[]HugePages{HugePagesAuto, HugePagesOff}, nil, func(e *Engine) *HugePages { return &e.HugePages }),
+	wordKey(keyDoc{name: "out-of-window", def: "forward", example: "drop", text: "What happens to a TCP segment outside its connection's window, or a RST or SYN that does not fit it exactly. Either way it neither refreshes nor closes the connection; forward leaves the answer (a challenge ACK, RFC 5961) to the ends."},
+		[]OutOfWindow{OutOfWindowForward, OutOfWindowDrop}, nil, func(e *Engine) *OutOfWindow { return &e.OutOfWindow }),
+	numberKey(keyDoc{name: "half-open-per-source", def: "0", example: "100", text: "How many half-open or unanswered connections a source prefix may have; the SYNs and datagrams that would open more are dropped before a member sees them. 0 is no limit. Each worker enforces its share."},
+		0, 65535, func(e *Engine) *int { return &e.HalfOpenPerSource }),
+	numberKey(keyDoc{name: "source-prefix-v4", def: "32", example: "24", text: "Length of that prefix for IPv4."}, 8, 32, func(e *Engine) *int { return &e.SourcePrefix4 }),
+	numberKey(keyDoc{name: "source-prefix-v6", def: "64", example: "56", text: "Length of that prefix for IPv6."}, 16, 128, func(e *Engine) *int { return &e.SourcePrefix6 }),
+	flagKey(keyDoc{name: "keep-connections", def: "true", example: "false", text: "Keep the connection table in files, so that a sluice that is started after another was killed goes on with its connections."},
+		func(e *Engine) *bool { return &e.KeepConnections }),
 }}
 
 var busyPollKeys = mapping[BusyPoll]{what: "busy polling", keys: []configKey[BusyPoll]{
@@ -83,6 +91,7 @@ func timeoutKeys(global bool) *mapping[Timeouts] {
 		k("tcp-handshake", "30s", "10s", "TCP until the handshake is complete.", func(t *Timeouts) *time.Duration { return &t.TCPHandshake }),
 		k("tcp-established", "1h", "30m", "TCP connections without a packet.", func(t *Timeouts) *time.Duration { return &t.TCPEstablished }),
 		k("tcp-closing", "30s", "10s", "TCP from the first FIN on.", func(t *Timeouts) *time.Duration { return &t.TCPClosing }),
+		k("tcp-closed", "2s", "10s", "TCP after both FINs were acknowledged, or a valid RST: how long late segments are still translated.", func(t *Timeouts) *time.Duration { return &t.TCPClosed }),
 		k("udp", "60s", "30s", "UDP with packets in both directions.", func(t *Timeouts) *time.Duration { return &t.UDP }),
 		k("udp-unanswered", "5s", "10s", "UDP until the member has answered.", func(t *Timeouts) *time.Duration { return &t.UDPUnanswered }),
 	}}

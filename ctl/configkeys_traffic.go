@@ -80,6 +80,14 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		[]Unmatched{UnmatchedDrop, UnmatchedHost}, []Unmatched{"reset"}, func(v *VirtualServer) *Unmatched { return &v.Unmatched }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of this virtual server's connections."},
 		timeoutKeys(false), func(v *VirtualServer) *Timeouts { return &v.Timeouts }),
+	wordKey(keyDoc{name: "mid-stream", def: "drop", example: "adopt", text: "What happens to a TCP segment that is neither of a known connection nor a SYN: adopt chooses a member and goes on with it there, reset answers with a RST."},
+		[]MidStream{MidStreamDrop, MidStreamAdopt, MidStreamReset}, nil, func(v *VirtualServer) *MidStream { return &v.MidStream }),
+	flagKey(keyDoc{name: "one-packet", def: "false", example: "true", text: "For UDP: no connection is kept, every datagram is scheduled by itself, and answers are translated back by the member that they come from. For DNS and the like. Its members may serve no other one-packet virtual server on the same port."},
+		func(v *VirtualServer) *bool { return &v.OnePacket }),
+	flagKey(keyDoc{name: "reset-on-expiry", def: "false", example: "true", text: "Send a RST to both ends of an established TCP connection that expires, so that they need not wait for it."},
+		func(v *VirtualServer) *bool { return &v.ResetExpired }),
+	numberKey(keyDoc{name: "half-open-limit", def: "0", example: "10000", text: "How many half-open or unanswered connections it may have; the packets that would open more are dropped before a member sees them. 0 is no limit. Each worker enforces its share."},
+		0, 100_000_000, func(v *VirtualServer) *int { return &v.HalfOpenLimit }),
 }}
 
 // coresKey is engine.cores, the one key that is a word or a list.

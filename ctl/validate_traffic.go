@@ -11,6 +11,7 @@ var timeoutFields = []func(*Timeouts) *time.Duration{
 	func(t *Timeouts) *time.Duration { return &t.TCPHandshake },
 	func(t *Timeouts) *time.Duration { return &t.TCPEstablished },
 	func(t *Timeouts) *time.Duration { return &t.TCPClosing },
+	func(t *Timeouts) *time.Duration { return &t.TCPClosed },
 	func(t *Timeouts) *time.Duration { return &t.UDP },
 	func(t *Timeouts) *time.Duration { return &t.UDPUnanswered },
 }
@@ -116,6 +117,7 @@ func (v *validator) checkVirtualServers() {
 			v.checkPoolOf(s, at)
 		}
 		v.checkOverrides(s, at)
+		v.checkConnections(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -124,6 +126,20 @@ func (v *validator) checkVirtualServers() {
 		if facts := v.pools[name]; !facts.used {
 			v.warn(fmt.Sprintf("pools[%d]", facts.index), "no virtual server uses pool %q", name)
 		}
+	}
+}
+
+// checkConnections refuses settings that the protocol has no use for.
+func (v *validator) checkConnections(s *VirtualServer, at string) {
+	switch {
+	case s.OnePacket && s.Protocol == TCP:
+		v.errorf(at+".one-packet", "TCP has connections; one-packet is for UDP")
+	case s.Protocol == UDP && s.MidStream != MidStreamDrop && s.MidStream != "":
+		v.errorf(at+".mid-stream", "UDP has no streams; mid-stream is for TCP")
+	case s.Protocol == UDP && s.ResetExpired:
+		v.errorf(at+".reset-on-expiry", "UDP has no resets; reset-on-expiry is for TCP")
+	case s.OnePacket && s.HalfOpenLimit > 0:
+		v.warn(at+".half-open-limit", "has no effect with one-packet, which opens no connections")
 	}
 }
 

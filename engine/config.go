@@ -21,7 +21,14 @@ type Spec struct {
 	Workers    int // how many workers share the bins
 	// DropOutside drops TCP segments outside their connection's window, which else are forwarded without effect.
 	DropOutside bool
+	Draining    Draining
 	Sources     SourceLimit
+}
+
+// Draining is what the configuration no longer names and connections still use: they go on, new ones do not come.
+type Draining struct {
+	Nodes    map[uint32]Hop // by id in the dictionary
+	Virtuals map[uint32]netip.Addr
 }
 
 // SourceLimit bounds the half-open connections of a source prefix, on each worker by its share.
@@ -205,7 +212,21 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.nodes[m.id].l2 = rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)
 		}
 	}
-	return c, c.compileVirtuals(spec.Virtuals, dict)
+	for id, hop := range spec.Draining.Nodes {
+		if int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
+			c.nodes[id] = node{ok: hop.OK, port: uint16(hop.Port), l2: rewrite.MakeL2(hop.MAC, spec.Ports[hop.Port].MAC)}
+		}
+	}
+	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
+		return nil, err
+	}
+	for id, addr := range spec.Draining.Virtuals {
+		for len(c.virtuals) <= int(id) {
+			c.virtuals = append(c.virtuals, virtual{})
+		}
+		c.services.addAddress(flow.AddrFrom(addr))
+	}
+	return c, nil
 }
 
 func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
@@ -225,8 +246,8 @@ func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
 	return nil
 }
 
-func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary) error {
-	c.services = newServices(len(specs))
+func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining int) error {
+	c.services = newServices(len(specs) + draining)
 	for _, s := range specs {
 		if s.Pool < 0 || s.Pool >= len(c.pools) {
 			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)

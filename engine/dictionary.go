@@ -17,7 +17,7 @@ type Dictionary struct {
 	values   []flow.Addr // by node id
 	actives  []*atomic.Int64
 	turns    map[string]*atomic.Uint64
-	names    []NodeName // by node id
+	log      []Entry // every id in the order it was given
 }
 
 type virtualKey struct {
@@ -32,18 +32,11 @@ type nodeKey struct {
 	port uint16
 }
 
-// NodeName says which member an id stands for.
-type NodeName struct {
-	Pool string
-	Addr netip.Addr
-	Port uint16 // 0: the port of the virtual server
-}
-
 // NewDictionary makes an empty dictionary. Id 0 means none in both spaces.
 func NewDictionary() *Dictionary {
 	return &Dictionary{
 		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[string]*atomic.Uint64{},
-		values: make([]flow.Addr, 1), actives: []*atomic.Int64{new(atomic.Int64)}, names: make([]NodeName, 1),
+		values: make([]flow.Addr, 1), actives: []*atomic.Int64{new(atomic.Int64)},
 	}
 }
 
@@ -53,6 +46,7 @@ func (d *Dictionary) virtual(addr netip.Addr, port uint16, proto uint8) uint32 {
 	if !ok {
 		id = uint32(len(d.virtuals) + 1)
 		d.virtuals[k] = id
+		d.log = append(d.log, Entry{Kind: "virtual", ID: id, Addr: addr, Port: port, Proto: proto})
 	}
 	return id
 }
@@ -65,7 +59,7 @@ func (d *Dictionary) node(pool string, addr netip.Addr, port uint16) uint32 {
 		d.nodes[k] = id
 		d.values = append(d.values, flow.AddrFrom(addr))
 		d.actives = append(d.actives, new(atomic.Int64))
-		d.names = append(d.names, NodeName{pool, addr, port})
+		d.log = append(d.log, Entry{Kind: "node", ID: id, Pool: pool, Addr: addr, Port: port})
 	}
 	return id
 }

@@ -250,18 +250,47 @@ func TestCollisionPicksAnother(t *testing.T) {
 	}
 }
 
-// A full table refuses new connections by name and keeps the old ones.
+// A full table gives up half-open connections first; full of established ones it refuses new ones by name and keeps
+// the old.
 func TestTableFull(t *testing.T) {
 	b := newBench(t, a4(1), 8, 2048)
 	defer b.close()
-	for port := range uint16(8) {
-		only(t, b.send(outside, fromClient(100+port, "S").build(t)), inside)
+	open := func(port uint16) {
+		got := only(t, b.send(outside, fromClient(port, "S").build(t)), inside)
+		server := int(got[33])
+		if port >= 104 {
+			return
+		}
+		sa := fromServer(server, port, "SA")
+		sa.ack = 1001
+		only(t, b.send(inside, sa.build(t)), outside)
+		a := fromClient(port, "A")
+		a.seq, a.ack = 1001, 9001
+		only(t, b.send(outside, a.build(t)), inside)
 	}
-	b.send(outside, fromClient(200, "S").build(t))
-	if s := b.stats(); s.Drops[TableFull] != 1 {
+	for port := range uint16(8) {
+		open(100 + port) // four established, four half open
+	}
+	for port := range uint16(20) {
+		open(200 + port)
+	}
+	if s := b.stats(); s.Evicted != 20 || s.Dropped() != 0 {
+		t.Errorf("%d evicted, %d dropped", s.Evicted, s.Dropped())
+	}
+	conns, _ := b.Connections(t.Context(), 100, func(c *Conn) bool { return c.TCPState() == flow.TCPEstablished })
+	if len(conns) != 4 {
+		t.Errorf("%d of 4 established connections are left", len(conns))
+	}
+	full := newBench(t, a4(1), 4, 2048)
+	defer full.close()
+	b = full
+	for port := range uint16(4) {
+		open(100 + port)
+	}
+	b.send(outside, fromClient(300, "S").build(t))
+	if s := b.stats(); s.Drops[TableFull] != 1 || s.Evicted != 0 {
 		t.Errorf("%+v", s)
 	}
-	only(t, b.send(outside, fromClient(100, "S").build(t)), inside)
 }
 
 // With several workers each connection has one owner, wherever its packets arrive, and frames flow back.

@@ -46,6 +46,13 @@ func (s *services) add(addr flow.Addr, port uint16, proto uint8, id uint32, host
 	*s.slot(addr, 0) = service{addr: addr, used: true, host: host}
 }
 
+// addAddress makes addr a virtual address without a virtual server, unless it is one already.
+func (s *services) addAddress(addr flow.Addr) {
+	if e := s.slot(addr, 0); !e.used {
+		*e = service{addr: addr, used: true}
+	}
+}
+
 // find is the id of the virtual server for a destination, or 0.
 func (s *services) find(addr flow.Addr, port uint16, proto uint8) uint32 {
 	return s.slot(addr, uint32(proto)<<16|uint32(port)).id

@@ -1,88 +1,108 @@
 package flow
 
-// A table's memory outlives its process when it is a file. Buckets, timers and the list of free records in it are never
-// trusted: only records are, each by itself, and everything else is made anew from them.
-
-// Verdict of a stored record.
-type stored uint8
-
-const (
-	storedFree stored = iota
-	storedGood
-	storedBad
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
 )
 
-// check validates a record as it was found in memory.
-func (r *Record) check(nodes []Addr) stored {
-	switch {
-	case !r.Live():
-		return storedFree
-	case uint16(r.state>>checkShift) != r.immutable(r.Proto()), r.TCPState() > TCPClosed,
-		int64(r.Node) >= int64(len(nodes)), int64(r.SNAT) >= int64(len(nodes)),
-		r.Proto() == TCP && r.TCPState() == TCPNone, r.Proto() != TCP && r.TCPState() != TCPNone:
-		return storedBad
+// A table's memory outlives its process when it is a file: a header, then the table. Buckets, timers and the list of free
+// records in it are never trusted: only records are, each by itself, and everything else is made anew from them.
+
+// HeaderSize is the bytes of a file in front of the table's memory.
+const HeaderSize = 4096
+
+// layoutVersion changes whenever Record, or the place of the records in the memory, does.
+const layoutVersion = 1
+
+const magic = "sluicetb"
+
+// Header says what a file holds. In the file it is little-endian: magic, version, ready, capacity, secret, boot id.
+type Header struct {
+	Ready    bool // the table is complete; a file of an adoption that was interrupted is not
+	Capacity int
+	Secret   Secret
+	Boot     [16]byte // of the kernel: another boot has another clock, and its connections are long over
+}
+
+// Put writes the header into the first HeaderSize bytes of a file.
+func (h *Header) Put(b []byte) {
+	copy(b, magic)
+	binary.LittleEndian.PutUint32(b[8:], layoutVersion)
+	ready := uint32(0)
+	if h.Ready {
+		ready = 1
 	}
-	return storedGood
+	binary.LittleEndian.PutUint32(b[12:], ready)
+	binary.LittleEndian.PutUint64(b[16:], uint64(h.Capacity))
+	for i, s := range h.Secret {
+		binary.LittleEndian.PutUint64(b[24+8*i:], s)
+	}
+	copy(b[56:72], h.Boot[:])
 }
 
-// Adoption says what became of the records that were found.
-type Adoption struct {
-	Adopted int
-	Bad     int // failed validation, or contradict another record
-	Refused int // by the caller
-	NoRoom  int // the new table is smaller
-}
+// The reasons not to read a file.
+var (
+	ErrNotTable = errors.New("not a connection table")
+	ErrLayout   = errors.New("a connection table of a layout that this version does not read")
+	ErrSize     = errors.New("a connection table whose size does not fit its header")
+)
 
-// Stored is the records in the memory of a table with the given capacity, made by an earlier process.
-func Stored(mem []byte, capacity int) ([]Record, error) {
+// ReadFile reads the header of a file and lays its records over the rest.
+func ReadFile(b []byte) (Header, []Record, error) {
+	if len(b) < HeaderSize || string(b[:8]) != magic {
+		return Header{}, nil, ErrNotTable
+	}
+	if v := binary.LittleEndian.Uint32(b[8:]); v != layoutVersion {
+		return Header{}, nil, fmt.Errorf("%w: %d", ErrLayout, v)
+	}
+	h := Header{Ready: binary.LittleEndian.Uint32(b[12:]) == 1}
+	capacity := binary.LittleEndian.Uint64(b[16:])
+	if capacity < 1 || capacity > MaxCapacity || len(b) < HeaderSize+Size(int(capacity)) {
+		return Header{}, nil, ErrSize
+	}
+	h.Capacity = int(capacity)
+	for i := range h.Secret {
+		h.Secret[i] = binary.LittleEndian.Uint64(b[24+8*i:])
+	}
+	copy(h.Boot[:], b[56:72])
 	var t Table
-	if err := t.lay(mem, bucketsFor(capacity), capacity+1); err != nil {
-		return nil, err
+	if err := t.lay(b[HeaderSize:], bucketsFor(h.Capacity), h.Capacity+1); err != nil {
+		return Header{}, nil, err
 	}
-	return t.records, nil
+	return h, t.records, nil
 }
 
-// Adopt enters the connections among records, which accept may change (ports by number) or refuse. deadline says when each
-// ends. Records must not be this table's own memory.
-func (t *Table) Adopt(records []Record, now uint64, accept func(*Record) bool, deadline func(*Record) uint64, a *Adoption) {
-	for i := range records {
-		switch records[i].check(t.nodes) {
-		case storedBad:
-			a.Bad++
-			continue
-		case storedFree:
-			continue
-		}
-		rec := records[i]
-		if !accept(&rec) {
-			a.Refused++
-			continue
-		}
-		t.adoptOne(&rec, now, deadline, a)
+// Sound reports whether a record that was found in memory is a connection, and whether it can be believed: ids below
+// nodes, a known state, a checksum that fits.
+func (r *Record) Sound(nodes int) (live, sound bool) {
+	if !r.Live() {
+		return false, false
 	}
+	s := r.TCPState()
+	return true, uint16(r.state>>checkShift) == r.immutable(r.Proto()) && s <= TCPClosed &&
+		int64(r.Node) < int64(nodes) && int64(r.SNAT) < int64(nodes) && (r.Proto() == TCP) == (s != TCPNone)
 }
 
-// adoptOne enters a record that is valid in itself.
-func (t *Table) adoptOne(rec *Record, now uint64, deadline func(*Record) uint64, a *Adoption) {
+// Adopt enters a connection that an earlier table held. Only its buckets and timer are new. The result is Collision when
+// another connection has one of its tuples.
+func (t *Table) Adopt(rec *Record, now, deadline uint64) (uint32, InsertResult) {
 	ck, sk := rec.ClientKey(), t.ServerKey(rec)
 	if t.Lookup(&ck) != 0 || t.Lookup(&sk) != 0 {
-		a.Bad++
-		return
+		return 0, Collision
 	}
 	i := t.take()
 	if i == 0 {
-		a.NoRoom++
-		return
+		return 0, Full
 	}
-	r := &t.records[i]
-	*r = *rec
-	r.state = 0
+	state := rec.state
+	t.records[i] = *rec
+	t.records[i].state = 0
 	if !t.enter(i, &ck, &sk) {
 		t.give(i)
-		a.NoRoom++
-		return
+		return 0, Full
 	}
-	t.wheel.arm(t.links, i, max(deadline(rec), now))
-	t.publish(i, rec.state)
-	a.Adopted++
+	t.wheel.arm(t.links, i, max(deadline, now))
+	t.publish(i, state)
+	return i, Inserted
 }

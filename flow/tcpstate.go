@@ -69,26 +69,47 @@ const (
 	Changed
 )
 
+// What the state word keeps for TCP beside the state: the last SYN of the client that did not fit, until the server
+// shows by its answer which connection it believes in.
+const (
+	synNoted  = 1 << 24
+	synScaled = 1 << 25 // it carried a window scale
+	synScale  = 28      // 4 bits: that scale
+	synEnd    = 32      // 32 bits: the sequence number after it
+	synNote   = 0xffffffff<<synEnd | 0xf<<synScale | synScaled | synNoted
+)
+
+const (
+	maxScale = 14
+	// slack is the largest segment, and some: one may overshoot the window, as receivers put up with that, and an end
+	// may lag by that however small its window is, as it may have shrunk it.
+	slack = 66000
+	// synData is the most data taken for that of a SYN (RFC 7413), a jumbo frame.
+	synData = 9000
+)
+
 // BeginTCP starts tracking with the client's SYN.
 func (r *Record) BeginTCP(s *Segment) {
 	r.Win[FromClient] = Window{End: s.end()}
-	r.Win[FromServer] = Window{}
+	r.Win[FromServer] = Window{Ack: s.Seq} // it has acknowledged nothing, not even the SYN
 	r.setScale(FromClient, s)
 	r.setScale(FromServer, &Segment{Scale: NoScale})
-	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer) | seenClient
+	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer|synNote) | seenClient
 	r.setTCPState(TCPSynSent)
 }
 
 // AdoptTCP starts tracking in the middle of a connection, with whatever segment came first. Window scales are not
 // known, so the largest is assumed: little is judged to be outside until the connection ends.
 func (r *Record) AdoptTCP(side Side, s *Segment) {
+	side &= 1
 	r.Scale = maxScale | maxScale<<4
 	r.MaxWin = [2]uint16{0xffff, 0xffff}
+	r.Win[side] = Window{End: s.end(), Ack: s.Ack}
+	r.Win[side^1] = Window{End: s.Ack, Ack: s.Seq} // the best guess until the other end speaks
+	r.state = r.state&^(seenServer|seenClient|finClient|finServer|ackedClient|ackedServer|synNote) | r.seen(side)
 	r.setTCPState(TCPEstablished)
 	r.TrackTCP(side, s)
 }
-
-const maxScale = 14
 
 // setScale notes the window of a SYN, which is not scaled itself, in the units of the windows that follow.
 func (r *Record) setScale(side Side, s *Segment) {
@@ -121,74 +142,86 @@ func (r *Record) TrackTCP(side Side, s *Segment) Judgement {
 		return Outside
 	}
 	r.see(side, s)
-	if s.Flags&FlagFIN != 0 && r.Win[side].End == s.end() {
-		r.state |= finClient << side
-	}
-	return r.advance(side, s)
+	return r.advance(side)
 }
-
-// ackSlack is how far behind an acknowledgement may lag however small the window: the sender may have shrunk it.
-const ackSlack = 66000
 
 // inWindow is the test of van Rooij (Real Stateful TCP Packet Filtering, 2001) with the largest windows ever
 // announced in place of the present ones, which only widens it: data lies within the receiver's window or is a
-// retransmission of what the receiver may have lost; the acknowledgement is of data that was sent, and lags by a
-// window at most. Lost segments that SACK tells of are within that lag, so SACK blocks need not be read.
+// retransmission of what the receiver may have lost; the acknowledgement is of data that was sent (RFC 5961 section
+// 5), and lags by a window at most. Lost segments that SACK tells of are within that lag, so SACK blocks need not be
+// read.
 func (r *Record) inWindow(side Side, s *Segment) bool {
-	other := side ^ 1
-	snd, rcv := &r.Win[side], &r.Win[other]
-	if r.TCPState() == TCPSynSent {
-		// Only a SYN answers a SYN; an ACK is the challenge of an old connection.
-		return side == FromClient && s.end() == snd.End
+	snd, rcv := &r.Win[side], &r.Win[side^1]
+	ahead := uint32(0)
+	switch state := r.TCPState(); {
+	case state == TCPSynSent:
+		return false // only a SYN answers a SYN; an ACK is the challenge of an old connection
+	case state == TCPSynReceived && side == FromClient && !after(s.Ack, snd.Ack):
+		return false // whoever got the server's SYN acknowledges it (RFC 9293 section 3.10.7.4)
+	case r.state&(seenServer|seenClient) != seenServer|seenClient:
+		ahead = 0xffff << maxScale // adopted, and one end has not spoken yet: what it has sent is not known
 	}
-	if r.state&(seenServer|seenClient) != seenServer|seenClient {
-		return true // adopted, and one end has not spoken yet
-	}
-	rw, sw := max(r.window(other), 1), max(r.window(side), ackSlack)
-	return !after(s.Seq, rcv.Ack+rw) && !after(snd.End-rw-1, s.end()) &&
-		!after(s.Ack, rcv.End) && !after(rcv.End-sw, s.Ack)
+	rw, sw := r.window(side^1), r.window(side)
+	// The edge is two further on: a window probe brings a byte that there is no room for, and so does a FIN.
+	return !after(s.Seq, rcv.Ack+rw+2) && !after(snd.End-rw-slack, s.end()) &&
+		!after(s.Ack, rcv.End+ahead) && !after(rcv.End-sw-slack, s.Ack)
 }
 
 func (r *Record) seen(side Side) uint64 { return seenClient >> side } // seenServer is the bit below
 
 // see takes over what a valid segment says of its end.
 func (r *Record) see(side Side, s *Segment) {
-	w := &r.Win[side]
+	w, o := &r.Win[side], &r.Win[side^1]
 	if r.state&r.seen(side) == 0 {
 		r.state |= r.seen(side)
-		*w = Window{End: s.end(), Ack: s.Ack}
-		if o := &r.Win[side^1]; r.state&r.seen(side^1) == 0 {
-			o.End, o.Ack = s.Ack, s.end() // the best guess until the other end speaks
-		}
+		w.Ack = s.Ack // it was a guess
 	}
 	if after(s.end(), w.End) {
+		// An end sends nothing after its FIN: what was taken for one was not its own.
 		w.End = s.end()
+		r.state &^= (finClient | ackedClient) << side
 	}
-	if s.Flags&FlagACK != 0 && after(s.Ack, w.Ack) {
-		w.Ack = s.Ack
+	if s.Flags&FlagFIN != 0 && w.End == s.end() {
+		r.state |= finClient << side
 	}
-	r.MaxWin[side] = max(r.MaxWin[side], s.Window)
+	if s.Flags&FlagACK != 0 {
+		if after(s.Ack, w.Ack) {
+			w.Ack = s.Ack
+		}
+		if after(s.Ack, o.End) {
+			o.End = s.Ack // adopted: it had sent that before
+		}
+	}
+	if s.Flags&FlagSYN == 0 {
+		r.MaxWin[side] = max(r.MaxWin[side], s.Window)
+	}
 	// The FIN of an end is the last thing it sends.
-	if other := side ^ 1; r.state&(finClient<<other) != 0 && !after(r.Win[other].End, w.Ack) {
+	if other := side ^ 1; r.state&(finClient<<other) != 0 && !after(o.End, w.Ack) {
 		r.state |= ackedClient << other
 	}
 }
 
-// advance moves the state after a valid segment without SYN or RST.
-func (r *Record) advance(side Side, s *Segment) Judgement {
+// advance moves the state after a valid segment that is no RST.
+func (r *Record) advance(side Side) Judgement {
 	before := r.TCPState()
 	state := before
-	switch {
+	switch fins := r.state & (finClient | finServer); {
+	case before == TCPClosed: // a late segment of it opens nothing
 	case r.state&(ackedClient|ackedServer) == ackedClient|ackedServer:
 		state = TCPClosed
-	case r.state&(finClient|finServer) == finClient|finServer:
+	case fins == finClient|finServer:
 		state = TCPClosing
-	case r.state&(finClient|finServer) != 0:
+	case fins != 0:
 		state = TCPFinWait
-	case state == TCPSynReceived && side == FromClient && !after(r.Win[FromServer].End, s.Ack):
+	case before > TCPEstablished, before == TCPSynReceived && side == FromClient:
 		state = TCPEstablished
 	}
-	if state == before {
+	return r.move(state)
+}
+
+// move sets the state and tells whether it is another.
+func (r *Record) move(state TCPState) Judgement {
+	if state == r.TCPState() {
 		return Inside
 	}
 	r.setTCPState(state)
@@ -197,62 +230,103 @@ func (r *Record) advance(side Side, s *Segment) Judgement {
 
 // syn judges a segment with SYN.
 func (r *Record) syn(side Side, s *Segment) Judgement {
-	if s.Flags&FlagFIN != 0 {
-		return Outside
-	}
-	if side == FromClient {
-		return r.synFromClient(s)
-	}
-	client, server := &r.Win[FromClient], &r.Win[FromServer]
 	ack := s.Flags&FlagACK != 0
-	switch state := r.TCPState(); {
-	case ack && s.Ack != client.End && state < TCPEstablished:
-		return Outside // it answers an older SYN; the client resets it
-	case state == TCPSynSent || state == TCPSynReceived && server.End != s.end():
-		// The answer, or, after the server has forgotten its first one, another with a new number; or, without ACK,
-		// a simultaneous open (RFC 9293 section 3.5).
-		*server = Window{End: s.end(), Ack: client.End - 1}
-		if ack {
-			server.Ack = s.Ack
-		}
-		r.negotiate(s)
-		r.state |= seenServer
-		r.setTCPState(TCPSynReceived)
-		return Changed
-	case state == TCPSynReceived:
-		return Inside // sent again
+	switch {
+	case s.Flags&FlagFIN != 0:
+		return Outside
+	case side == FromServer:
+		return r.synFromServer(s, ack)
+	case ack:
+		return r.synAckFromClient(s)
 	}
-	return Outside // sent again late: the client acknowledges it once more, and that counts
+	return r.synFromClient(s)
 }
 
-// negotiate settles the window scales with the server's SYN: they hold only if both ends sent one (RFC 7323 section 2.2).
-func (r *Record) negotiate(s *Segment) {
+// synFromServer judges the server's answer, or, without ACK, its half of a simultaneous open (RFC 9293 section 3.5).
+func (r *Record) synFromServer(s *Segment, ack bool) Judgement {
+	client, server := &r.Win[FromClient], &r.Win[FromServer]
+	switch state := r.TCPState(); {
+	case state == TCPSynSent && !ack, state == TCPSynSent && after(s.Ack, server.Ack) && !after(s.Ack, client.End):
+		// A server that does not take the data of a SYN acknowledges the SYN alone (RFC 7413 section 3).
+		return r.answer(s, ack)
+	case state == TCPSynReceived && s.Seq == client.Ack || state >= TCPSynReceived && s.end() == server.End:
+		if !ack {
+			return Inside // sent again
+		}
+		if !after(s.Ack, client.End) && !after(client.End-r.window(FromServer)-slack, s.Ack) {
+			// Sent again, or the second step of a simultaneous open.
+			r.see(FromServer, s)
+			return Inside
+		}
+	case state == TCPSynReceived && ack && (s.Ack == client.End || s.Ack == server.Ack):
+		return r.answer(s, ack) // the server has forgotten its first answer
+	}
+	if ack && r.recall(s.Ack) {
+		return r.answer(s, ack)
+	}
+	return Outside // of an older connection; the client resets it
+}
+
+// answer takes over the server's SYN.
+func (r *Record) answer(s *Segment, ack bool) Judgement {
+	client, server := &r.Win[FromClient], &r.Win[FromServer]
+	server.End, client.Ack = s.end(), s.Seq // the client has yet to acknowledge even the SYN
+	if ack {
+		server.Ack = s.Ack
+	}
+	// Scales hold only if both ends sent one (RFC 7323 section 2.2).
 	r.setScale(FromServer, s)
-	if s.Scale != NoScale {
-		return
+	if s.Scale == NoScale {
+		r.MaxWin[FromClient] = uint16(min(r.window(FromClient), 0xffff))
+		r.Scale = 0
 	}
-	r.MaxWin[FromClient] = uint16(min(r.window(FromClient), 0xffff))
-	r.Scale = 0
+	r.state |= seenServer
+	return r.move(TCPSynReceived)
 }
 
-// synFromClient judges a SYN on an entry that Reusable did not give away.
+// synFromClient judges a SYN on an entry that Reusable did not give away. Anyone can send one, so it changes nothing
+// (RFC 5961 section 4) but is noted. If the server still has the connection it answers with a challenge ACK; the
+// client, if the SYN is its own, replies with the RST that closes, and sends the SYN again. If the server has
+// forgotten the connection it answers with a SYN, and only that starts anew.
 func (r *Record) synFromClient(s *Segment) Judgement {
-	switch state := r.TCPState(); {
-	case s.Flags&FlagACK != 0:
-		// The client's half of a simultaneous open.
-		if state != TCPSynReceived || s.Ack != r.Win[FromServer].End || s.end() != r.Win[FromClient].End {
-			return Outside
-		}
-		r.Win[FromClient].Ack = s.Ack
-		r.setTCPState(TCPEstablished)
-		return Changed
-	case state == TCPSynSent:
-		if s.end() != r.Win[FromClient].End {
-			r.BeginTCP(s) // the client starts over; the server sorts it out
-		}
-		return Inside
-	case state == TCPSynReceived && s.end() == r.Win[FromClient].End:
+	state := r.TCPState()
+	if state <= TCPSynReceived && r.Win[FromClient].End-1-s.Seq <= synData {
+		return Inside // sent again, perhaps without the data
+	}
+	r.state = r.state&^synNote | synNoted | uint64(s.end())<<synEnd
+	if s.Scale != NoScale {
+		r.state |= synScaled | uint64(min(s.Scale, maxScale))<<synScale
+	}
+	if state == TCPSynSent {
+		return Inside // the client starts over
+	}
+	return Outside
+}
+
+// recall begins with the noted SYN if ack acknowledges that.
+func (r *Record) recall(ack uint32) bool {
+	if r.state&synNoted == 0 || ack != uint32(r.state>>synEnd) {
+		return false
+	}
+	s := Segment{Seq: ack - 1, Window: 0xffff, Flags: FlagSYN, Scale: NoScale} // the window is not noted: the largest
+	if r.state&synScaled != 0 {
+		s.Scale = uint8(r.state >> synScale & 0xf)
+	}
+	r.BeginTCP(&s)
+	return true
+}
+
+// synAckFromClient judges the client's second step of a simultaneous open.
+func (r *Record) synAckFromClient(s *Segment) Judgement {
+	client, server := &r.Win[FromClient], &r.Win[FromServer]
+	state := r.TCPState()
+	switch {
+	case s.end() != client.End || state < TCPSynReceived:
+	case state > TCPSynReceived && s.Ack == client.Ack:
 		return Inside // sent again
+	case state == TCPSynReceived && after(s.Ack, client.Ack) && !after(s.Ack, server.End):
+		r.see(FromClient, s)
+		return r.advance(FromClient)
 	}
 	return Outside
 }
@@ -261,70 +335,95 @@ func (r *Record) synFromClient(s *Segment) Judgement {
 // next (RFC 5961 section 3.2): the highest acknowledgement seen from there, or, when that is still on its way, the end
 // of what was sent. Any other RST leaves the entry alone, so that the challenge ACK it provokes finds it.
 func (r *Record) reset(side Side, s *Segment) Judgement {
-	other := side ^ 1
+	other, state := side^1, r.TCPState()
 	switch {
-	case r.TCPState() == TCPSynSent && side == FromServer:
-		if s.Flags&FlagACK == 0 || s.Ack != r.Win[FromClient].End {
-			return Outside
-		}
+	case state <= TCPSynReceived && side == FromServer && s.Flags&FlagACK != 0 && r.refuses(s.Ack):
 	case r.state&r.seen(side) != 0 && s.Seq == r.Win[side].End:
-	case r.state&r.seen(other) != 0 && s.Seq == r.Win[other].Ack && r.TCPState() != TCPSynSent:
+	case r.state&r.seen(other) != 0 && s.Seq == r.Win[other].Ack && state != TCPSynSent:
 	default:
 		return Outside
 	}
-	if r.TCPState() == TCPClosed {
-		return Inside
-	}
-	r.setTCPState(TCPClosed)
-	return Changed
+	return r.move(TCPClosed)
 }
 
-// TrackClient follows a connection of which only the client's packets are seen (direct return). Without the server's
-// acknowledgements only what contradicts the client's own past can be judged.
+// refuses reports whether a RST with ack is a server's refusal of a SYN, whose sequence number is 0 (RFC 9293 section
+// 3.10.7.1).
+func (r *Record) refuses(ack uint32) bool {
+	if r.state&synNoted != 0 && ack == uint32(r.state>>synEnd) {
+		return true
+	}
+	end := r.Win[FromClient].End
+	if r.TCPState() == TCPSynSent {
+		return after(ack, r.Win[FromServer].Ack) && !after(ack, end)
+	}
+	return ack == end
+}
+
+// TrackClient follows a connection of which only the client's packets are seen (direct return).
 func (r *Record) TrackClient(s *Segment) Judgement {
 	w, state := &r.Win[FromClient], r.TCPState()
-	next := state
 	switch {
 	case s.Flags&FlagRST != 0:
 		if s.Seq != w.End {
 			return Outside
 		}
-		next = TCPClosed
+		return r.move(TCPClosed)
 	case s.Flags&FlagSYN != 0:
-		if state != TCPSynSent {
+		if s.Flags&(FlagACK|FlagFIN) != 0 {
 			return Outside
 		}
-		r.BeginTCP(s)
-		return Inside
-	case s.Flags&FlagACK == 0 || after(s.Seq, w.End+oneSidedGap) || after(w.End-oneSidedGap, s.end()):
+		return r.synFromClient(s)
+	case s.Flags&FlagACK == 0:
 		return Outside
+	case state == TCPSynSent:
+		// The client has the server's answer, to its first SYN or to the noted one.
+		if after(s.Seq, w.End+slack) || after(w.End-synData, s.Seq) {
+			if !r.recall(s.Seq) {
+				return Outside
+			}
+		}
+		w.Ack = s.Ack
+	case !r.inClientWindow(s):
+		return Outside
+	}
+	r.see(FromClient, s)
+	switch {
+	case state == TCPClosed:
+	case r.state&finClient != 0:
+		return r.move(TCPFinWait)
 	default:
-		r.see(FromClient, s)
-		if s.Flags&FlagFIN != 0 {
-			r.state |= finClient
-		}
-		switch {
-		case r.state&finClient != 0:
-			next = TCPFinWait
-		case state == TCPSynSent:
-			next = TCPEstablished
-		}
+		return r.move(TCPEstablished)
 	}
-	if next == state {
-		return Inside
-	}
-	r.setTCPState(next)
-	return Changed
+	return Inside
 }
 
-// oneSidedGap is the largest window there is (RFC 7323 section 2.2).
-const oneSidedGap = 1 << 30
+const (
+	// oneSidedGap is the largest window there is (RFC 7323 section 2.2): that of a server that is not seen.
+	oneSidedGap = 1 << 30
+	// oneSidedFIN is how much may be missing before a FIN. One that comes further ahead is not worth the risk that it
+	// was guessed; the connection then ends by its timer.
+	oneSidedFIN = 1 << 20
+)
 
-// Reusable reports whether a new SYN from the client may start a new connection over this one, at once: the old one
-// is closing, and its client would not use the tuple again if it still needed it.
+// inClientWindow judges by what the client says alone. The server's window is not known, but what it can have sent is:
+// at most the client's own window beyond the last acknowledgement that passed here on its way there.
+func (r *Record) inClientWindow(s *Segment) bool {
+	w := &r.Win[FromClient]
+	ahead, lag := uint32(oneSidedGap), r.window(FromClient)+slack
+	if s.Flags&FlagFIN != 0 {
+		ahead = oneSidedFIN
+	}
+	return !after(s.Seq, w.End+ahead) && !after(w.End-oneSidedGap, s.end()) &&
+		!after(s.Ack, w.Ack+lag) && !after(w.Ack-lag, s.Ack)
+}
+
+// Reusable reports whether a new SYN from the client may start a new connection over this one, at once: both ends
+// have closed, and its client would not use the tuple again if it still needed it. When one end has closed the other
+// may go on for long, so there a SYN has to be confirmed as on an open connection (see synFromClient), except
+// that the server's end cannot be seen.
 func (r *Record) Reusable() bool {
 	s := r.TCPState()
-	return s == TCPClosed || s == TCPClosing || s == TCPFinWait
+	return s == TCPClosed || s == TCPClosing || s == TCPFinWait && !r.Replied()
 }
 
 // MarkReplied notes an answer of the server on a connection that is not TCP.

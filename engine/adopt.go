@@ -1,0 +1,116 @@
+package engine
+
+import (
+	"net/netip"
+
+	"sluice/flow"
+)
+
+// Adoption is what became of the connections that an earlier engine left.
+type Adoption struct {
+	Adopted int
+	Unsound int // failed validation
+	Doubled int // another connection has one of the tuples
+	NoRoom  int
+	Strange int // on a port that there is no more
+}
+
+// InUse is the ids that sound records refer to.
+type InUse struct {
+	Nodes, Virtuals map[uint32]bool
+}
+
+// Survey collects the ids in use, so that a configuration can keep what it no longer names for as long as it is needed.
+func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
+	for i := range records {
+		if live, sound := records[i].Sound(len(dict.values)); live && sound {
+			u.Nodes[records[i].Node] = true
+			u.Virtuals[records[i].VS] = true
+		}
+	}
+}
+
+// Adopt gives the connections among records to the workers that own them. ports says what the ports of the records are
+// now; -1 is one that is gone. The engine must not have been started.
+func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
+	cfg := e.Config()
+	for i := range records {
+		live, sound := records[i].Sound(len(cfg.addrs))
+		if !live {
+			continue
+		}
+		rec := records[i]
+		if !sound || int(rec.VS) >= len(e.workers[0].virtual) || int(rec.ClientIf) >= len(ports) || int(rec.ServerIf) >= len(ports) {
+			a.Unsound++
+			continue
+		}
+		client, server := ports[rec.ClientIf], ports[rec.ServerIf]
+		if client < 0 || server < 0 {
+			a.Strange++
+			continue
+		}
+		rec.ClientIf, rec.ServerIf = uint16(client), uint16(server)
+		w := e.workers[cfg.owners.worker[cfg.owners.bin(rec.Client, rec.CPort)]]
+		w.adopt(&rec, a)
+	}
+}
+
+func (w *worker) adopt(rec *flow.Record, a *Adoption) {
+	i, res := w.table.Adopt(rec, w.now, w.timeoutOf(rec))
+	switch res {
+	case flow.Collision:
+		a.Doubled++
+		return
+	case flow.Full:
+		a.NoRoom++
+		return
+	}
+	r := w.table.Record(i)
+	if r.HalfOpen() {
+		w.open(r)
+	}
+	w.runtime.actives[r.Node].Add(1)
+	w.node[r.Node].Active++
+	w.virtual[r.VS].Active++
+	a.Adopted++
+}
+
+// Entry is a line of a dictionary as it is kept in a file: what an id stands for.
+type Entry struct {
+	Kind  string     `json:"kind"` // virtual | node
+	ID    uint32     `json:"id"`
+	Pool  string     `json:"pool,omitempty"`
+	Addr  netip.Addr `json:"addr"`
+	Port  uint16     `json:"port"`
+	Proto uint8      `json:"proto,omitempty"`
+}
+
+// Entries are all ids that were given since the first n.
+func (d *Dictionary) Entries(n int) []Entry { return d.log[min(n, len(d.log)):] }
+
+// Restore gives an id its old meaning; entries must come in their order. It reports whether the entry fits: ids of each
+// kind are given without gaps.
+func (d *Dictionary) Restore(e Entry) bool {
+	switch e.Kind {
+	case "virtual":
+		return d.virtual(e.Addr, e.Port, e.Proto) == e.ID
+	case "node":
+		return d.node(e.Pool, e.Addr, e.Port) == e.ID
+	}
+	return false
+}
+
+// Virtual is the address of a virtual server's id.
+func (d *Dictionary) Virtual(id uint32) (Entry, bool) { return d.entry("virtual", id) }
+
+// Node is the member of a node's id.
+func (d *Dictionary) Node(id uint32) (Entry, bool) { return d.entry("node", id) }
+
+func (d *Dictionary) entry(kind string, id uint32) (Entry, bool) {
+	for _, e := range d.log {
+		if e.Kind == kind && e.ID == id {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}
