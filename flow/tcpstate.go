@@ -69,14 +69,15 @@ const (
 	Changed
 )
 
-// What the state word keeps for TCP beside the state: the last SYN of the client that did not fit, until the server
-// shows by its answer which connection it believes in.
+// Bits 24 to 47 of the state word keep the last SYN of the client that did not fit, until the server shows by its answer
+// which connection it believes in.
 const (
 	synNoted  = 1 << 24
 	synScaled = 1 << 25 // it carried a window scale
-	synScale  = 28      // 4 bits: that scale
-	synEnd    = 32      // 32 bits: the sequence number after it
-	synNote   = 0xffffffff<<synEnd | 0xf<<synScale | synScaled | synNoted
+	synScale  = 26      // 4 bits: that scale
+	synEnd    = 30      // 18 bits: the lower ones of the sequence number after it
+	synNote   = synEnds<<synEnd | 0xf<<synScale | synScaled | synNoted
+	synEnds   = 1<<18 - 1
 )
 
 const (
@@ -293,7 +294,7 @@ func (r *Record) synFromClient(s *Segment) Judgement {
 	if state <= TCPSynReceived && r.Win[FromClient].End-1-s.Seq <= synData {
 		return Inside // sent again, perhaps without the data
 	}
-	r.state = r.state&^synNote | synNoted | uint64(s.end())<<synEnd
+	r.state = r.state&^synNote | synNoted | uint64(s.end()&synEnds)<<synEnd
 	if s.Scale != NoScale {
 		r.state |= synScaled | uint64(min(s.Scale, maxScale))<<synScale
 	}
@@ -303,9 +304,14 @@ func (r *Record) synFromClient(s *Segment) Judgement {
 	return Outside
 }
 
+// noted reports whether there is a noted SYN and ack acknowledges it.
+func (r *Record) noted(ack uint32) bool {
+	return r.state&synNoted != 0 && r.state>>synEnd&synEnds == uint64(ack&synEnds)
+}
+
 // recall begins with the noted SYN if ack acknowledges that.
 func (r *Record) recall(ack uint32) bool {
-	if r.state&synNoted == 0 || ack != uint32(r.state>>synEnd) {
+	if !r.noted(ack) {
 		return false
 	}
 	s := Segment{Seq: ack - 1, Window: 0xffff, Flags: FlagSYN, Scale: NoScale} // the window is not noted: the largest
@@ -349,14 +355,11 @@ func (r *Record) reset(side Side, s *Segment) Judgement {
 // refuses reports whether a RST with ack is a server's refusal of a SYN, whose sequence number is 0 (RFC 9293 section
 // 3.10.7.1).
 func (r *Record) refuses(ack uint32) bool {
-	if r.state&synNoted != 0 && ack == uint32(r.state>>synEnd) {
-		return true
-	}
 	end := r.Win[FromClient].End
 	if r.TCPState() == TCPSynSent {
-		return after(ack, r.Win[FromServer].Ack) && !after(ack, end)
+		return r.noted(ack) || after(ack, r.Win[FromServer].Ack) && !after(ack, end)
 	}
-	return ack == end
+	return r.noted(ack) || ack == end
 }
 
 // TrackClient follows a connection of which only the client's packets are seen (direct return).

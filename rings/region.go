@@ -169,7 +169,9 @@ func hugeTmpfile() (int, error) {
 	return unix.Openat(mnt, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 }
 
-// mapFile maps size bytes of fd, which it takes over, and takes the memory.
+// MapFile makes fd, which it takes over, a file of size bytes, maps it shared and takes the memory now.
+func MapFile(fd, size int) (Mapping, error) { return mapFile(fd, size) }
+
 func mapFile(fd, size int) (Mapping, error) {
 	if err := unix.Ftruncate(fd, int64(size)); err != nil {
 		return Mapping{}, errors.Join(err, unix.Close(fd))

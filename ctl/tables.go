@@ -1,0 +1,367 @@
+package ctl
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/engine"
+	"sluice/flow"
+	"sluice/rings"
+)
+
+// tableStore keeps the connection tables of a network namespace in files, so that they outlive a killed process:
+//
+//	/run/sluice/net-<inode>.tables/          a tmpfs of its own, with huge pages, mode 0700
+//	    dictionary.<generation>              a line of JSON for the ports, then one per id, written before its first use
+//	    worker-<n>.<generation>              a header, then the table
+//
+// Each start writes a new generation. Its tables are ready when all connections of the one before have been entered;
+// only then is the old one removed. A start that is killed in between leaves the old one in force.
+type tableStore struct {
+	dir        string
+	generation int
+	boot       [16]byte
+	files      []rings.Mapping
+	dictionary *os.File
+	logged     int // entries of the dictionary that are written
+	log        *slog.Logger
+}
+
+// savedTables is what an earlier engine left.
+type savedTables struct {
+	maps    []rings.Mapping
+	records [][]flow.Record
+	ports   []string
+	inUse   engine.InUse
+}
+
+// openTables opens the store, mounting its tmpfs if need be. Without a tmpfs there is no store: on a disk, the table
+// would be written out for ever.
+func openTables(state *kernelState, log *slog.Logger) (*tableStore, error) {
+	s := &tableStore{dir: strings.TrimSuffix(state.path, ".json") + ".tables", log: log}
+	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, err
+	}
+	if !isTmpfs(s.dir) || !isMount(s.dir) {
+		if err := unix.Mount("sluice", s.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,huge=always,size=100%"); err != nil && !isTmpfs(s.dir) {
+			return nil, errors.Join(fmt.Errorf("mount a tmpfs on %s: %w", s.dir, err), os.Remove(s.dir))
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(s.dir, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o077 != 0 {
+		return nil, fmt.Errorf("%s is not a folder of ours alone (mode 0700)", s.dir)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, err
+	}
+	hex := strings.NewReplacer("-", "", "\n", "").Replace(string(boot))
+	for i := range s.boot {
+		b, err := strconv.ParseUint(hex[2*i:2*i+2], 16, 8)
+		if err != nil {
+			return nil, fmt.Errorf("read the boot id: %w", err)
+		}
+		s.boot[i] = byte(b)
+	}
+	return s, nil
+}
+
+func isTmpfs(path string) bool {
+	var fs unix.Statfs_t
+	return unix.Statfs(path, &fs) == nil && fs.Type == unix.TMPFS_MAGIC
+}
+
+// isMount reports whether path is where a file system is mounted.
+func isMount(path string) bool {
+	var a, b unix.Stat_t
+	return unix.Stat(path, &a) == nil && unix.Stat(filepath.Dir(path), &b) == nil && a.Dev != b.Dev
+}
+
+func (s *tableStore) path(name string, generation int) string {
+	return filepath.Join(s.dir, name+"."+strconv.Itoa(generation))
+}
+
+// generations lists those that are there.
+func (s *tableStore) generations() (map[int][]string, error) {
+	list, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	out := map[int][]string{}
+	for _, e := range list {
+		name, gen, ok := strings.Cut(e.Name(), ".")
+		if n, err := strconv.Atoi(gen); ok && err == nil {
+			out[n] = append(out[n], name)
+		}
+	}
+	return out, nil
+}
+
+// load reads the newest complete generation into dict, and begins a new one. What cannot be used is set aside, by name.
+func (s *tableStore) load(dict *engine.Dictionary) (*savedTables, error) {
+	gens, err := s.generations()
+	if err != nil {
+		return nil, err
+	}
+	best := 0
+	for g, names := range gens {
+		s.generation = max(s.generation, g)
+		if g > best && s.complete(g, names) {
+			best = g
+		}
+	}
+	s.generation++
+	saved := &savedTables{inUse: engine.InUse{Nodes: map[uint32]bool{}, Virtuals: map[uint32]bool{}}}
+	if best == 0 {
+		return saved, nil
+	}
+	if saved.ports, err = s.readDictionary(best, dict); err != nil {
+		s.log.Warn("the connections of an earlier sluice are set aside", "reason", err)
+		return saved, nil
+	}
+	for _, name := range gens[best] {
+		if !strings.HasPrefix(name, "worker-") {
+			continue
+		}
+		m, records, err := s.openTable(s.path(name, best))
+		if err != nil {
+			s.log.Warn("a connection table of an earlier sluice is set aside", "file", s.path(name, best), "reason", err)
+			continue
+		}
+		saved.maps, saved.records = append(saved.maps, m), append(saved.records, records)
+		saved.inUse.Survey(records, dict)
+	}
+	return saved, nil
+}
+
+// complete reports whether every table of a generation is ready.
+func (s *tableStore) complete(generation int, names []string) bool {
+	n := 0
+	for _, name := range names {
+		if !strings.HasPrefix(name, "worker-") {
+			continue
+		}
+		b := make([]byte, flow.HeaderSize)
+		f, err := s.open(s.path(name, generation))
+		if err != nil {
+			return false
+		}
+		_, err = f.ReadAt(b, 0)
+		f.Close()
+		if err != nil || b[12] != 1 {
+			return false
+		}
+		n++
+	}
+	return n > 0
+}
+
+// open opens a file of the store, not following links, if it is ours.
+func (s *tableStore) open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || int(st.Uid) != os.Geteuid() || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		f.Close()
+		return nil, fmt.Errorf("%s is not a file of ours", path)
+	}
+	return f, nil
+}
+
+func (s *tableStore) openTable(path string) (rings.Mapping, []flow.Record, error) {
+	f, err := s.open(path)
+	if err != nil {
+		return rings.Mapping{}, nil, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return rings.Mapping{}, nil, err
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		return rings.Mapping{}, nil, fmt.Errorf("map %s: %w", path, err)
+	}
+	h, records, err := flow.ReadFile(b)
+	if err == nil && h.Boot != s.boot {
+		err = errors.New("it is from before the last boot")
+	}
+	if err != nil {
+		return rings.Mapping{}, nil, errors.Join(err, unix.Munmap(b))
+	}
+	return rings.Mapping{Bytes: b, FD: -1}, records, nil
+}
+
+// portsLine is the first line of a dictionary.
+type portsLine struct {
+	Ports []string `json:"ports"`
+}
+
+func (s *tableStore) readDictionary(generation int, dict *engine.Dictionary) ([]string, error) {
+	f, err := s.open(s.path("dictionary", generation))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	var ports portsLine
+	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &ports) != nil {
+		return nil, fmt.Errorf("%s has no list of ports", f.Name())
+	}
+	for lines.Scan() {
+		var e engine.Entry
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			break // the last line of a killed process, which no record refers to
+		}
+		if !dict.Restore(e) {
+			return nil, fmt.Errorf("%s contradicts itself at %s", f.Name(), lines.Text())
+		}
+	}
+	return ports.Ports, lines.Err()
+}
+
+// begin writes the dictionary of the new generation.
+func (s *tableStore) begin(ports []string, dict *engine.Dictionary) error {
+	f, err := os.OpenFile(s.path("dictionary", s.generation), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return fmt.Errorf("keep the connection table: %w", err)
+	}
+	s.dictionary = f
+	b, err := json.Marshal(portsLine{ports})
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(append(b, '\n')); err != nil {
+		return fmt.Errorf("write %s: %w", f.Name(), err)
+	}
+	return s.note(dict)
+}
+
+// note appends the ids given since the last time. It must come before workers get the configuration that uses them.
+func (s *tableStore) note(dict *engine.Dictionary) error {
+	var out []byte
+	fresh := dict.Entries(s.logged)
+	for _, e := range fresh {
+		b, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		out = append(append(out, b...), '\n')
+	}
+	if _, err := s.dictionary.Write(out); err != nil {
+		return fmt.Errorf("write %s: %w", s.dictionary.Name(), err)
+	}
+	s.logged += len(fresh)
+	return nil
+}
+
+// create makes the file of a worker's table and returns its memory behind the header.
+func (s *tableStore) create(worker, capacity int, secret flow.Secret) ([]byte, error) {
+	path := s.path(fmt.Sprintf("worker-%d", worker), s.generation)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make %s: %w", path, err)
+	}
+	m, err := rings.MapFile(fd, flow.HeaderSize+flow.Size(capacity))
+	if err != nil {
+		return nil, fmt.Errorf("map %s: %w", path, err)
+	}
+	m.Pages = rings.PagesTransparent
+	s.files = append(s.files, m)
+	h := flow.Header{Capacity: capacity, Secret: secret, Boot: s.boot}
+	h.Put(m.Bytes)
+	return m.Bytes[flow.HeaderSize:], nil
+}
+
+// ready puts the new generation in force and removes all others.
+func (s *tableStore) ready() error {
+	for _, m := range s.files {
+		m.Bytes[12] = 1 // Header.Ready
+	}
+	return s.removeExcept(s.generation)
+}
+
+func (s *tableStore) removeExcept(generation int) error {
+	gens, err := s.generations()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for g, names := range gens {
+		for _, name := range names {
+			if g != generation {
+				errs = append(errs, os.Remove(s.path(name, g)))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close unmaps the files; with remove it takes the store away as well: an orderly end has no successor.
+func (s *tableStore) close(remove bool) error {
+	if s == nil {
+		return nil
+	}
+	var errs []error
+	for _, m := range s.files {
+		errs = append(errs, m.Unmap())
+	}
+	s.files = nil
+	if s.dictionary != nil {
+		errs = append(errs, s.dictionary.Close())
+		s.dictionary = nil
+	}
+	if remove {
+		errs = append(errs, removeTables(s.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// removeTables takes a store away.
+func removeTables(dir string) error {
+	if isMount(dir) {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			return fmt.Errorf("unmount %s: %w", dir, err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove the connection tables: %w", err)
+	}
+	return nil
+}
+
+// unmap gives back what was read.
+func (t *savedTables) unmap() error {
+	var errs []error
+	for _, m := range t.maps {
+		errs = append(errs, unix.Munmap(m.Bytes))
+	}
+	t.maps, t.records = nil, nil
+	return errors.Join(errs...)
+}
+
+// portsNow maps the ports of the saved records to those of the file.
+func (t *savedTables) portsNow(f *File) []int {
+	out := make([]int, len(t.ports))
+	for i, name := range t.ports {
+		out[i] = -1
+		for j := range f.Ports {
+			if f.Ports[j].Name == name {
+				out[i] = j
+			}
+		}
+	}
+	return out
+}
