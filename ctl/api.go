@@ -49,7 +49,12 @@ func (s *Server) listen() (_ *api, err error) {
 		c.Close()
 		return nil, fmt.Errorf("the control socket %s belongs to a running sluice; set control.socket to another path", path)
 	}
-	_ = os.Remove(path)
+	if st, err := os.Lstat(path); err == nil {
+		if st.Mode().Type() != os.ModeSocket {
+			return nil, fmt.Errorf("open the control socket: %s is there and is not a socket; remove it or set control.socket to another path", path)
+		}
+		_ = os.Remove(path)
+	}
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("open the control socket: %w", err)
@@ -63,7 +68,7 @@ func (s *Server) listen() (_ *api, err error) {
 	if addr := s.file.Control.Metrics; addr.IsValid() {
 		ln, err := net.Listen("tcp", addr.String())
 		if err != nil {
-			return nil, fmt.Errorf("listen for metrics: %w", err)
+			return nil, fmt.Errorf("listen for metrics (control.metrics): %w", err)
 		}
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", s.metrics())

@@ -31,9 +31,6 @@ func (f *File) Check(offline bool) ([]string, error) {
 	}
 	var out []string
 	for i := range ifaces {
-		if !ifaces[i].up {
-			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is down; set it up (ip link set %s up)", ifaces[i].name, ifaces[i].name))
-		}
 		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
 	}
 	out = append(out, fmt.Sprintf("%d workers, cores %v", p.workers, p.cores))

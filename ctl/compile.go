@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -98,6 +99,18 @@ func (f *File) memberAddrs() []netip.Addr {
 		}
 	}
 	return out
+}
+
+// memberKey is the place of the first member with that address.
+func (f *File) memberKey(a netip.Addr) string {
+	for i := range f.Pools {
+		for j := range f.Pools[i].Members {
+			if f.Pools[i].Members[j].Address.Addr() == a {
+				return fmt.Sprintf("pools[%d].members[%d].address", i, j)
+			}
+		}
+	}
+	return "pools"
 }
 
 // tableCapacity is each worker's share of the connections.

@@ -52,7 +52,7 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 	numberKey(keyDoc{name: "tx-budget", def: "64", example: "256", text: "Frames that the kernel sends per wake-up in copy mode (XDP_MAX_TX_SKB_BUDGET, where the kernel has it)."},
 		1, 4096, func(e *Engine) *int { return &e.TxBudget }),
 	durationKey(keyDoc{name: "hold-time", def: "10s", example: "30s", text: "How long traffic that is ours is dropped rather than passed to the kernel when no engine serves it. The kernel would answer it with resets, and a restarted engine could not save the connections."},
-		time.Millisecond, maxDuration, func(e *Engine) *time.Duration { return &e.HoldTime }),
+		leastHold, maxDuration, func(e *Engine) *time.Duration { return &e.HoldTime }),
 	wordKey(keyDoc{name: "after-hold", def: "pass", example: "drop", text: "What happens to that traffic after the hold time: pass hands it to the kernel."},
 		[]AfterHold{AfterHoldPass, AfterHoldDrop}, nil, func(e *Engine) *AfterHold { return &e.AfterHold }),
 	wordKey(keyDoc{name: "client-end", def: "address+port", example: "address", text: "What identifies a client when connections are spread over workers. With address all connections of a client meet on one worker."},
@@ -70,6 +70,9 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 	flagKey(keyDoc{name: "keep-connections", def: "true", example: "false", text: "Keep the connection table in files, so that a sluice that is started after another was killed goes on with its connections."},
 		func(e *Engine) *bool { return &e.KeepConnections }),
 }}
+
+// leastHold is several times what passes between two signs of life of idle workers (beatInterval and their sleep).
+const leastHold = time.Second
 
 var busyPollKeys = mapping[BusyPoll]{what: "busy polling", keys: []configKey[BusyPoll]{
 	flagKey(keyDoc{name: "enabled", def: "false", example: "true", text: "Whether it is used."}, func(b *BusyPoll) *bool { return &b.Enabled }),

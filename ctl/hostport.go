@@ -55,7 +55,7 @@ func makeHostPort(queues, mtu int) (iface, *engine.HostSpec, error) {
 		}
 	}
 	a := in.Attrs()
-	return iface{name: a.Name, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: queues, mtu: mtu, up: true},
+	return iface{name: a.Name, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: queues, mtu: mtu},
 		&engine.HostSpec{MAC: [6]byte(out.Attrs().HardwareAddr)}, nil
 }
 

@@ -21,39 +21,53 @@ type iface struct {
 	mac    [6]byte
 	queues int // receive queues; no more are served than there are transmit queues
 	mtu    int
-	up     bool
 }
 
 // interfaces looks up the interface of every port.
 func (f *File) interfaces() ([]iface, error) {
 	out := make([]iface, len(f.Ports))
+	var errs []error
 	for i := range f.Ports {
-		p := &f.Ports[i]
-		l, err := netlink.LinkByName(p.Interface)
-		if err != nil {
-			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("no interface %s; list them with: ip link", p.Interface))
+		var err error
+		if out[i], err = f.lookUp(i); err != nil {
+			errs = append(errs, err)
 		}
-		a := l.Attrs()
-		if len(a.HardwareAddr) != 6 {
-			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is not an Ethernet interface", p.Interface))
-		}
-		rx, tx, err := rings.Channels(p.Interface)
-		if err != nil {
-			return nil, err
-		}
-		n := min(rx, tx)
-		if p.Queues > n {
-			return nil, f.problem(fmt.Sprintf("ports[%d].queues", i), fmt.Errorf("%s has %d queues, not %d", p.Interface, n, p.Queues))
-		}
-		if p.Queues != 0 && p.Queues < rx {
-			return nil, f.problem(fmt.Sprintf("ports[%d].queues", i), fmt.Errorf("%s receives on %d queues, and those beyond %d would have no socket; set the interface to as many (ethtool -L %s combined %d), or use queues: auto", p.Interface, rx, p.Queues, p.Interface, p.Queues))
-		}
-		if rx > tx {
-			return nil, f.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s receives on %d queues but has only %d to send on; make them equal (ethtool -L %s)", p.Interface, rx, tx, p.Interface))
-		}
-		out[i] = iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU, up: a.Flags&net.FlagUp != 0}
 	}
-	return out, nil
+	return out, errors.Join(errs...)
+}
+
+// lookUp looks up the interface of port i; it must be up and have queues that can all be served.
+func (f *File) lookUp(i int) (iface, error) {
+	p := &f.Ports[i]
+	refuse := func(key, format string, args ...any) (iface, error) {
+		return iface{}, f.problem(fmt.Sprintf("ports[%d].%s", i, key), fmt.Errorf(format, args...))
+	}
+	l, err := netlink.LinkByName(p.Interface)
+	if err != nil {
+		return refuse("interface", "no interface %s; list them with: ip link", p.Interface)
+	}
+	a := l.Attrs()
+	if len(a.HardwareAddr) != 6 || a.Flags&net.FlagLoopback != 0 {
+		return refuse("interface", "%s is not an Ethernet interface", p.Interface)
+	}
+	if a.Flags&net.FlagUp == 0 {
+		return refuse("interface", "%s is down; set it up (ip link set %s up)", p.Interface, p.Interface)
+	}
+	rx, tx, err := rings.Channels(p.Interface)
+	if err != nil {
+		return iface{}, err
+	}
+	n := min(rx, tx)
+	if p.Queues > n {
+		return refuse("queues", "%s has %d queues, not %d", p.Interface, n, p.Queues)
+	}
+	if p.Queues != 0 && p.Queues < rx {
+		return refuse("queues", "%s receives on %d queues, and those beyond %d would have no socket; set the interface to as many (ethtool -L %s combined %d), or use queues: auto", p.Interface, rx, p.Queues, p.Interface, p.Queues)
+	}
+	if rx > tx {
+		return refuse("interface", "%s receives on %d queues but has only %d to send on; make them equal (ethtool -L %s)", p.Interface, rx, tx, p.Interface)
+	}
+	return iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU}, nil
 }
 
 // problem is an error about a place in the file.
@@ -171,7 +185,7 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 		}
 		w, err := route(a, ifaces)
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs, f.problem(f.memberKey(a), err))
 			continue
 		}
 		out[a] = w

@@ -62,9 +62,6 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 
 func (a *assembly) openPort(i int, rules rings.Rules) error {
 	f := &a.ifaces[i]
-	if !f.up {
-		return a.file.problem(fmt.Sprintf("ports[%d].interface", i), fmt.Errorf("%s is down; set it up (ip link set %s up)", f.name, f.name))
-	}
 	cfg := rings.ProgramConfig{
 		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
 		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass,
@@ -96,28 +93,32 @@ func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error 
 	f, e := &a.ifaces[port], &a.file.Engine
 	a.queues = append(a.queues, nil)
 	for q := range f.queues {
+		cfg := rings.XSKConfig{
+			Interface: f.name, Ifindex: f.index, Queue: q, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
+			BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
+		}
 		if e.Driver == DriverAsavie && !txOnly {
-			s, err := rings.OpenAsavie(a.region, f.name, f.index, q, e.RingSize)
+			s, err := rings.OpenAsavie(a.region, cfg)
 			if err != nil {
 				return err
 			}
-			a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: "asavie"})
+			a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy())})
 			continue
 		}
-		s, err := rings.OpenXSK(a.region, rings.XSKConfig{
-			Interface: f.name, Ifindex: f.index, Queue: q, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
-			BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
-		})
+		s, err := rings.OpenXSK(a.region, cfg)
 		if err != nil {
 			return err
 		}
-		mode := "copy"
-		if s.ZeroCopy() {
-			mode = "zero-copy"
-		}
-		a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: mode, note: s.Note()})
+		a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy()), note: s.Note()})
 	}
 	return nil
+}
+
+func modeName(zeroCopy bool) string {
+	if zeroCopy {
+		return "zero-copy"
+	}
+	return "copy"
 }
 
 // start makes the engine over the open queues and runs it; then the programs get the sockets.

@@ -55,6 +55,9 @@ func lockState() (*kernelState, error) {
 	}
 	base := filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino))
 	lock, err := os.OpenFile(base+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if errors.Is(err, os.ErrNotExist) { // the engine of another namespace ended and removed the folder meanwhile
+		return lockState()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the lock (run as root): %w", err)
 	}

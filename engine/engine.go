@@ -300,9 +300,9 @@ func (e *Engine) Close() error {
 		return errors.New("close of a running engine")
 	}
 	var errs []error
-	// What workers have handed to each other is finished by the receivers; a few rounds reach the end because
-	// nothing new is received.
-	for range 4 {
+	// What workers have handed to each other is finished by the receivers. This ends: nothing new is received, and a
+	// frame is handed on twice at most, to the worker of its egress port and, when it is free, back to where it came from.
+	for again := true; again; again = e.handoffs() > 0 {
 		for _, w := range e.workers {
 			if len(w.peers) > 1 {
 				w.receiveHandoffs()
@@ -322,10 +322,22 @@ func (e *Engine) Close() error {
 	return errors.Join(errs...)
 }
 
+// handoffs is the number of descriptors between workers that are at rest.
+func (e *Engine) handoffs() (n int) {
+	for _, w := range e.workers {
+		for i := range w.peers {
+			if w.peers[i].in != nil {
+				n += w.peers[i].in.Len()
+			}
+		}
+	}
+	return n
+}
+
 // Audit checks, on an engine that is not running, that every frame is in a place: the sum over pools, queues and
 // handoff rings is the number of frames.
 func (e *Engine) Audit() error {
-	sum := 0
+	sum := e.handoffs()
 	for _, w := range e.workers {
 		sum += w.pool.Len()
 		for i := range w.rx {
@@ -333,11 +345,6 @@ func (e *Engine) Audit() error {
 		}
 		for i := range w.tx {
 			sum += w.tx[i].n
-		}
-		for i := range w.peers {
-			if w.peers[i].in != nil {
-				sum += w.peers[i].in.Len()
-			}
 		}
 	}
 	if total := e.opt.Region.Frames(); sum != total {

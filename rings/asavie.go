@@ -3,8 +3,10 @@ package rings
 import (
 	"fmt"
 	"math/bits"
+	"strings"
 
 	"github.com/asavie/xdp"
+	"golang.org/x/sys/unix"
 )
 
 // Asavie drives a queue through github.com/asavie/xdp v0.3.3, the public Go library for AF_XDP. It is the
@@ -12,7 +14,7 @@ import (
 //
 // The library maps a UMEM of its own per socket, so a packet is copied into the Region when it is received and
 // out of it when it is sent; the Region's frames are therefore free again as soon as Transmit returns. It has no
-// need-wakeup, no choice of mode per socket and no memory barriers (harmless on amd64, whose stores are ordered).
+// need-wakeup and no memory barriers (harmless on amd64, whose stores are ordered).
 type Asavie struct {
 	region *Region
 	sock   *xdp.Socket
@@ -25,24 +27,34 @@ type Asavie struct {
 	closed bool
 }
 
-// OpenAsavie opens a queue. ringSize is a power of two.
-func OpenAsavie(region *Region, ifname string, ifindex, queue, ringSize int) (*Asavie, error) {
-	if bits.OnesCount(uint(ringSize)) != 1 {
-		return nil, fmt.Errorf("%s queue %d: ring size %d is not a power of two", ifname, queue, ringSize)
+// OpenAsavie opens a queue. Of cfg it heeds Interface, Ifindex, Queue, Mode and RingSize, a power of two. The library
+// takes the bind flags from a variable of the process, so sockets are opened one after the other.
+func OpenAsavie(region *Region, cfg XSKConfig) (*Asavie, error) {
+	name, size := fmt.Sprintf("%s queue %d", cfg.Interface, cfg.Queue), cfg.RingSize
+	if bits.OnesCount(uint(size)) != 1 {
+		return nil, fmt.Errorf("%s: ring size %d is not a power of two", name, size)
 	}
-	sock, err := xdp.NewSocket(ifindex, queue, &xdp.SocketOptions{
-		NumFrames: 2 * ringSize, FrameSize: 2048,
-		FillRingNumDescs: ringSize, CompletionRingNumDescs: ringSize,
-		RxRingNumDescs: ringSize, TxRingNumDescs: ringSize,
+	xdp.DefaultSocketFlags = map[BindMode]uint16{BindZeroCopy: unix.XDP_ZEROCOPY, BindCopy: unix.XDP_COPY}[cfg.Mode]
+	sock, err := xdp.NewSocket(cfg.Ifindex, cfg.Queue, &xdp.SocketOptions{
+		NumFrames: 2 * size, FrameSize: 2048,
+		FillRingNumDescs: size, CompletionRingNumDescs: size,
+		RxRingNumDescs: size, TxRingNumDescs: size,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("AF_XDP socket (driver asavie) on %s queue %d: %w", ifname, queue, err)
+		hint := ""
+		if cfg.Mode == BindZeroCopy && strings.Contains(err.Error(), unix.EOPNOTSUPP.Error()) { // it does not wrap
+			hint = ": the driver has no zero-copy; use mode copy or auto"
+		}
+		return nil, fmt.Errorf("AF_XDP socket (driver asavie) on %s: %w%s", name, err, hint)
 	}
 	return &Asavie{
-		region: region, sock: sock, level: ringSize, name: fmt.Sprintf("%s queue %d", ifname, queue),
-		stash: make([]uint64, 0, ringSize), done: make([]uint64, 0, ringSize),
+		region: region, sock: sock, level: size, name: name,
+		stash: make([]uint64, 0, size), done: make([]uint64, 0, size),
 	}, nil
 }
+
+// ZeroCopy reports whether the kernel says that the socket is in zero-copy mode.
+func (a *Asavie) ZeroCopy() bool { return isZeroCopy(a.sock.FD()) }
 
 // FD is the library's socket.
 func (a *Asavie) FD() int { return a.sock.FD() }

@@ -202,13 +202,17 @@ func (q *XSK) bind() error {
 			if refused != nil {
 				q.note = "zero-copy refused: " + refused.Error()
 			}
-			opts, err := unix.GetsockoptInt(q.fd, unix.SOL_XDP, unix.XDP_OPTIONS)
-			q.zeroCopy = err == nil && opts&unix.XDP_OPTIONS_ZEROCOPY != 0
+			q.zeroCopy = isZeroCopy(q.fd)
 			return nil
 		}
 		refused = err
 	}
 	return explainBind(refused, q.cfg)
+}
+
+func isZeroCopy(fd int) bool {
+	opts, err := unix.GetsockoptInt(fd, unix.SOL_XDP, unix.XDP_OPTIONS)
+	return err == nil && opts&unix.XDP_OPTIONS_ZEROCOPY != 0
 }
 
 // retryBusy repeats f while it returns EBUSY, until the deadline.

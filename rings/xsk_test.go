@@ -180,7 +180,7 @@ func (r *rig) openQueue(p *rigPort, queue int, cfg XSKConfig) {
 	var q Queue
 	must(r.t, r.mid.Do(func() (err error) {
 		if p.driver == "asavie" {
-			q, err = OpenAsavie(r.region, p.name, p.ifindex, queue, cfg.RingSize)
+			q, err = OpenAsavie(r.region, cfg)
 		} else {
 			q, err = OpenXSK(r.region, cfg)
 		}

@@ -32,6 +32,8 @@ type bed struct {
 	dir    string
 	config string // path of the file
 	socket string
+
+	daemons []*daemon
 }
 
 // settings are what tests vary in the configuration; the zero value is all defaults.
@@ -46,12 +48,13 @@ func newBed(t *testing.T, o lab.TwoArmOptions, s settings) *bed {
 	t.Helper()
 	needRoot(t)
 	program(t)
-	b := &bed{t: t, dir: t.TempDir()}
-	ok(t, os.Chmod(b.dir, 0o755)) // for the test that runs the program as another user
+	b := &bed{t: t, dir: must(os.MkdirTemp(buildDir, "bed-"))(t)} // t.TempDir is closed to other users
+	ok(t, os.Chmod(b.dir, 0o755))
 	b.config, b.socket = filepath.Join(b.dir, "sluice.yaml"), filepath.Join(b.dir, "sluice.sock")
 	var err error
 	b.TwoArm, err = lab.NewTwoArm(context.Background(), o)
 	ok(t, err)
+	b.release() // of a test run that was killed, under an inode that this namespace has got now
 	before := b.hostState(false)
 	t.Cleanup(func() { b.close(before) })
 	b.write(b.configText(s))
@@ -113,12 +116,28 @@ func (b *bed) close(before string) {
 	if after := b.hostState(false); after != before {
 		b.t.Errorf("the host is not as it was; before:\n%safter:\n%s", before, after)
 	}
+	for _, d := range b.daemons { // one that still runs was reported above
+		_ = d.Signal(syscall.SIGKILL)
+		<-d.Done()
+	}
+	b.release()
 	id := b.Lab.ID()
 	if err := b.Lab.Close(); err != nil {
 		b.t.Errorf("close the lab: %v", err)
 	}
 	if left := lab.Leftovers(id); len(left) > 0 {
 		b.t.Errorf("left of the lab:\n%s", strings.Join(left, "\n"))
+	}
+}
+
+// release takes away what was left, so that no later test finds it.
+func (b *bed) release() {
+	err := b.Balancer.Do(func() error {
+		_, err := ctl.ReleasePorts("")
+		return err
+	})
+	if err != nil {
+		b.t.Errorf("release: %v", err)
 	}
 }
 
@@ -154,6 +173,7 @@ func (b *bed) launch() *daemon {
 	cmd := exec.Command(program(b.t), "run", "-c", b.config)
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	d.Process = must(b.Balancer.Start(cmd))(b.t)
+	b.daemons = append(b.daemons, d)
 	return d
 }
 

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,24 +70,25 @@ func (b *bed) netns() uint64 {
 	return st.Ino
 }
 
-// leftBehind lists the program's files and pins of the balancer's namespace, and its control socket. It is only of
-// use while the lab is open: another namespace may get the inode later.
+// leftBehind lists what the program has left of the balancer's namespace, and its control socket.
 func (b *bed) leftBehind() string {
 	b.t.Helper()
-	var left []string
-	inode := b.netns()
-	files, err := filepath.Glob(filepath.Join(ctl.StateDir, fmt.Sprintf("net-%d*", inode)))
-	ok(b.t, err)
-	left = append(left, files...)
-	pins, err := rings.ListPinned()
-	ok(b.t, err)
-	for _, p := range pins {
+	left := leftOf(b.t, b.netns())
+	if _, err := os.Lstat(b.socket); err == nil {
+		left = strings.TrimPrefix(left+"\n"+b.socket, "\n")
+	}
+	return left
+}
+
+// leftOf lists the program's files and pins of the namespace with that inode. It is of use as long as the namespace
+// is there: another may get the inode later.
+func leftOf(t *testing.T, inode uint64) string {
+	t.Helper()
+	left := must(filepath.Glob(filepath.Join(ctl.StateDir, fmt.Sprintf("net-%d.*", inode))))(t)
+	for _, p := range must(rings.ListPinned())(t) {
 		if p.NetnsInode == inode {
 			left = append(left, fmt.Sprintf("pin %s, alive %v", p.Path, p.Alive))
 		}
-	}
-	if _, err := os.Lstat(b.socket); err == nil {
-		left = append(left, b.socket)
 	}
 	return strings.Join(left, "\n")
 }

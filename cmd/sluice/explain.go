@@ -18,7 +18,7 @@ func explainCommand() *cli.Command {
 		UsageText: "sluice explain -c FILE tcp|udp SRC:PORT DST:PORT",
 		Description: "It reads the configuration file alone, with the code that handles packets: routes, neighbours and the state of a " +
 			"running sluice are not looked at, and counters start at zero.",
-		Flags: []cli.Flag{configFlag(true), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table"}},
+		Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table"}},
 		Action: func(c *cli.Context) error {
 			proto, src, dst, err := parseTuple(c.Args().Slice())
 			if err != nil {

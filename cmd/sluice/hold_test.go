@@ -138,10 +138,16 @@ func resets(frames []lab.CapturedFrame, from ...netip.Addr) (n int) {
 	return n
 }
 
-// tcpOf reads a frame with a parser that is not ours.
-func tcpOf(frame []byte) (src, dst netip.Addr, tcp *layers.TCP) {
+// packetOf reads a frame with a parser that is not ours.
+func packetOf(frame []byte) (gopacket.Packet, *layers.TCP) {
 	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
-	tcp, _ = p.Layer(layers.LayerTypeTCP).(*layers.TCP)
+	tcp, _ := p.Layer(layers.LayerTypeTCP).(*layers.TCP)
+	return p, tcp
+}
+
+// tcpOf returns the segment in a frame, nil if there is none.
+func tcpOf(frame []byte) (src, dst netip.Addr, tcp *layers.TCP) {
+	p, tcp := packetOf(frame)
 	if n := p.NetworkLayer(); tcp != nil && n != nil {
 		src, _ = netip.AddrFromSlice(n.NetworkFlow().Src().Raw())
 		dst, _ = netip.AddrFromSlice(n.NetworkFlow().Dst().Raw())

@@ -137,9 +137,10 @@ func TestStopUnderLoad(t *testing.T) {
 				stop := load(b)
 				eventually(t, "load", func() bool { return b.totals().Received > 20_000 })
 				d.noInvalid()
+				dropped := b.drops()
 				start := time.Now()
 				d.end(c.sig)
-				t.Logf("ended in %s under load", time.Since(start).Round(time.Millisecond))
+				t.Logf("ended in %s under load, dropped before: %v", time.Since(start).Round(time.Millisecond), dropped)
 				stop()
 			}
 		})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/urfave/cli/v2"
@@ -62,13 +63,8 @@ func run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	var many ctl.Errors
-	if errors.As(err, &many) {
-		for _, e := range many {
-			fmt.Fprintln(os.Stderr, "sluice:", e)
-		}
-	} else {
-		fmt.Fprintln(os.Stderr, "sluice:", err)
+	for problem := range strings.Lines(err.Error()) { // joined errors have a line each
+		fmt.Fprintln(os.Stderr, "sluice:", strings.TrimSuffix(problem, "\n"))
 	}
 	var usage usageError
 	if errors.As(err, &usage) {
@@ -108,6 +104,9 @@ func flagsFirst(app *cli.App, args []string) []string {
 		}
 		out, commands = append(out, args[i]), next.Subcommands
 		i++
+	}
+	if i == 1 {
+		return args // no command, and the library says so
 	}
 	var words []string
 	for ; i < len(args); i++ {

@@ -20,7 +20,7 @@ func replayCommand() *cli.Command {
 			"order; the packets of a pcap file enter the first port. Time is the capture's. The output is a pcapng file\n" +
 			"with one interface for each port. A file name of - is standard input or output.",
 		Flags: []cli.Flag{
-			configFlag(false), // required, but the library's own refusal is not a usage error
+			configFlag(),
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "write what is sent to `FILE`"},
 			&cli.BoolFlag{Name: "json", Usage: "print the report as JSON"},
 			&cli.IntFlag{Name: "connections", Usage: "list at most `N` of the connections that are left", Value: 20},

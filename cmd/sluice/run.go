@@ -11,15 +11,16 @@ import (
 	"sluice/ctl"
 )
 
-func configFlag(required bool) *cli.StringFlag {
-	return &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "configuration `FILE`", Required: required}
+// configFlag is required, but by loadConfig: the library's own refusal is not a usage error.
+func configFlag() *cli.StringFlag {
+	return &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "configuration `FILE`"}
 }
 
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "serve until interrupted",
 		UsageText: "sluice run -c FILE",
-		Flags:     []cli.Flag{configFlag(true)},
+		Flags:     []cli.Flag{configFlag()},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("run takes no arguments, not %q", c.Args().First())
@@ -41,6 +42,9 @@ func runCommand() *cli.Command {
 
 // loadConfig reads the file and prints its warnings.
 func loadConfig(c *cli.Context) (*ctl.File, error) {
+	if c.String("config") == "" {
+		return nil, usagef("%s needs a configuration: -c FILE", c.Command.Name)
+	}
 	f, err := ctl.Load(c.String("config"))
 	if err != nil {
 		return nil, err
@@ -65,9 +69,12 @@ func checkCommand() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "check a configuration and say what it would take",
 		UsageText: "sluice check -c FILE [--offline]",
-		Flags: []cli.Flag{configFlag(true),
+		Flags: []cli.Flag{configFlag(),
 			&cli.BoolFlag{Name: "offline", Usage: "look at the file only, not at this host's interfaces and routes"}},
 		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("check takes no arguments, not %q", c.Args().First())
+			}
 			f, err := loadConfig(c)
 			if err != nil {
 				return err

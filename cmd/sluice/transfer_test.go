@@ -13,23 +13,28 @@ import (
 // Large transfers of the kernel's own TCP, both directions at once, arrive intact by byte and by SHA-256, with both
 // drivers, in native and generic mode, over both families.
 func TestTransfers(t *testing.T) {
-	for _, c := range []struct{ driver, mode, xdp string }{
-		{"xsk", "auto", "native"},
-		{"xsk", "copy", "native"},
-		{"xsk", "generic", "generic"},
-		{"asavie", "auto", "native"},
-		{"asavie", "generic", "generic"},
+	for _, c := range []struct {
+		driver, mode, xdp string
+		queues            int
+	}{
+		{"xsk", "auto", "native", 1},
+		{"xsk", "copy", "native", 1},
+		{"xsk", "generic", "generic", 1},
+		{"asavie", "auto", "native", 1},
+		{"asavie", "generic", "generic", 1},
+		{"xsk", "auto", "native", 4}, // two workers, which hand half of the packets to each other
+		{"asavie", "copy", "native", 4},
 	} {
-		t.Run(c.driver+"-"+c.mode, func(t *testing.T) {
-			b := newBed(t, lab.TwoArmOptions{Servers: 1}, settings{engine: fmt.Sprintf("driver: %s, mode: %s", c.driver, c.mode)})
+		t.Run(fmt.Sprintf("%s-%s-%d", c.driver, c.mode, c.queues), func(t *testing.T) {
+			b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: c.queues}, settings{engine: fmt.Sprintf("driver: %s, mode: %s", c.driver, c.mode)})
 			servers := b.serve(bulkPort, func(h *lab.Host, addr, _ string) (*lab.Server, error) { return lab.TransferServer(h, addr) })
 			d := b.start()
 			for _, p := range query[[]ctl.PortView](b, "port") {
 				if p.Name == ctl.HostPortName {
 					continue
 				}
-				if p.Driver != c.driver || p.XDP != c.xdp {
-					t.Errorf("port %s has driver %s and XDP in %s mode, want %s and %s", p.Name, p.Driver, p.XDP, c.driver, c.xdp)
+				if p.Driver != c.driver || p.XDP != c.xdp || p.Mode != "copy" || p.Queues != c.queues {
+					t.Errorf("%+v, want %+v, and copy mode on a veth", p, c)
 				}
 			}
 			for f, vip := range b.vips(bulkPort) {
