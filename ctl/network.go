@@ -194,7 +194,7 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 }
 
 // live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK.
-func (f *File) live(ifaces []iface, ways map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
+func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
 	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
 	known := make([]map[netip.Addr][6]byte, len(ifaces))
 	for i := range ifaces {
@@ -212,6 +212,12 @@ func (f *File) live(ifaces []iface, ways map[netip.Addr]way, host *engine.HostSp
 		w := ways[a]
 		mac, ok := known[w.port][w.via]
 		t.hops[a] = engine.Hop{Port: w.port, MAC: mac, OK: ok}
+	}
+	for a, w := range draining {
+		if _, ok := t.hops[a]; !ok {
+			mac, ok := known[w.port][w.via]
+			t.hops[a] = engine.Hop{Port: w.port, MAC: mac, OK: ok}
+		}
 	}
 	return t, nil
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 
 	"sluice/engine"
+	"sluice/flow"
 	"sluice/rings"
 )
 
@@ -17,7 +18,10 @@ type assembly struct {
 	region   *rings.Region
 	programs []*rings.Program // by port of the file
 	queues   [][]openQueue    // by port
-	tables   []rings.Mapping
+	memory   []rings.Mapping  // of the connection tables, unless they are files of tables
+	tables   *tableStore      // nil: the tables end with the process
+	secret   flow.Secret
+	flows    [][]byte // the tables' memory, by worker
 	engine   *engine.Engine
 	log      *slog.Logger
 }
@@ -42,12 +46,11 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 		return err
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
+	a.secret = newSecret()
 	for w := range a.plan.workers {
-		m, err := rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), a.file.tableSize(a.plan.workers), e.HugePages == HugePagesAuto)
-		if err != nil {
+		if err := a.openTable(w); err != nil {
 			return fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, e.Connections, err)
 		}
-		a.tables = append(a.tables, m)
 	}
 	for i := range a.file.Ports {
 		if err := a.openPort(i, rules[i]); err != nil {
@@ -57,6 +60,21 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	if e.HostPort {
 		return a.openQueues(len(a.file.Ports), rings.BindCopy, true)
 	}
+	return nil
+}
+
+// openTable takes the memory of a worker's connection table, from a file if tables are kept.
+func (a *assembly) openTable(w int) error {
+	if a.tables != nil {
+		b, err := a.tables.create(w, a.file.tableCapacity(a.plan.workers), a.secret)
+		a.flows = append(a.flows, b)
+		return err
+	}
+	m, err := rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), a.file.tableSize(a.plan.workers), a.file.Engine.HugePages == HugePagesAuto)
+	if err != nil {
+		return err
+	}
+	a.memory, a.flows = append(a.memory, m), append(a.flows, m.Bytes)
 	return nil
 }
 
@@ -121,15 +139,13 @@ func modeName(zeroCopy bool) string {
 	return "copy"
 }
 
-// start makes the engine over the open queues and runs it; then the programs get the sockets.
-func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary) error {
+// start makes the engine over the open queues, lets adopt fill its tables, and runs it; then the programs get the sockets.
+func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func() error) error {
 	opt := engine.Options{
-		Region: a.region, Capacity: a.file.tableCapacity(a.plan.workers), Secret: newSecret(),
+		Region: a.region, Capacity: a.file.tableCapacity(a.plan.workers), Secret: a.secret,
 		Cores: a.plan.cores, Polling: a.plan.polling, Workers: make([][]engine.PortQueue, a.plan.workers),
 	}
-	for _, m := range a.tables {
-		opt.Tables = append(opt.Tables, m.Bytes)
-	}
+	opt.Tables = a.flows
 	for port := range a.queues {
 		for q := range a.queues[port] {
 			w := q % a.plan.workers
@@ -138,6 +154,9 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary) error {
 	}
 	var err error
 	if a.engine, err = engine.New(opt, cfg, dict); err != nil {
+		return err
+	}
+	if err := adopt(); err != nil {
 		return err
 	}
 	if err := a.engine.Start(); err != nil {
@@ -170,12 +189,12 @@ func (a *assembly) close(keep bool) error {
 			}
 		}
 	}
-	for _, m := range a.tables {
+	for _, m := range a.memory {
 		errs = append(errs, m.Unmap())
 	}
 	if a.region != nil {
 		errs = append(errs, a.region.Close())
 	}
-	a.programs, a.engine, a.tables, a.region, a.queues = nil, nil, nil, nil, nil
+	a.programs, a.engine, a.memory, a.flows, a.region, a.queues = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

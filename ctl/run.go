@@ -25,6 +25,8 @@ import (
 type Server struct {
 	assembly
 	state *kernelState
+	saved *savedTables
+	drain draining
 	dict  *engine.Dictionary
 	ways  map[netip.Addr]way
 	host  *engine.HostSpec
@@ -63,9 +65,12 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.close(false), s.state.release())
+			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if err = s.loadTables(); err != nil {
+		return nil, err
+	}
 	if err = s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -76,7 +81,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.open(rules); err != nil {
 		return nil, err
 	}
-	if err = s.start(cfg, s.dict); err != nil {
+	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
 	if err = s.placeAddresses(); err != nil {
@@ -86,6 +91,53 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, errors.Join(err, s.stopEngine())
 	}
 	return s, nil
+}
+
+// giveUp undoes a start that failed. What a killed engine left stays for another try: its connections can still be saved.
+func (s *Server) giveUp() error {
+	if !s.state.inherited {
+		return errors.Join(s.close(false), s.tables.close(true), s.state.release())
+	}
+	err := errors.Join(s.close(true), s.tables.close(false))
+	s.state.unlock()
+	return err
+}
+
+// loadTables opens the store of connection tables and reads what an earlier engine left in it.
+func (s *Server) loadTables() error {
+	s.saved = &savedTables{}
+	if !s.file.Engine.KeepConnections {
+		return nil
+	}
+	store, err := openTables(s.state, s.log)
+	if err != nil {
+		s.log.Warn("connections will not outlive this process", "reason", err)
+		return nil
+	}
+	s.tables = store
+	if s.saved, err = store.load(s.dict); err != nil {
+		return err
+	}
+	s.findDraining(&s.saved.inUse)
+	return nil
+}
+
+// adopt gives the engine the connections of an earlier one, and puts the new tables in force.
+func (s *Server) adopt() error {
+	if s.tables == nil {
+		return nil
+	}
+	start := time.Now()
+	var a engine.Adoption
+	ports := s.saved.portsNow(s.file)
+	for _, records := range s.saved.records {
+		s.engine.Adopt(records, ports, &a)
+	}
+	if len(s.saved.records) > 0 {
+		s.log.Info("adopted the connections of an earlier sluice", "connections", a.Adopted, "took", time.Since(start),
+			"unsound", a.Unsound, "doubled", a.Doubled, "no_room", a.NoRoom, "port_gone", a.Strange)
+	}
+	return errors.Join(s.saved.unmap(), s.tables.ready())
 }
 
 // prepare makes the host port and has the next hops resolved.
@@ -139,7 +191,7 @@ func (s *Server) prepare(ctx context.Context) error {
 }
 
 func (s *Server) topology() (*topology, error) {
-	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.host)
+	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
 }
 
 // compile makes the engine's configuration and the programs' rules from the file and the kernel as it is now.
@@ -155,15 +207,35 @@ func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
 	rules := make([]rings.Rules, len(s.file.Ports))
 	for i := range rules {
 		rules[i] = s.file.rules(t, i, local)
+		s.drain.rules(t, i, &rules[i])
 	}
 	s.generation++
-	cfg, err := engine.NewConfig(s.file.spec(t, s.plan.workers, s.generation), s.dict)
+	spec := s.file.spec(t, s.plan.workers, s.generation)
+	s.drain.spec(t, &spec)
+	cfg, err := engine.NewConfig(spec, s.dict)
 	if err != nil {
 		return nil, nil, err
+	}
+	if s.tables != nil {
+		if err := s.noteIDs(); err != nil {
+			return nil, nil, err
+		}
 	}
 	s.lastHops = fmt.Sprint(t.hops)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
+}
+
+// noteIDs writes down what ids mean before a worker uses them.
+func (s *Server) noteIDs() error {
+	if s.tables.dictionary != nil {
+		return s.tables.note(s.dict)
+	}
+	var ports []string
+	for i := range s.file.Ports {
+		ports = append(ports, s.file.Ports[i].Name)
+	}
+	return s.tables.begin(ports, s.dict)
 }
 
 func describeRules(rules []rings.Rules) (out []string) {
@@ -184,6 +256,13 @@ func (s *Server) placeAddresses() error {
 		for p := range s.file.Ports {
 			if s.file.Ports[p].Name == v.Port {
 				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
+			}
+		}
+	}
+	for _, p := range s.state.Addresses {
+		for _, a := range s.drain.addresses {
+			if p.Address == a {
+				want[p] = true
 			}
 		}
 	}
@@ -224,7 +303,7 @@ func (s *Server) shutdown() error {
 	if s.engine != nil {
 		s.report()
 	}
-	errs = append(errs, s.close(false))
+	errs = append(errs, s.close(false), s.tables.close(true))
 	errs = append(errs, s.state.release())
 	return errors.Join(errs...)
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,7 @@ type kernelState struct {
 	Neighbours []placedNeighbour
 	HostPort   bool
 	path       string
+	inherited  bool // an earlier engine was killed, and what it left is described here
 	lock       *os.File
 }
 
@@ -74,6 +76,7 @@ func lockState() (*kernelState, error) {
 		if err := json.Unmarshal(b, s); err != nil {
 			*s = kernelState{path: s.path, lock: lock} // half written by a killed engine: nothing to be learned
 		}
+		s.inherited = true
 	}
 	return s, nil
 }
@@ -174,7 +177,7 @@ func (s *kernelState) release() error {
 	if s.HostPort {
 		errs = append(errs, removeHostPort())
 	}
-	errs = append(errs, os.Remove(s.path))
+	errs = append(errs, os.Remove(s.path), removeTables(strings.TrimSuffix(s.path, ".json")+".tables"))
 	s.unlock()
 	return errors.Join(errs...)
 }

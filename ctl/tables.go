@@ -157,7 +157,7 @@ func (s *tableStore) complete(generation int, names []string) bool {
 		}
 		_, err = f.ReadAt(b, 0)
 		f.Close()
-		if err != nil || b[12] != 1 {
+		if err != nil || !flow.IsReady(b) {
 			return false
 		}
 		n++
@@ -288,7 +288,7 @@ func (s *tableStore) create(worker, capacity int, secret flow.Secret) ([]byte, e
 // ready puts the new generation in force and removes all others.
 func (s *tableStore) ready() error {
 	for _, m := range s.files {
-		m.Bytes[12] = 1 // Header.Ready
+		flow.SetReady(m.Bytes)
 	}
 	return s.removeExcept(s.generation)
 }

@@ -338,8 +338,12 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 
 func (s *Server) memoryViews() []MemoryView {
 	out := []MemoryView{{"frames", s.plan.frames * s.file.Engine.FrameSize, string(s.region.Pages())}}
-	for i, m := range s.tables {
-		out = append(out, MemoryView{fmt.Sprintf("connection table of worker %d", i), len(m.Bytes), string(m.Pages)})
+	for i := range s.flows {
+		kind := "file on tmpfs"
+		if i < len(s.memory) {
+			kind = string(s.memory[i].Pages)
+		}
+		out = append(out, MemoryView{fmt.Sprintf("connection table of worker %d", i), len(s.flows[i]), kind})
 	}
 	return out
 }

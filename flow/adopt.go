@@ -33,13 +33,22 @@ func (h *Header) Put(b []byte) {
 	if h.Ready {
 		ready = 1
 	}
-	binary.LittleEndian.PutUint32(b[12:], ready)
+	binary.LittleEndian.PutUint32(b[readyAt:], ready)
 	binary.LittleEndian.PutUint64(b[16:], uint64(h.Capacity))
 	for i, s := range h.Secret {
 		binary.LittleEndian.PutUint64(b[24+8*i:], s)
 	}
 	copy(b[56:72], h.Boot[:])
 }
+
+// readyAt is where the word is that makes a file count.
+const readyAt = 12
+
+// IsReady reports whether the header of a file says that it is complete.
+func IsReady(b []byte) bool { return binary.LittleEndian.Uint32(b[readyAt:]) == 1 }
+
+// SetReady marks a file as complete.
+func SetReady(b []byte) { binary.LittleEndian.PutUint32(b[readyAt:], 1) }
 
 // The reasons not to read a file.
 var (
@@ -56,7 +65,7 @@ func ReadFile(b []byte) (Header, []Record, error) {
 	if v := binary.LittleEndian.Uint32(b[8:]); v != layoutVersion {
 		return Header{}, nil, fmt.Errorf("%w: %d", ErrLayout, v)
 	}
-	h := Header{Ready: binary.LittleEndian.Uint32(b[12:]) == 1}
+	h := Header{Ready: IsReady(b)}
 	capacity := binary.LittleEndian.Uint64(b[16:])
 	if capacity < 1 || capacity > MaxCapacity || len(b) < HeaderSize+Size(int(capacity)) {
 		return Header{}, nil, ErrSize

@@ -359,7 +359,7 @@ func (r *Record) refuses(ack uint32) bool {
 	if r.TCPState() == TCPSynSent {
 		return r.noted(ack) || after(ack, r.Win[FromServer].Ack) && !after(ack, end)
 	}
-	return r.noted(ack) || ack == end
+	return ack == end
 }
 
 // TrackClient follows a connection of which only the client's packets are seen (direct return).
