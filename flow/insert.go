@@ -151,6 +151,10 @@ func (t *Table) addSlot(k *Key, r Ref) bool {
 		t.buckets[primary].set(s, tag, r, false)
 		return true
 	}
+	if t.sendHome(primary) {
+		t.buckets[primary].set(t.buckets[primary].freeSlot(), tag, r, false)
+		return true
+	}
 	secondary := t.other(primary, tag)
 	if s := t.buckets[secondary].freeSlot(); s >= 0 {
 		t.buckets[secondary].set(s, tag, r, true)
@@ -162,6 +166,20 @@ func (t *Table) addSlot(k *Key, r Ref) bool {
 	}
 	t.buckets[primary].set(t.buckets[primary].freeSlot(), tag, r, false)
 	return true
+}
+
+// sendHome frees a slot of bucket b by moving an entry that is here as in its secondary bucket back to its primary one, if
+// that has room again. It keeps the share of secondary entries low.
+func (t *Table) sendHome(b uint64) bool {
+	bk := &t.buckets[b]
+	for second := bk.second; second != 0; second &= second - 1 {
+		s := bits.TrailingZeros8(second)
+		if home := t.other(b, bk.tag(s)); home != b && t.buckets[home].freeSlot() >= 0 {
+			t.move(b, s, home)
+			return true
+		}
+	}
+	return false
 }
 
 // makeRoom frees a slot of bucket b by moving one of its entries to that entry's other bucket, making room there

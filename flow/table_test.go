@@ -337,6 +337,22 @@ func BenchmarkLookup(b *testing.B) {
 				at += Burst
 			}
 		})
+		same := make(map[Key]Ref, n)
+		for _, k := range keys {
+			same[k] = tab.Lookup(&k)
+		}
+		b.Run(fmt.Sprintf("gomap-same-key/flows=%d", n), func(b *testing.B) {
+			var sum Ref
+			at := 0
+			for range b.N {
+				if at == n {
+					at = 0
+				}
+				sum += same[keys[at]]
+				at++
+			}
+			lookupSink = sum
+		})
 		b.Run(fmt.Sprintf("gomap/flows=%d", n), func(b *testing.B) {
 			var sum Ref
 			at := 0
@@ -347,7 +363,9 @@ func BenchmarkLookup(b *testing.B) {
 				sum += m[tuples[at]]
 				at++
 			}
-			_ = sum
+			lookupSink = sum
 		})
 	}
 }
+
+var lookupSink Ref

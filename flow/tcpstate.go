@@ -262,7 +262,8 @@ func (r *Record) synFromServer(s *Segment, ack bool) Judgement {
 	case state == TCPSynReceived && ack && (s.Ack == client.End || s.Ack == server.Ack):
 		return r.answer(s, ack) // the server has forgotten its first answer
 	}
-	if ack && r.recall(s.Ack) {
+	if state := r.TCPState(); ack && r.recall(s.Ack) {
+		r.setTCPState(state)
 		return r.answer(s, ack)
 	}
 	return Outside // of an older connection; the client resets it

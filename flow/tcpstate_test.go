@@ -473,7 +473,8 @@ var tcpScripts = []script{
 	{name: "RST after both FINs", lines: opened + `
 		c FA 1 ack 1 > changed fin-wait
 		s FA 1 ack 1 > changed closing
-		s R 1 > inside closing
+		s R 3 > outside closing
+		s R 1 > changed closed                              # the client has not acknowledged the FIN
 	`},
 	{name: "RST in SYN-SENT", lines: `
 		c S 0 > begin syn-sent
