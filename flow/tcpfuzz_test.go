@@ -5,14 +5,13 @@ import (
 	"testing"
 )
 
-// fuzzSegment reads a segment from 8 bytes. Numbers are small offsets from what the record holds, or anything: what is
-// drawn evenly would nearly always be outside. Byte 0 has flags, 1 the side (bit 0), whether the numbers are
-// relative (bits 1 and 2) and the scale (upper half), then 16 bits each of seq, ack and length, whose lower byte also is
-// that of the window.
+// fuzzSegment reads a segment from 8 bytes: flags; side (bit 0), whether the numbers are absolute (bits 1 and 2), large
+// payload (bit 3) and scale (upper half); 16 bits of sequence number and of acknowledgement; length; window. Numbers
+// are mostly small offsets from what the record holds: those drawn evenly would nearly always be outside.
 func fuzzSegment(r *Record, b []byte) (Side, Segment) {
 	side := Side(b[1] & 1)
 	s := Segment{
-		Flags: b[0], Scale: b[1] >> 4, Len: uint32(b[6]) << (b[1] >> 3 & 1 * 4), Window: uint16(b[7]) << (b[1] >> 4 & 8),
+		Flags: b[0], Scale: b[1] >> 4, Len: uint32(b[6]) << (b[1] & 8), Window: uint16(b[7]) << (b[1] & 8),
 		Seq: uint32(int32(int16(binary.BigEndian.Uint16(b[2:])))), Ack: uint32(int32(int16(binary.BigEndian.Uint16(b[4:])))),
 	}
 	if s.Scale == 15 {

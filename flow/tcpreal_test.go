@@ -18,12 +18,8 @@ import (
 // TestTCPOfTheKernel lets two kernels talk through a router, with and without lines that lose before and behind
 // it, and judges what the router saw: all of it is inside, and all connections end.
 func TestTCPOfTheKernel(t *testing.T) {
-	skip := t.Skipf
-	if os.Getenv("SLUICE_LAB") == "require" {
-		skip = t.Fatalf
-	}
 	if os.Geteuid() != 0 {
-		skip("needs root to create network namespaces")
+		without(t, "needs root to create network namespaces")
 	}
 	for _, lossy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lossy=%v", lossy), func(t *testing.T) {
@@ -36,7 +32,7 @@ func TestTCPOfTheKernel(t *testing.T) {
 			if lossy {
 				for _, h := range []*lab.Host{ta.Client, ta.Balancer, ta.Switch, ta.Servers[0]} {
 					if err := h.Do(narrow); err != nil {
-						t.Skipf("needs the kernel's token bucket filter (CONFIG_NET_SCH_TBF): %v", err)
+						without(t, "needs the kernel's token bucket filter (CONFIG_NET_SCH_TBF): %v", err)
 					}
 				}
 			}
@@ -55,9 +51,21 @@ func TestTCPOfTheKernel(t *testing.T) {
 			time.Sleep(500 * time.Millisecond) // the last FINs
 			check(t, server.Close())
 			check(t, capture.Close())
+			if n := capture.Dropped(); n > 0 {
+				t.Fatalf("%d frames above the limit of the capture", n)
+			}
 			judge(t, capture.Frames(), lossy)
 		})
 	}
+}
+
+// without skips, or fails where the lab is required.
+func without(t *testing.T, reason string, args ...any) {
+	t.Helper()
+	if os.Getenv("SLUICE_LAB") == "require" {
+		t.Fatalf(reason+", and SLUICE_LAB=require", args...)
+	}
+	t.Skipf(reason, args...)
 }
 
 func check(t *testing.T, err error) {

@@ -14,8 +14,8 @@ import (
 // is a segment from the client (s: from the server) with SYN, ECE and CWR, relative sequence number 0, 10 bytes of
 // payload, an acknowledgement (which sets ACK), a window (65535 by default) and a window scale; then the judgement and
 // the state after it. Numbers are relative to the initial sequence number of their side; one after = is absolute. The
-// judgement "begin" is for a SYN that starts a connection, at once, over whatever was there; "adopt" for a segment without
-// an entry. "kept" means that what follows holds although the entry is not reusable. # starts a comment.
+// judgement "begin" is for a SYN that starts a connection, over a reusable one if there is one; "adopt" is for a segment
+// without an entry. # starts a comment.
 type script struct {
 	name     string
 	oneSided bool
@@ -29,11 +29,6 @@ type scriptLine struct {
 	abs       bool
 	judgement string
 	state     string
-}
-
-func (l *scriptLine) number(word string) (uint32, error) {
-	n, err := strconv.ParseInt(word, 10, 64)
-	return uint32(n), err
 }
 
 func parseLine(text string) (*scriptLine, error) {
@@ -61,11 +56,11 @@ func parseLine(text string) (*scriptLine, error) {
 	}
 	var err error
 	set := func(to *uint32, word string) {
-		n, e := l.number(word)
+		n, e := strconv.ParseInt(word, 10, 64)
 		if e != nil {
 			err = fmt.Errorf("%q: %w", text, e)
 		}
-		*to = n
+		*to = uint32(n)
 	}
 	set(&l.seg.Seq, seq)
 	set(&l.seg.Len, length)
@@ -170,6 +165,9 @@ func (s *script) run(lines []*scriptLine, base [2]uint32) error {
 		}
 		if got != l.judgement || r.TCPState().String() != l.state {
 			return fmt.Errorf("initial sequence numbers %d: %s: got %s %v\n%+v", base, l.text, got, r.TCPState(), r)
+		}
+		if plain := seg.Flags&(FlagSYN|FlagACK|FlagFIN|FlagRST) == FlagSYN; plain && l.side == FromClient && got == "outside" && r.Reusable() {
+			return fmt.Errorf("initial sequence numbers %d: %s: but the entry is reusable", base, l.text)
 		}
 		if err := consistent(got, &before, &r); err != nil {
 			return fmt.Errorf("initial sequence numbers %d: %s: %w", base, l.text, err)

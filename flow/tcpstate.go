@@ -60,8 +60,8 @@ type Judgement uint8
 // The judgements.
 const (
 	// Outside changes nothing: not the state, not the timer. It is a segment out of the window, a RST that does not
-	// match exactly, a SYN on an established connection. The ends deal with it themselves, with a challenge ACK
-	// (RFC 5961) or by ignoring it, so it is still forwarded.
+	// match exactly, a SYN on an established connection, which is only noted. The ends deal with it themselves, with a
+	// challenge ACK (RFC 5961) or by ignoring it, so it is still forwarded.
 	Outside Judgement = iota
 	// Inside belongs to the connection and keeps it alive.
 	Inside

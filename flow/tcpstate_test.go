@@ -161,6 +161,15 @@ var tcpScripts = []script{
 		c PA 1+100 ack 1 > inside established
 		s S 0 ack 1 ws 7 > inside established
 	`},
+	{name: "window of a SYN-ACK sent again", lines: `
+		c S 0 win 1000 ws 7 > begin syn-sent
+		s S 0 ack 1 win 1000 ws 7 > changed syn-received
+		s S 0 ack 1 win 65000 ws 7 > inside syn-received
+		c A 1 ack 0 win 8 > outside syn-received             # acknowledges nothing
+		c A 1 ack 2 win 8 > outside syn-received
+		c A 1+1024 ack 1 win 8 > changed established
+		c A 1028 ack 1 win 8 > outside established           # the window of a SYN is not scaled
+	`},
 	{name: "SYN-ACK with another number", lines: `
 		c S 0 ws 7 > begin syn-sent
 		s S 0 ack 1 ws 7 > changed syn-received
@@ -242,6 +251,8 @@ var tcpScripts = []script{
 		s S 0 > changed syn-received
 		s SA 0 ack 1 > inside syn-received
 		c A 1 ack 1 > changed established
+		c PA 1+100 ack 1 > inside established
+		c R 1 > changed closed
 	`},
 	{name: "simultaneous close", lines: opened + `
 		c FA 1 ack 1 > changed fin-wait
@@ -349,6 +360,7 @@ var tcpScripts = []script{
 	{name: "scale at the client only", lines: `
 		c S 0 win 65535 ws 7 > begin syn-sent
 		s S 0 ack 1 win 65535 > changed syn-received
+		s A 65000 ack 1 win 1000 > inside syn-received       # all of what the client's SYN announced
 		c A 1 ack 1 win 65535 > changed established
 		c A 1+65535 ack 1 > inside established
 		c A 65539 ack 1 > outside established
@@ -437,6 +449,16 @@ var tcpScripts = []script{
 		c FA 8001 ack 1 > changed fin-wait
 		s FA 1 ack 8002 > changed closing
 		c A 8002 ack 2 > changed closed
+	`},
+	{name: "FIN that was not, acknowledged", lines: opened + `
+		c A 1+4999 ack 1 > inside established
+		c FA 5000 ack 1 > changed fin-wait
+		s A 1 ack 5001 > inside fin-wait
+		c A 5001+100 ack 1 > changed established
+		c FA 5101 ack 1 > changed fin-wait
+		s FA 1 ack 5001 > changed closing
+		c A 5102 ack 2 > inside closing                     # its own FIN is not acknowledged yet
+		s A 2 ack 5102 > changed closed
 	`},
 	{name: "RST with data on its way", lines: openedScaled + `
 		s A 1+100000 ack 1 > inside established
@@ -584,10 +606,12 @@ var tcpScripts = []script{
 		c A 1000+100 ack 9000 > adopt established
 		s A 5000+1460 ack 700 > inside established
 		c A 1100 ack 9000 > inside established
-		s A 9000 ack 1100 > inside established
+		s A 6460 ack 700 > inside established
+		c R 700 > changed closed
 	`},
 	{name: "adopted, acknowledged beyond what was seen", lines: `
 		c A 1000+100 ack 9000 > adopt established
+		s A 9000 ack 50000 > inside established
 		s A 9000 ack 50000 > inside established
 		c A 50000 ack 9000 > inside established
 		s A 9000 ack 50001 > outside established
@@ -608,6 +632,7 @@ var tcpScripts = []script{
 	{name: "adopted from one end only", lines: `
 		c PA 1000+10 ack 5000 > adopt established
 		c R 1011 > outside established
+		c R 1000 > outside established                      # not what the server said, but a guess
 		s R 5001 > outside established
 		s R 1010 > outside established
 		c A 2000001010 ack 5000 > outside established
