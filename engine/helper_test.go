@@ -95,7 +95,7 @@ func newBench(t testing.TB, spec Spec, capacity, framesPerWorker int) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt := Options{Region: region, Capacity: capacity, Secret: flow.Secret{1, 2, 3, 4}, Clock: func() uint64 { return b.now }}
+	opt := Options{Region: region, Capacity: capacity, Secret: flow.Secret{0x8f3a1d5b7c9e2046, 0x1b873593cc9e2d51, 0xe6546b64a5b2c3d7, 0x2545f4914f6cdd1d}, Clock: func() uint64 { return b.now }}
 	for range n {
 		var qs []PortQueue
 		for p := range spec.Ports {

@@ -160,6 +160,7 @@ func (w *worker) process() {
 		return
 	}
 	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
+	w.table.Load(w.refs[:w.n])
 	w.schedule()
 }
 

@@ -121,9 +121,9 @@ func (t *Table) give(i uint32) {
 
 // freeSlot is the first empty slot of a bucket, or -1.
 func (b *bucket) freeSlot() int {
-	for w, tags := range b.tags {
-		// Exact zero detection: the lowest set bit of the approximate test is always right.
-		if m := match(tags, 0); m != 0 {
+	for w := range b.tags {
+		// The lowest bit of the approximate test is always right.
+		if m := b.match(w, 0); m != 0 {
 			return w*4 + bits.TrailingZeros64(m)>>4
 		}
 	}
@@ -136,13 +136,13 @@ func (b *bucket) set(slot int, tag uint16, r Ref, second bool) {
 	shift := slot & 3 * 16
 	b.tags[slot>>2] = b.tags[slot>>2]&^(0xffff<<shift) | uint64(tag)<<shift
 	b.refs[slot] = r
-	b.second &^= 1 << slot
+	b.tags[2] &^= 1 << (secondShift + slot)
 	if second {
-		b.second |= 1 << slot
+		b.tags[2] |= 1 << (secondShift + slot)
 	}
 }
 
-func (b *bucket) isSecond(slot int) bool { return b.second&(1<<slot) != 0 }
+func (b *bucket) isSecond(slot int) bool { return b.tags[2]&(1<<(secondShift+slot)) != 0 }
 
 // addSlot enters a tuple.
 func (t *Table) addSlot(k *Key, r Ref) bool {
@@ -158,7 +158,7 @@ func (t *Table) addSlot(k *Key, r Ref) bool {
 	secondary := t.other(primary, tag)
 	if s := t.buckets[secondary].freeSlot(); s >= 0 {
 		t.buckets[secondary].set(s, tag, r, true)
-		t.buckets[primary].overflow++
+		t.buckets[primary].addOverflow(1)
 		return true
 	}
 	if !t.makeRoom(primary, 3) {
@@ -172,8 +172,8 @@ func (t *Table) addSlot(k *Key, r Ref) bool {
 // that has room again. It keeps the share of secondary entries low.
 func (t *Table) sendHome(b uint64) bool {
 	bk := &t.buckets[b]
-	for second := bk.second; second != 0; second &= second - 1 {
-		s := bits.TrailingZeros8(second)
+	for second := bk.second(); second != 0; second &= second - 1 {
+		s := bits.TrailingZeros16(second)
 		if home := t.other(b, bk.tag(s)); home != b && t.buckets[home].freeSlot() >= 0 {
 			t.move(b, s, home)
 			return true
@@ -221,9 +221,9 @@ func (t *Table) move(from uint64, slot int, to uint64) {
 	b.set(b.freeSlot(), a.tag(slot), a.refs[slot], !wasSecond)
 	a.set(slot, 0, 0, false)
 	if wasSecond {
-		b.overflow-- // it is back in its primary bucket
+		b.addOverflow(-1) // it is back in its primary bucket
 	} else {
-		a.overflow++
+		a.addOverflow(1)
 	}
 }
 
@@ -233,7 +233,7 @@ func (t *Table) dropSlot(k *Key, r Ref) {
 	if s := t.buckets[primary].slotOf(r); s >= 0 {
 		// A tuple whose two buckets are one may sit there as in its secondary.
 		if t.buckets[primary].isSecond(s) {
-			t.buckets[primary].overflow--
+			t.buckets[primary].addOverflow(-1)
 		}
 		t.buckets[primary].set(s, 0, 0, false)
 		return
@@ -241,7 +241,7 @@ func (t *Table) dropSlot(k *Key, r Ref) {
 	secondary := t.other(primary, tag)
 	if s := t.buckets[secondary].slotOf(r); s >= 0 {
 		t.buckets[secondary].set(s, 0, 0, false)
-		t.buckets[primary].overflow--
+		t.buckets[primary].addOverflow(-1)
 	}
 }
 

@@ -21,26 +21,38 @@ func (r Ref) Index() uint32 { return uint32(r >> 1) }
 func ref(index uint32, side Side) Ref { return Ref(index<<1 | uint32(side)) }
 
 // slots is how many entries a bucket has; with the tags they fill one cache line.
-const slots = 8
+const slots = 10
 
-// bucket is one cache line: eight 16-bit tags in two words (0 is an empty slot), and the references they stand
-// for. A tuple lives in its primary bucket or, when that was full, in its secondary one. overflow counts the
-// tuples whose primary bucket this is and which live in their secondary, so that most lookups that find nothing
-// end after one line. second has a bit per slot whose tuple is here as in its secondary bucket.
+// bucket is one cache line: ten 16-bit tags (0 is an empty slot) and the references they stand for. Tag i is lane i&3 of
+// word i>>2; the last two lanes of the last word hold two counts instead.
+//
+// A tuple lives in its primary bucket or, when that was full, in its secondary one. Lane 2 of the last word, overflow,
+// counts the tuples whose primary bucket this is and which live in their secondary, so that a look-up that finds nothing
+// nearly always ends after one line. Lane 3, second, has a bit per slot whose tuple is here as in its secondary bucket.
 type bucket struct {
-	tags     [2]uint64
-	refs     [slots]Ref
-	overflow uint16
-	second   uint8
-	_        [13]byte
+	tags [3]uint64
+	refs [slots]Ref
 }
+
+const (
+	overflowShift = 32
+	secondShift   = 48
+	lastTags      = 1<<overflowShift - 1 // the part of the last word that is tags
+)
+
+func (b *bucket) overflow() uint16 { return uint16(b.tags[2] >> overflowShift) }
+func (b *bucket) addOverflow(n int) {
+	b.tags[2] = b.tags[2]&^(0xffff<<overflowShift) | uint64(b.overflow()+uint16(n))<<overflowShift
+}
+func (b *bucket) second() uint16 { return uint16(b.tags[2] >> secondShift) }
 
 // link chains a record in its timer list, or in the list of free records.
 type link struct{ next, prev uint32 }
 
-// load is the share of slots that are in use when the table is full: 2 tuples a connection, 68% of the slots. More would
-// save little memory and send more tuples to their secondary bucket, which costs a look-up another cache line.
-const loadNum, loadDen = 17, 25
+// load is the share of slots that are in use when the table is full: 2 tuples a connection, 55% of the slots. More would
+// save a little memory and send more tuples than the present 1 in 200 to their secondary bucket, which costs a look-up
+// another cache line.
+const loadNum, loadDen = 55, 100
 
 const (
 	recordSize = 128
@@ -175,18 +187,27 @@ func (t *Table) other(b uint64, tag uint16) uint64 {
 
 const lanes = 0x0001000100010001
 
-// match returns the slots of b that carry tag, as a bit set of the lowest bit of each byte pair: bit 16*i+15 of
-// word w is slot 4*w+i. Lanes above a true match may be false ones; the caller compares the record anyway.
+// match returns the lanes of a word that carry tag: bit 16*i+15 for lane i. Lanes above a true match may be false ones; the
+// caller compares the record anyway.
 func match(word uint64, tag uint16) uint64 {
 	x := word ^ uint64(tag)*lanes
 	return (x - lanes) & ^x & (lanes << 15)
+}
+
+// match is the lanes of word w that carry tag.
+func (b *bucket) match(w int, tag uint16) uint64 {
+	m := match(b.tags[w], tag)
+	if w == 2 {
+		m &= lastTags
+	}
+	return m
 }
 
 // find looks a tuple up in one bucket.
 func (t *Table) find(b uint64, tag uint16, k *Key) Ref {
 	bk := &t.buckets[b]
 	for w := range bk.tags {
-		for m := match(bk.tags[w], tag); m != 0; m &= m - 1 {
+		for m := bk.match(w, tag); m != 0; m &= m - 1 {
 			r := bk.refs[w*4+bits.TrailingZeros64(m)>>4]
 			if r != 0 && t.matches(r, k) {
 				return r
@@ -199,7 +220,7 @@ func (t *Table) find(b uint64, tag uint16, k *Key) Ref {
 // Lookup finds the record of one tuple.
 func (t *Table) Lookup(k *Key) Ref {
 	primary, tag := t.place(t.secret.Hash(k))
-	if r := t.find(primary, tag, k); r != 0 || t.buckets[primary].overflow == 0 {
+	if r := t.find(primary, tag, k); r != 0 || t.buckets[primary].overflow() == 0 {
 		return r
 	}
 	return t.find(t.other(primary, tag), tag, k)
@@ -234,7 +255,7 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) {
 		if r != 0 { // another tuple with this tag stands before ours
 			refs[i] = t.find(s.bucket[j], s.tag[j], &keys[i])
 		}
-		if refs[i] == 0 && t.buckets[s.bucket[j]].overflow != 0 {
+		if refs[i] == 0 && t.buckets[s.bucket[j]].overflow() != 0 {
 			s.again[again&(Burst-1)] = uint8(i)
 			again++
 		}
@@ -272,23 +293,32 @@ func (t *Table) loadBuckets(n int) {
 	t.sink = sink
 }
 
-// loadRecords loads both lines of each record: the second is needed as soon as the record is found.
+// loadRecords loads the first line of each candidate, which the comparison reads.
 func (t *Table) loadRecords(n int) {
 	sink := t.sink
 	for _, r := range t.scratch.cand[:n] {
-		rec := &t.records[r.Index()]
-		sink += rec.state + uint64(rec.VS)
+		sink += t.records[r.Index()].state
 	}
 	t.sink = sink
 }
 
-// candidate notes the first slot of bucket j that has the tag, or 0. Both words are searched as one set without a branch:
-// bit 16*i is slot i, bit 16*i+1 slot 4+i; with none the slot is any, and the mask makes it 0.
+// Load loads the second line of each record that a look-up has found, before the packets of the burst are tracked. It is
+// apart from LookupBurst because a caller that only asks does not need it.
+func (t *Table) Load(refs []Ref) {
+	sink := t.sink
+	for _, r := range refs {
+		sink += uint64(t.records[r.Index()].VS)
+	}
+	t.sink = sink
+}
+
+// candidate notes the first slot of bucket j that has the tag, or 0. The words are searched as one set without a branch: bit
+// 16*i+w is lane i of word w; with none the slot is any, and the mask makes it 0.
 func (t *Table) candidate(j int) {
 	s := &t.scratch
-	bk := &t.buckets[s.bucket[j]]
-	m := match(bk.tags[0], s.tag[j])>>15 | match(bk.tags[1], s.tag[j])>>14
-	slot := bits.TrailingZeros64(m | 1<<62)
+	bk, tag := &t.buckets[s.bucket[j]], s.tag[j]
+	m := match(bk.tags[0], tag)>>15 | match(bk.tags[1], tag)>>14 | match(bk.tags[2], tag)&lastTags>>13
+	at := bits.TrailingZeros64(m | 1<<63)
 	some := Ref(uint32(int64(m|-m) >> 63))
-	s.cand[j] = bk.refs[(slot>>4|slot&1<<2)&(slots-1)] & some
+	s.cand[j] = bk.refs[min(at&3<<2|at>>4, slots-1)] & some
 }

@@ -31,7 +31,7 @@ func mapped(t testing.TB, size int) []byte {
 
 func newTable(t testing.TB, capacity int, nodes []Addr) *Table {
 	t.Helper()
-	tab, err := New(mapped(t, Size(capacity)), Config{Capacity: capacity, Secret: Secret{1, 2, 3, 4}, Nodes: nodes}, 0)
+	tab, err := New(mapped(t, Size(capacity)), Config{Capacity: capacity, Secret: Secret{0x8f3a1d5b7c9e2046, 0x1b873593cc9e2d51, 0xe6546b64a5b2c3d7, 0x2545f4914f6cdd1d}, Nodes: nodes}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +65,7 @@ func checkTable(t *testing.T, tab *Table, model map[uint32]Ref) {
 	entries, overflow := 0, 0
 	for i := range tab.buckets {
 		b := &tab.buckets[i]
-		overflow += int(b.overflow)
+		overflow += int(b.overflow())
 		for s := range slots {
 			if (b.refs[s] == 0) != (b.tag(s) == 0) {
 				t.Fatalf("bucket %d slot %d: tag %d with ref %d", i, s, b.tag(s), b.refs[s])
