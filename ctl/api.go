@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -111,6 +113,8 @@ func (s *Server) handler() http.Handler {
 		return Drops(&sum)
 	}))
 	mux.HandleFunc("GET /v1/connections", s.connections)
+	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
+	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
 	return mux
 }
 
@@ -183,6 +187,57 @@ func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, out)
 }
 
+// exportConnections writes every connection that matches, one JSON object a line, as the workers hand them out.
+func (s *Server) exportConnections(w http.ResponseWriter, r *http.Request) {
+	match, _, err := parseFilter(r)
+	if err != nil {
+		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		return
+	}
+	// Ten million lines take longer than other answers; a reader that stands still is given up.
+	ctl := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	out := json.NewEncoder(w)
+	_ = s.engine.EachConnection(r.Context(), match, func(c *engine.Conn) bool {
+		_ = ctl.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		return out.Encode(connView(c)) == nil
+	}) // without the engine the lines end
+}
+
+// deleteConnections removes the connections that match. Without any filter but a limit it refuses: all is said by all=true.
+func (s *Server) deleteConnections(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	all, reset := q.Get("all") == "true", q.Get("reset") == "true"
+	q.Del("all")
+	q.Del("reset")
+	r.URL.RawQuery = q.Encode()
+	match, limit, err := parseFilter(r)
+	if q.Get("limit") == "" {
+		limit = math.MaxInt
+	}
+	q.Del("limit")
+	if err == nil && len(q) == 0 && !all {
+		err = errors.New("say which connections, by client, virtual, member, state or protocol, or all")
+	}
+	if err != nil {
+		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
+	defer cancel()
+	n, err := s.engine.DeleteConnections(ctx, limit, reset, match)
+	if err != nil {
+		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		return
+	}
+	reply(w, http.StatusOK, DeletedView{n})
+}
+
+// DeletedView is the answer to a deletion.
+type DeletedView struct {
+	Deleted int `json:"deleted"`
+}
+
 // parseFilter reads client, virtual, member, state, protocol and limit. An address may stand with or without port.
 func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err error) {
 	q := r.URL.Query()
@@ -253,13 +308,30 @@ var ErrNoServer = errors.New("no sluice answers")
 
 // Get asks the API at socket for path and decodes the answer into v.
 func Get(ctx context.Context, socket, path string, v any) error {
+	return call(ctx, http.MethodGet, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
+}
+
+// Delete asks the API at socket to delete what path names, and decodes the answer into v.
+func Delete(ctx context.Context, socket, path string, v any) error {
+	return call(ctx, http.MethodDelete, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
+}
+
+// Copy writes the API's answer to path to w as it comes.
+func Copy(ctx context.Context, socket, path string, w io.Writer) error {
+	return call(ctx, http.MethodGet, socket, path, 0, func(body io.Reader) error {
+		_, err := io.Copy(w, body)
+		return err
+	})
+}
+
+func call(ctx context.Context, method, socket, path string, timeout time.Duration, read func(io.Reader) error) error {
 	client := http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
-	}, Timeout: 30 * time.Second}
+	}, Timeout: timeout}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sluice"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://sluice"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -278,7 +350,7 @@ func Get(ctx context.Context, socket, path string, v any) error {
 		}
 		return errors.New(e.Error)
 	}
-	return json.NewDecoder(resp.Body).Decode(v)
+	return read(resp.Body)
 }
 
 func unwrapURL(err error) error {

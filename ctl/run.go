@@ -24,14 +24,15 @@ import (
 // Virtual addresses come last and go first: while they are there, somebody answers for them.
 type Server struct {
 	assembly
-	state *kernelState
-	saved *savedTables
-	drain draining
-	dict  *engine.Dictionary
-	ways  map[netip.Addr]way
-	host  *engine.HostSpec
-	api   *api
-	began time.Time
+	state  *kernelState
+	saved  *savedTables
+	drain  draining
+	placed map[placedAddress]bool // managed virtual addresses
+	dict   *engine.Dictionary
+	ways   map[netip.Addr]way
+	host   *engine.HostSpec
+	api    *api
+	began  time.Time
 	// the configuration's generation; only the reconcile goroutine changes configurations
 	generation uint64
 	lastRules  []string
@@ -266,6 +267,7 @@ func (s *Server) placeAddresses() error {
 			}
 		}
 	}
+	s.placed = want
 	for p := range want {
 		if err := s.state.placeAddress(p); err != nil {
 			return err
@@ -289,6 +291,7 @@ func (s *Server) stopEngine() error {
 // Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
+	go s.announceAll(ctx)
 	err := s.watch(ctx)
 	s.api.close()
 	return errors.Join(err, s.shutdown())

@@ -141,8 +141,9 @@ type Config struct {
 	Generation  uint64
 	Ports       []PortSpec
 	Host        *HostSpec
-	virtuals    []virtual // by id; the zero value is one that does not exist (any more)
-	nodes       []node    // by id
+	virtuals    []virtual              // by id; the zero value is one that does not exist (any more)
+	nodes       []node                 // by id
+	names       map[uint32]*memberName // by node id, for people
 	addrs       []flow.Addr
 	pools       []pool
 	services    services
@@ -176,6 +177,8 @@ type member struct {
 	active *atomic.Int64 // connections over all workers
 }
 
+type memberName struct{ pool, Name string }
+
 type pool struct {
 	name      string
 	scheduler sched.Scheduler
@@ -202,9 +205,11 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	}
 	c.addrs = dict.addrs()
 	c.nodes = make([]node, len(c.addrs))
+	c.names = map[uint32]*memberName{}
 	for i := range c.pools {
 		for j := range c.pools[i].members {
 			m := &c.pools[i].members[j]
+			c.names[m.id] = &memberName{c.pools[i].name, m.Name}
 			c.nodes[m.id] = node{exists: true, ok: m.Hop.OK, port: uint16(m.Hop.Port)}
 			if m.Hop.Port < 0 || m.Hop.Port >= len(spec.Ports) {
 				return nil, fmt.Errorf("pool %s member %s: no port %d", c.pools[i].name, m.Name, m.Hop.Port)

@@ -252,28 +252,6 @@ func (e *Engine) Snapshots(ctx context.Context) ([]Snapshot, error) {
 	return s, err
 }
 
-// scanChunk is how many connections a worker copies between two bursts.
-const scanChunk = 64
-
-// Connections copies up to limit connections that match, worker by worker, in small chunks.
-func (e *Engine) Connections(ctx context.Context, limit int, match func(*Conn) bool) ([]Conn, error) {
-	var out []Conn
-	for _, w := range e.workers {
-		for from := uint32(1); from != 0 && len(out) < limit; {
-			done, err := e.tell(ctx, w, func(w *worker) { from = w.scan(from, scanChunk, match, &out) })
-			if err != nil {
-				return out, err
-			}
-			select {
-			case <-done:
-			case <-ctx.Done():
-				return out, ctx.Err()
-			}
-		}
-	}
-	return out[:min(len(out), limit)], nil
-}
-
 // Stop ends the workers' loops. Frames stay where they are; Close takes them back.
 func (e *Engine) Stop(ctx context.Context) error {
 	if !e.running.Load() {

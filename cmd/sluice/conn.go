@@ -27,6 +27,20 @@ var connColumns = []column[ctl.ConnView]{
 	{"WORKER", true, func(v *ctl.ConnView) any { return v.Worker }},
 }
 
+// filters choose connections.
+func filters() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "client", Usage: "only those of this client: `ADDRESS` or ADDRESS:PORT"},
+		&cli.StringFlag{Name: "virtual", Usage: "only those to this virtual server: its `NAME`, address or address:port"},
+		&cli.StringFlag{Name: "member", Usage: "only those to this member: its `NAME`, address or address:port"},
+		&cli.StringFlag{Name: "state", Usage: "only those in this `STATE`, such as established"},
+		&cli.StringFlag{Name: "protocol", Usage: "only `tcp or udp`"},
+	}
+}
+
+// filterFlags are those of commands that print no table.
+func filterFlags() []cli.Flag { return append(clientFlags()[:1:1], filters()...) }
+
 func milliseconds(ms uint64) string {
 	d := time.Duration(ms) * time.Millisecond
 	if d < time.Minute {
@@ -36,14 +50,7 @@ func milliseconds(ms uint64) string {
 }
 
 func connCommand() *cli.Command {
-	flags := clientFlags(
-		&cli.StringFlag{Name: "client", Usage: "only those of this client: `ADDRESS` or ADDRESS:PORT"},
-		&cli.StringFlag{Name: "virtual", Usage: "only those to this virtual server: its `NAME`, address or address:port"},
-		&cli.StringFlag{Name: "member", Usage: "only those to this member: its `NAME`, address or address:port"},
-		&cli.StringFlag{Name: "state", Usage: "only those in this `STATE`, such as established"},
-		&cli.StringFlag{Name: "protocol", Usage: "only `tcp or udp`"},
-		&cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100},
-	)
+	flags := clientFlags(append(filters(), &cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100})...)
 	show := &cli.Command{
 		Name: "show", Usage: "show the table's entry of each connection of a client",
 		UsageText: "sluice conn show [CLIENT:PORT]",
@@ -74,11 +81,60 @@ func connCommand() *cli.Command {
 	}
 	return noun("conn", "list connections", flags, func(c *cli.Context) error {
 		return list(c, "/v1/connections", connQuery(c), connColumns)
-	}, show)
+	}, show, connDeleteCommand(), connExportCommand())
+}
+
+func connDeleteCommand() *cli.Command {
+	return &cli.Command{
+		Name: "delete", Usage: "take connections out of the table",
+		UsageText: "sluice conn delete [CLIENT[:PORT]] [--virtual NAME] [--member NAME] [--state STATE] [--reset] | --all",
+		Flags: append(filterFlags(),
+			&cli.BoolFlag{Name: "reset", Usage: "send a RST to both ends of each TCP connection"},
+			&cli.BoolFlag{Name: "all", Usage: "every connection"}),
+		Action: func(c *cli.Context) error {
+			q := filterQuery(c)
+			if c.Args().Present() {
+				q.Set("client", c.Args().First())
+			}
+			if c.Bool("all") == (len(q) > 0) {
+				return usagef("say which connections, or --all")
+			}
+			for _, k := range []string{"all", "reset"} {
+				if c.Bool(k) {
+					q.Set(k, "true")
+				}
+			}
+			var d ctl.DeletedView
+			if err := ctl.Delete(c.Context, c.String("socket"), "/v1/connections?"+q.Encode(), &d); err != nil {
+				return err
+			}
+			fmt.Fprintf(c.App.Writer, "%d connections deleted\n", d.Deleted)
+			return nil
+		},
+	}
+}
+
+func connExportCommand() *cli.Command {
+	return &cli.Command{
+		Name: "export", Usage: "write all connections, one JSON object a line",
+		Flags: filterFlags(),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("export takes no arguments, not %q", c.Args().First())
+			}
+			return ctl.Copy(c.Context, c.String("socket"), "/v1/connections/export?"+filterQuery(c).Encode(), c.App.Writer)
+		},
+	}
 }
 
 func connQuery(c *cli.Context) url.Values {
-	q := url.Values{"limit": {strconv.Itoa(c.Int("limit"))}}
+	q := filterQuery(c)
+	q.Set("limit", strconv.Itoa(c.Int("limit")))
+	return q
+}
+
+func filterQuery(c *cli.Context) url.Values {
+	q := url.Values{}
 	for _, k := range []string{"client", "virtual", "member", "state", "protocol"} {
 		if v := c.String(k); v != "" {
 			q.Set(k, v)

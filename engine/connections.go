@@ -1,0 +1,137 @@
+package engine
+
+import (
+	"context"
+
+	"sluice/flow"
+)
+
+// What the control side sees of connections: copies, taken by the worker a chunk at a time between bursts. Names, filters
+// and everything else that takes time are done with the copies, outside the worker.
+
+// Conn is a copy of a connection's record with its ids resolved to addresses.
+type Conn struct {
+	flow.Record
+	Worker  int
+	Index   uint32
+	Server  flow.Key // the tuple of packets from the server
+	IdleMS  uint32
+	AgeMS   uint32
+	LeftMS  uint64 // until it expires if it stays idle
+	Virtual string
+	Pool    string
+	Member  string
+	Ports   [2]string // client side, server side
+}
+
+// scanChunk is how many connections a worker copies between two bursts.
+const scanChunk = 64
+
+// scan copies a chunk of connections from index from on; it returns where to go on, 0 at the end.
+func (w *worker) scan(from uint32, out *[]Conn) uint32 {
+	now := uint32(w.now)
+	return w.table.Each(from, scanChunk, func(i uint32, r *flow.Record) {
+		c := Conn{Record: *r, Worker: w.id, Index: i, Server: w.table.ServerKey(r), IdleMS: now - r.Seen, AgeMS: now - r.Start}
+		c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
+		*out = append(*out, c)
+	})
+}
+
+// name fills in names; what the configuration no longer has stays empty.
+func (c *Config) name(conn *Conn) {
+	if v := conn.VS; int(v) < len(c.virtuals) && c.virtuals[v].exists {
+		conn.Virtual = c.virtuals[v].Name
+	}
+	if n := c.names[conn.Node]; n != nil {
+		conn.Pool, conn.Member = n.pool, n.Name
+	}
+	for i, port := range [2]uint16{conn.ClientIf, conn.ServerIf} {
+		if int(port) < len(c.Ports) {
+			conn.Ports[i] = c.Ports[port].Name
+		}
+	}
+}
+
+// EachConnection calls f with a copy of every connection that matches, a chunk at a time, worker by worker, in the
+// caller's goroutine. It ends when f wants no more.
+func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f func(*Conn) (more bool)) error {
+	var out []Conn
+	for _, w := range e.workers {
+		for from := uint32(1); from != 0; {
+			out = out[:0]
+			if err := e.wait(ctx, w, func(w *worker) { from = w.scan(from, &out) }); err != nil {
+				return err
+			}
+			cfg := e.Config()
+			for i := range out {
+				cfg.name(&out[i])
+				if (match == nil || match(&out[i])) && !f(&out[i]) {
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// wait has one worker apply f and waits for it.
+func (e *Engine) wait(ctx context.Context, w *worker, f func(*worker)) error {
+	done, err := e.tell(ctx, w, f)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Connections copies up to limit connections that match.
+func (e *Engine) Connections(ctx context.Context, limit int, match func(*Conn) bool) ([]Conn, error) {
+	var out []Conn
+	err := e.EachConnection(ctx, match, func(c *Conn) bool {
+		out = append(out, *c)
+		return len(out) < limit
+	})
+	return out, err
+}
+
+// DeleteConnections removes the connections that match, at most limit, and returns how many. With reset both ends of a TCP
+// connection get a RST. A connection that ends by itself meanwhile is not counted.
+func (e *Engine) DeleteConnections(ctx context.Context, limit int, reset bool, match func(*Conn) bool) (int, error) {
+	found, err := e.Connections(ctx, limit, match)
+	if err != nil {
+		return 0, err
+	}
+	deleted := 0
+	for len(found) > 0 {
+		n := 1
+		for n < min(len(found), scanChunk) && found[n].Worker == found[0].Worker {
+			n++
+		}
+		chunk := found[:n]
+		found = found[n:]
+		if err := e.wait(ctx, e.workers[chunk[0].Worker], func(w *worker) { deleted += w.deleteConns(chunk, reset) }); err != nil {
+			return deleted, err
+		}
+	}
+	return deleted, nil
+}
+
+// deleteConns removes the connections that are still those that were copied: an index may have been used again since.
+func (w *worker) deleteConns(conns []Conn, reset bool) (n int) {
+	for i := range conns {
+		r := w.table.Record(conns[i].Index)
+		if !r.Live() || r.ClientKey() != conns[i].ClientKey() || r.Start != conns[i].Start {
+			continue
+		}
+		if reset && r.Proto() == flow.TCP {
+			w.sendResets(r)
+		}
+		w.remove(conns[i].Index)
+		n++
+	}
+	return n
+}
