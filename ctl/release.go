@@ -50,5 +50,6 @@ func ReleasePorts(ifname string) (done []string, err error) {
 	if state.HostPort {
 		done = append(done, "removed the host port")
 	}
+	done = append(done, sweepDead()...)
 	return done, errors.Join(append(errs, state.release())...)
 }
