@@ -39,9 +39,11 @@ func announce(ifindex int, mac [6]byte, a netip.Addr) error {
 		return fmt.Errorf("open a packet socket: %w", err)
 	}
 	defer unix.Close(fd)
-	frame := gratuitousARP(mac, a)
+	var frame []byte
 	if a.Is6() {
 		frame = unsolicitedNA(mac, a)
+	} else {
+		frame = gratuitousARP(mac, a)
 	}
 	return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: ifindex, Halen: 6})
 }

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,8 +44,8 @@ func (s *Server) listen() (_ *api, err error) {
 		}
 	}()
 	path := s.file.Control.Socket
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the folder of the control socket: %w", err)
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("open the control socket: make its folder first, or set control.socket to another path: %w", err)
 	}
 	// The lock of the namespace is ours; a socket that is there is either dead or of another namespace.
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
@@ -164,8 +165,8 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 	return v
 }
 
-// maxConnections bounds one answer.
-const maxConnections = 10_000
+// MaxConnections bounds one answer.
+const MaxConnections = 10_000
 
 func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 	match, limit, err := parseFilter(r)
@@ -243,8 +244,8 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 	q := r.URL.Query()
 	limit = 100
 	if l := q.Get("limit"); l != "" {
-		if limit, err = strconv.Atoi(l); err != nil || limit < 1 || limit > maxConnections {
-			return nil, 0, fmt.Errorf("limit %q is not a number from 1 to %d", l, maxConnections)
+		if limit, err = strconv.Atoi(l); err != nil || limit < 1 || limit > MaxConnections {
+			return nil, 0, fmt.Errorf("limit %q is not a number from 1 to %d", l, MaxConnections)
 		}
 	}
 	for k := range q {
@@ -253,6 +254,9 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 		default:
 			return nil, 0, fmt.Errorf("unknown filter %q; there are client, virtual, member, state, protocol, limit", k)
 		}
+	}
+	if v := q.Get("state"); v != "" && !slices.Contains(connStates(), v) {
+		return nil, 0, fmt.Errorf("unknown state %q; there are %s", v, strings.Join(connStates(), ", "))
 	}
 	for _, k := range []string{"client", "virtual", "member"} {
 		if v := q.Get(k); v != "" && k == "client" && !isEndpoint(v) {

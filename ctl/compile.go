@@ -15,6 +15,8 @@ type topology struct {
 	macs [][6]byte                 // by port of the file
 	hops map[netip.Addr]engine.Hop // by address of a member
 	host *engine.HostSpec
+
+	unmanaged []way // live: neighbours that the kernel does not keep resolved
 }
 
 // spec turns the file into what the engine compiles.

@@ -98,6 +98,7 @@ func localAddresses() ([]netip.Addr, error) {
 type way struct {
 	port int
 	via  netip.Addr
+	gone bool // the kernel has no route any more; port and via are the last there were
 }
 
 // route asks the kernel for the way to a member.
@@ -127,9 +128,16 @@ func route(a netip.Addr, ifaces []iface) (way, error) {
 	return way{}, fmt.Errorf("member %s is reached through %s, which is not a port; add it under ports, or a route through a port", a, name)
 }
 
-// neighbours are the MACs that the kernel knows behind one interface.
-func neighbours(index int) (map[netip.Addr][6]byte, error) {
-	out := map[netip.Addr][6]byte{}
+// neighbour is what the kernel knows of one.
+type neighbour struct {
+	mac     [6]byte
+	valid   bool // it has a MAC that may be used
+	managed bool
+}
+
+// neighbours are those that the kernel knows behind one interface.
+func neighbours(index int) (map[netip.Addr]neighbour, error) {
+	out := map[netip.Addr]neighbour{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := netlink.NeighList(index, family)
 		if err != nil {
@@ -137,9 +145,15 @@ func neighbours(index int) (map[netip.Addr][6]byte, error) {
 		}
 		const valid = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE | netlink.NUD_PERMANENT
 		for _, n := range list {
-			if ip, ok := netip.AddrFromSlice(n.IP); ok && n.State&valid != 0 && len(n.HardwareAddr) == 6 {
-				out[ip.Unmap()] = [6]byte(n.HardwareAddr)
+			ip, ok := netip.AddrFromSlice(n.IP)
+			if !ok {
+				continue
 			}
+			e := neighbour{managed: n.FlagsExt&netlink.NTF_EXT_MANAGED != 0}
+			if n.State&valid != 0 && len(n.HardwareAddr) == 6 {
+				e.mac, e.valid = [6]byte(n.HardwareAddr), true
+			}
+			out[ip.Unmap()] = e
 		}
 	}
 	return out, nil
@@ -196,7 +210,7 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 // live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK.
 func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
 	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
-	known := make([]map[netip.Addr][6]byte, len(ifaces))
+	known := make([]map[netip.Addr]neighbour, len(ifaces))
 	for i := range ifaces {
 		t.macs = append(t.macs, ifaces[i].mac)
 		var err error
@@ -209,17 +223,23 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 			t.hops[a] = hop
 			continue
 		}
-		w := ways[a]
-		mac, ok := known[w.port][w.via]
-		t.hops[a] = engine.Hop{Port: w.port, MAC: mac, OK: ok}
+		t.add(a, ways[a], known)
 	}
 	for a, w := range draining {
 		if _, ok := t.hops[a]; !ok {
-			mac, ok := known[w.port][w.via]
-			t.hops[a] = engine.Hop{Port: w.port, MAC: mac, OK: ok}
+			t.add(a, w, known)
 		}
 	}
 	return t, nil
+}
+
+// add notes the hop to a member, and its neighbour if the kernel does not look after it.
+func (t *topology) add(a netip.Addr, w way, known []map[netip.Addr]neighbour) {
+	n := known[w.port][w.via]
+	t.hops[a] = engine.Hop{Port: w.port, MAC: n.mac, OK: n.valid && !w.gone}
+	if !n.managed && !w.gone {
+		t.unmanaged = append(t.unmanaged, w)
+	}
 }
 
 // unresolved lists the members whose next hop is not known.

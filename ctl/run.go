@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,6 +39,9 @@ type Server struct {
 	generation uint64
 	lastRules  []string
 	lastHops   string
+	links      atomic.Pointer[[]string] // state of each port
+	complaints map[string]string        // what was said, by subject
+	managed    time.Time                // of the last manageAgain
 }
 
 func newSecret() flow.Secret {
@@ -223,8 +228,28 @@ func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
 		}
 	}
 	s.lastHops = fmt.Sprint(t.hops)
+	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
+}
+
+// manageAgain has the kernel look after neighbours again that it has forgotten, as it does when a link goes down. Each try
+// is a change that is reported back to us, so there is one a second at most: an old kernel, which has no managed
+// neighbours, would keep us busy.
+func (s *Server) manageAgain(t *topology) {
+	if time.Since(s.managed) < time.Second {
+		return
+	}
+	s.managed = time.Now()
+	for _, w := range t.unmanaged {
+		// With an old kernel this starts another resolution.
+		_ = manage(s.ifaces[w.port].index, w.via)
+		n := placedNeighbour{s.ifaces[w.port].index, w.via}
+		if !slices.Contains(s.state.Neighbours, n) {
+			s.state.Neighbours = append(s.state.Neighbours, n)
+			_ = s.state.save() // only for a successor that cleans up
+		}
+	}
 }
 
 // noteIDs writes down what ids mean before a worker uses them.
@@ -269,7 +294,7 @@ func (s *Server) placeAddresses() error {
 	}
 	s.placed = want
 	for p := range want {
-		if err := s.state.placeAddress(p); err != nil {
+		if _, err := s.state.placeAddress(p); err != nil {
 			return err
 		}
 	}

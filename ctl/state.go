@@ -53,7 +53,7 @@ func lockState() (*kernelState, error) {
 		return nil, fmt.Errorf("find the network namespace: %w", err)
 	}
 	if err := os.MkdirAll(StateDir, 0o755); err != nil {
-		return nil, fmt.Errorf("make the state directory (run as root): %w", err)
+		return nil, fmt.Errorf("make the state directory%s: %w", rootHint(err), err)
 	}
 	base := filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino))
 	lock, err := os.OpenFile(base+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
@@ -61,7 +61,7 @@ func lockState() (*kernelState, error) {
 		return lockState()
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open the lock (run as root): %w", err)
+		return nil, fmt.Errorf("open the lock%s: %w", rootHint(err), err)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
@@ -81,6 +81,14 @@ func lockState() (*kernelState, error) {
 	return s, nil
 }
 
+// rootHint is advice for errors that root would not meet.
+func rootHint(err error) string {
+	if errors.Is(err, os.ErrPermission) {
+		return " (run as root)"
+	}
+	return ""
+}
+
 func samePath(f *os.File) bool {
 	a, errA := f.Stat()
 	b, errB := os.Stat(f.Name())
@@ -94,38 +102,39 @@ func (s *kernelState) save() error {
 	}
 	tmp := s.path + ".new"
 	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		_ = os.Remove(tmp)
 		return fmt.Errorf("note what is changed in the kernel: %w", err)
 	}
 	return os.Rename(tmp, s.path)
 }
 
-// placeAddress puts a virtual address on an interface: /32 or /128, usable at once, without duplicate address
-// detection. An address that is there already is only ours if an earlier engine of ours noted it.
-func (s *kernelState) placeAddress(p placedAddress) error {
+// placeAddress puts a virtual address on an interface, unless it is there: /32 or /128, usable at once, without duplicate
+// address detection. One that is there already is only ours if an earlier engine of ours noted it.
+func (s *kernelState) placeAddress(p placedAddress) (added bool, err error) {
 	a := p.Address
 	l, err := netlink.LinkByIndex(p.Index)
 	if err != nil {
-		return fmt.Errorf("put %s on interface %d: %w", a, p.Index, err)
+		return false, fmt.Errorf("put %s on interface %d: %w", a, p.Index, err)
 	}
 	list, err := netlink.AddrList(l, familyNumber(a))
 	if err != nil {
-		return fmt.Errorf("list the addresses of %s: %w", l.Attrs().Name, err)
+		return false, fmt.Errorf("list the addresses of %s: %w", l.Attrs().Name, err)
 	}
 	for _, have := range list {
 		if ip, ok := netip.AddrFromSlice(have.IP); ok && ip.Unmap() == a {
-			return nil
+			return false, nil
 		}
 	}
 	if !slices.Contains(s.Addresses, p) {
 		s.Addresses = append(s.Addresses, p)
 		if err := s.save(); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := netlink.AddrAdd(l, hostAddress(a)); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("put %s on %s: %w", a, l.Attrs().Name, err)
+		return false, fmt.Errorf("put %s on %s: %w", a, l.Attrs().Name, err)
 	}
-	return nil
+	return true, nil
 }
 
 func hostAddress(a netip.Addr) *netlink.Addr {

@@ -112,6 +112,15 @@ func connView(c *engine.Conn) ConnView {
 	return v
 }
 
+// connStates are the words of ConnView.State.
+func connStates() []string {
+	out := []string{"open", "unanswered"}
+	for s := flow.TCPSynSent; s <= flow.TCPClosed; s++ {
+		out = append(out, s.String())
+	}
+	return out
+}
+
 func macString(m [6]byte) string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
@@ -169,8 +178,9 @@ type PortView struct {
 	MTU       int    `json:"mtu"`
 	Queues    int    `json:"queues"`
 	Driver    string `json:"driver"`
-	XDP       string `json:"xdp"`  // native | generic
-	Mode      string `json:"mode"` // zero-copy | copy
+	State     string `json:"state"` // up | down | no carrier | gone
+	XDP       string `json:"xdp"`   // native | generic
+	Mode      string `json:"mode"`  // zero-copy | copy
 	Note      string `json:"note,omitempty"`
 	Received  uint64 `json:"received"`
 	Sent      uint64 `json:"sent"`
@@ -307,8 +317,11 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 	for i := range s.ifaces {
 		f := &s.ifaces[i]
 		v := &out[i]
-		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK)}
+		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
+			if links := s.links.Load(); links != nil {
+				v.State = (*links)[i]
+			}
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()
 			if c, err := s.programs[i].Counters(); err == nil {
 				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held

@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"time"
 
@@ -87,24 +88,12 @@ func forward[T any](in <-chan T, note func()) {
 	}()
 }
 
-// reconcile reads the kernel's tables and applies what differs from what is in force.
+// reconcile reads the kernel's tables and applies what differs from what is in force. What is wrong with one member, port
+// or address does not keep the others from being followed.
 func (s *Server) reconcile(ctx context.Context) error {
-	ways, err := s.file.ways(s.ifaces[:len(s.file.Ports)])
-	if err != nil {
-		return err
-	}
-	var fresh []placedNeighbour
-	for a, w := range ways {
-		if s.ways[a] != w {
-			fresh = append(fresh, placedNeighbour{s.ifaces[w.port].index, w.via})
-		}
-	}
-	s.ways = ways
-	if len(fresh) > 0 {
-		if err := s.state.manageNeighbours(fresh); err != nil {
-			return err
-		}
-	}
+	s.followLinks()
+	s.followRoutes()
+	s.keepPlaced()
 	hops, old := s.lastHops, s.lastRules
 	cfg, rules, err := s.compile()
 	if err != nil {
@@ -113,6 +102,7 @@ func (s *Server) reconcile(ctx context.Context) error {
 	if s.lastHops != hops {
 		took, err := s.engine.Apply(ctx, cfg)
 		if err != nil {
+			s.lastHops = "" // try again
 			return err
 		}
 		s.log.Info("next hops changed", "generation", cfg.Generation, "applied_in", took)
@@ -126,4 +116,82 @@ func (s *Server) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// followRoutes takes over where routes lead now. A member that has lost its route keeps its place and takes nothing.
+func (s *Server) followRoutes() {
+	for _, a := range s.file.memberAddrs() {
+		old, known := s.ways[a]
+		if !known {
+			continue // a static neighbour
+		}
+		w, err := route(a, s.ifaces[:len(s.file.Ports)])
+		if err != nil {
+			w = old
+			w.gone = true
+		}
+		if w == old {
+			continue
+		}
+		if err != nil {
+			s.log.Warn("a member cannot be reached: it takes no connections until there is a route", "member", a, "reason", err)
+		} else if old.gone {
+			s.log.Info("a member can be reached again", "member", a)
+		}
+		s.ways[a] = w
+	}
+}
+
+// keepPlaced puts managed virtual addresses back that somebody, or a link that went down, has taken off.
+func (s *Server) keepPlaced() {
+	for p := range s.placed {
+		added, err := s.state.placeAddress(p)
+		if added {
+			s.log.Warn("a virtual address had gone from its interface and was put back", "address", p.Address)
+			if err := announce(p.Index, p.MAC, p.Address); err != nil {
+				s.log.Warn("virtual address not announced", "address", p.Address, "error", err)
+			}
+		}
+		if what := fmt.Sprint(err); err != nil && s.complaints[p.Address.String()] != what {
+			s.complain(p.Address.String(), what)
+			s.log.Warn("a virtual address cannot be put back", "address", p.Address, "error", err)
+		} else if err == nil {
+			delete(s.complaints, p.Address.String())
+		}
+	}
+}
+
+// complain remembers what was said about a subject, so that it is said once.
+func (s *Server) complain(subject, what string) {
+	if s.complaints == nil {
+		s.complaints = map[string]string{}
+	}
+	s.complaints[subject] = what
+}
+
+// followLinks notes which ports are up, and says so once when that changes.
+func (s *Server) followLinks() {
+	now := make([]string, len(s.file.Ports))
+	before := s.links.Load()
+	for i := range now {
+		now[i] = linkState(&s.ifaces[i])
+		if before != nil && (*before)[i] != now[i] {
+			s.log.Warn("a port has changed", "port", s.file.Ports[i].Name, "interface", s.ifaces[i].name, "state", now[i])
+		}
+	}
+	s.links.Store(&now)
+}
+
+// linkState is up, down, no carrier, or gone; another interface of the same name is not the one that was opened.
+func linkState(f *iface) string {
+	l, err := netlink.LinkByIndex(f.index)
+	switch {
+	case err != nil:
+		return "gone"
+	case l.Attrs().Flags&net.FlagUp == 0:
+		return "down"
+	case l.Attrs().OperState == netlink.OperDown || l.Attrs().OperState == netlink.OperLowerLayerDown:
+		return "no carrier"
+	}
+	return "up"
 }

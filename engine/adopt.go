@@ -56,7 +56,14 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 }
 
 func (w *worker) adopt(rec *flow.Record, a *Adoption) {
-	i, res := w.table.Adopt(rec, w.now, w.timeoutOf(rec))
+	rec.Settle() // the earlier engine may have ended between the segment that established it and this
+	deadline := w.timeoutOf(rec)
+	i, res := w.table.Adopt(rec, w.now, deadline)
+	if res == flow.Full && !rec.HalfOpen() && w.evict() { // in a smaller table the established go first
+		a.Adopted--
+		a.NoRoom++
+		i, res = w.table.Adopt(rec, w.now, deadline)
+	}
 	switch res {
 	case flow.Collision:
 		a.Doubled++

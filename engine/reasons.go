@@ -11,6 +11,7 @@ const (
 	BadLength
 	Fragmented
 	ExtensionHeaders
+	BadSource
 	TTLExpired
 	NoVirtualServer
 	NoConnection
@@ -41,6 +42,7 @@ var reasons = [numReasons]ReasonInfo{
 	BadLength:        {"bad_length", "a length field exceeds the frame"},
 	Fragmented:       {"fragment", "an IP fragment to a virtual address"},
 	ExtensionHeaders: {"extension_headers", "more IPv6 extension headers than are followed"},
+	BadSource:        {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
 	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0"},
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},

@@ -76,6 +76,10 @@ func (w *worker) admit(i int) flow.Ref {
 		w.drop(d, TTLExpired)
 		return 0
 	}
+	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isVirtual(k.Src) {
+		w.drop(d, BadSource)
+		return 0
+	}
 	v := &w.cfg.virtuals[id]
 	if v.OnePacket {
 		w.forwardOne(i, v)
@@ -101,16 +105,37 @@ func (w *worker) admit(i int) flow.Ref {
 }
 
 func isSYN(p *rewrite.Packet) bool {
-	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST) == flow.FlagSYN
+	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST|flow.FlagFIN) == flow.FlagSYN
 }
 
-// opens reports whether packet i, which belongs to no connection, would open one.
+// noSource reports whether an address cannot be a client's: 0/8, 127/8, 224/3 (RFC 1122 section 3.2.1.3, RFC 1112), ::, ::1,
+// multicast (RFC 4291 section 2.5).
+func noSource(a flow.Addr) bool {
+	if a.Is4() {
+		first := a.V4() >> 24
+		return first == 0 || first == 127 || first >= 224
+	}
+	return a.Hi>>56 == 0xff || a.Hi == 0 && a.Lo <= 1
+}
+
+// isVirtual reports whether an address is a virtual one; as a source it is forged (a land attack).
+func (c *Config) isVirtual(a flow.Addr) bool {
+	virtual, _ := c.services.address(a)
+	return virtual
+}
+
+// opens reports whether packet i, which belongs to no connection, would open one: only then does another give way to it.
 func (w *worker) opens(i int) bool {
 	k := &w.keys[i]
 	if k.Proto == flow.TCP && !isSYN(&w.pkts[i]) || k.Proto != flow.TCP && k.Proto != flow.UDP {
 		return false
 	}
-	return w.cfg.services.find(k.Dst, k.DstPort(), k.Proto) != 0
+	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
+		return false
+	}
+	_, ok := w.mayOpen(&w.cfg.virtuals[id], id, k.Src)
+	return ok
 }
 
 // pickAttempts is how many members are tried when the chosen one cannot take the connection.
@@ -133,6 +158,12 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			continue
 		}
 		rec := w.describe(i, id, v, m)
+		switch {
+		case adopt:
+			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
+		case v.Proto == flow.TCP:
+			rec.BeginTCP(&w.pkts[i].TCP)
+		}
 		r, res := w.table.Insert(&rec, v.Proto, w.now, w.now+uint64(w.firstTimeout(v)))
 		switch res {
 		case flow.Full:
@@ -147,12 +178,6 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			}
 		}
 		fresh := w.table.Record(r.Index())
-		switch {
-		case adopt:
-			fresh.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-		case v.Proto == flow.TCP:
-			fresh.BeginTCP(&w.pkts[i].TCP)
-		}
 		w.open(fresh)
 		if fresh.Settle() {
 			w.settled(fresh)

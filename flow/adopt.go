@@ -104,9 +104,10 @@ func (t *Table) Adopt(rec *Record, now, deadline uint64) (uint32, InsertResult) 
 	if i == 0 {
 		return 0, Full
 	}
-	state := rec.state
-	t.records[i] = *rec
-	t.records[i].state = 0
+	state, part := rec.state, *rec
+	part.state = 0 // not there yet
+	t.records[i] = part
+	step()
 	if !t.enter(i, &ck, &sk) {
 		t.give(i)
 		return 0, Full

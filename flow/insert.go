@@ -15,13 +15,14 @@ const (
 	Collision              // another connection has the server-side tuple
 )
 
-// Insert adds the connection that rec describes and arms its timer to fire at deadline. The rest of rec's state follows
-// from proto; its counters start at 0. The client-side tuple must not be in the table (a lookup has just missed it).
+// Insert adds the connection that rec describes and arms its timer to fire at deadline. A TCP connection has begun already
+// (BeginTCP, AdoptTCP), so that it is published with its state. The client-side tuple must not be in the table (a lookup
+// has just missed it).
 //
 // A record is published by one store of its state word, after everything else of it, and retired by one: whatever a
 // killed process leaves in memory, a record is either whole or not there.
 func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (Ref, InsertResult) {
-	rec.state = uint64(proto) << protoShift
+	rec.state = rec.state&^(liveBit|0xff<<protoShift) | uint64(proto)<<protoShift
 	ck, sk := rec.ClientKey(), t.ServerKey(rec)
 	if t.Lookup(&sk) != 0 {
 		return 0, Collision

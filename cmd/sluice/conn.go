@@ -56,6 +56,9 @@ func connCommand() *cli.Command {
 		UsageText: "sluice conn show [CLIENT:PORT]",
 		Flags:     flags,
 		Action: func(c *cli.Context) error {
+			if err := connLimit(c); err != nil {
+				return err
+			}
 			q := connQuery(c)
 			if c.Args().Present() {
 				q.Set("client", c.Args().First())
@@ -80,6 +83,9 @@ func connCommand() *cli.Command {
 		},
 	}
 	return noun("conn", "list connections", flags, func(c *cli.Context) error {
+		if err := connLimit(c); err != nil {
+			return err
+		}
 		return list(c, "/v1/connections", connQuery(c), connColumns)
 	}, show, connDeleteCommand(), connExportCommand())
 }
@@ -125,6 +131,14 @@ func connExportCommand() *cli.Command {
 			return ctl.Copy(c.Context, c.String("socket"), "/v1/connections/export?"+filterQuery(c).Encode(), c.App.Writer)
 		},
 	}
+}
+
+// connLimit checks --limit, of which the API takes 1 to 10000.
+func connLimit(c *cli.Context) error {
+	if n := c.Int("limit"); n < 1 || n > ctl.MaxConnections {
+		return usagef("--limit takes a number from 1 to %d; `sluice conn export` writes all", ctl.MaxConnections)
+	}
+	return nil
 }
 
 func connQuery(c *cli.Context) url.Values {

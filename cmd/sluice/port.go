@@ -11,6 +11,7 @@ import (
 var portColumns = []column[ctl.PortView]{
 	{"PORT", false, func(v *ctl.PortView) any { return v.Name }},
 	{"INTERFACE", false, func(v *ctl.PortView) any { return v.Interface }},
+	{"STATE", false, func(v *ctl.PortView) any { return v.State }},
 	{"QUEUES", false, func(v *ctl.PortView) any { return v.Queues }},
 	{"DRIVER", false, func(v *ctl.PortView) any { return v.Driver }},
 	{"XDP", false, func(v *ctl.PortView) any { return v.XDP }},
