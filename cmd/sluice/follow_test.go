@@ -94,11 +94,14 @@ func TestFollowsTheHost(t *testing.T) {
 		}
 		return false
 	})
-	for _, m := range query[[]ctl.MemberView](b, "member") {
-		if m.Pool == "all6" && m.State != "no-neighbour" {
-			t.Errorf("member %s of %s is %s without a route", m.Name, m.Pool, m.State)
+	eventually(t, "the members without a route to be told", func() bool {
+		for _, m := range query[[]ctl.MemberView](b, "member") {
+			if m.Pool == "all6" && m.State != "no-neighbour" {
+				return false
+			}
 		}
-	}
+		return true
+	})
 	ok(t, b.Balancer.Addr(b.Inside, b.Inside6.String()+"/64"))
 	d.stop()
 }
