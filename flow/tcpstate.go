@@ -95,8 +95,7 @@ func (r *Record) BeginTCP(s *Segment) {
 	r.Win[FromServer] = Window{Ack: s.Seq} // it has acknowledged nothing, not even the SYN
 	r.setScale(FromClient, s)
 	r.setScale(FromServer, &Segment{Scale: NoScale})
-	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer|synNote) | seenClient
-	r.setTCPState(TCPSynSent)
+	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer|synNote|0xff<<tcpShift) | seenClient | uint64(TCPSynSent)<<tcpShift
 }
 
 // AdoptTCP starts tracking in the middle of a connection, with whatever segment came first. Window scales are not
@@ -246,10 +245,11 @@ func (r *Record) syn(side Side, s *Segment) Judgement {
 // synFromServer judges the server's answer, or, without ACK, its half of a simultaneous open (RFC 9293 section 3.5).
 func (r *Record) synFromServer(s *Segment, ack bool) Judgement {
 	client, server := &r.Win[FromClient], &r.Win[FromServer]
-	switch state := r.TCPState(); {
+	state := r.TCPState()
+	switch {
 	case state == TCPSynSent && !ack, state == TCPSynSent && after(s.Ack, server.Ack) && !after(s.Ack, client.End):
 		// A server that does not take the data of a SYN acknowledges the SYN alone (RFC 7413 section 3).
-		return r.answer(s, ack)
+		return r.answer(s, ack, state)
 	case state == TCPSynReceived && s.Seq == client.Ack || state >= TCPSynReceived && s.end() == server.End:
 		if !ack {
 			return Inside // sent again
@@ -260,18 +260,19 @@ func (r *Record) synFromServer(s *Segment, ack bool) Judgement {
 			return Inside
 		}
 	case state == TCPSynReceived && ack && (s.Ack == client.End || s.Ack == server.Ack):
-		return r.answer(s, ack) // the server has forgotten its first answer
+		return r.answer(s, ack, state) // the server has forgotten its first answer
 	}
-	if state := r.TCPState(); ack && r.recall(s.Ack) {
-		r.setTCPState(state)
-		return r.answer(s, ack)
+	if ack && r.recall(s.Ack) {
+		return r.answer(s, ack, state)
 	}
 	return Outside // of an older connection; the client resets it
 }
 
-// answer takes over the server's SYN.
-func (r *Record) answer(s *Segment, ack bool) Judgement {
+// answer takes over the server's SYN. The state comes first: whoever adopts the record from a process that was killed
+// half way through sees a server that answers again.
+func (r *Record) answer(s *Segment, ack bool, before TCPState) Judgement {
 	client, server := &r.Win[FromClient], &r.Win[FromServer]
+	r.state = r.state&^(0xff<<tcpShift) | seenServer | uint64(TCPSynReceived)<<tcpShift
 	server.End, client.Ack = s.end(), s.Seq // the client has yet to acknowledge even the SYN
 	if ack {
 		server.Ack = s.Ack
@@ -282,8 +283,10 @@ func (r *Record) answer(s *Segment, ack bool) Judgement {
 		r.MaxWin[FromClient] = uint16(min(r.window(FromClient), 0xffff))
 		r.Scale = 0
 	}
-	r.state |= seenServer
-	return r.move(TCPSynReceived)
+	if before == TCPSynReceived {
+		return Inside
+	}
+	return Changed
 }
 
 // synFromClient judges a SYN on an entry that Reusable did not give away. Anyone can send one, so it changes nothing
