@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,9 @@ type placedNeighbour struct {
 	Address netip.Addr
 }
 
+// lockPatience is how long a start waits for the namespace's lock.
+const lockPatience = 300 * time.Millisecond
+
 // ErrRunning is returned when another engine runs in the same network namespace.
 var ErrRunning = errors.New("another sluice runs in this network namespace")
 
@@ -63,9 +67,12 @@ func lockState() (*kernelState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the lock%s: %w", rootHint(err), err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("%w; stop it first", ErrRunning)
+	// sweepDead holds a lock for a moment, perhaps that of a namespace whose inode ours has got.
+	for deadline := time.Now().Add(lockPatience); unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			lock.Close()
+			return nil, fmt.Errorf("%w; stop it first", ErrRunning)
+		}
 	}
 	if !samePath(lock) { // its owner ended, and took the file away, between our open and our lock
 		lock.Close()

@@ -79,9 +79,12 @@ func TestConnCommands(t *testing.T) {
 	}
 
 	// Commands that are wrong say so.
-	for _, args := range []string{"conn list --client nobody", "conn list --limit 0", "conn show 172.16.10.55:1"} {
+	for args, code := range map[string]int{
+		"conn list --client nobody": exitFailed, "conn list --state best": exitFailed, "conn show 172.16.10.55:1": exitFailed,
+		"conn list --limit 0": exitUsage, "conn delete": exitUsage, "conn export x": exitUsage,
+	} {
 		r := b.sluice(nil, append(strings.Fields(args), "--socket", b.socket)...)
-		if r.code != exitFailed || strings.Count(r.stderr, "\n") != 1 {
+		if r.code != code || strings.Count(r.stderr, "\n") != 1 {
 			t.Errorf("sluice %s: %+v", args, r)
 		}
 	}
