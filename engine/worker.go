@@ -69,6 +69,9 @@ type worker struct {
 // expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
 const expiryBudget = 32
 
+// sweepBudget bounds the records that a step of a table above its high-water mark looks at: each costs a cache miss.
+const sweepBudget = 4
+
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
 	w.now = now
@@ -100,7 +103,7 @@ func (w *worker) step(now uint64) bool {
 		busy = true
 	}
 	if shrink := w.table.Shrink(); shrink < wholeTimeouts {
-		w.table.Sweep(now, expiryBudget, w.timeoutOf, w.expired)
+		w.table.Sweep(now, sweepBudget, w.timeoutOf, w.expired)
 	}
 	return busy
 }
