@@ -63,8 +63,11 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 }
 
 func (p Protocol) number() uint8 {
-	if p == UDP {
+	switch p {
+	case UDP:
 		return flow.UDP
+	case SCTP:
+		return flow.SCTP
 	}
 	return flow.TCP
 }
@@ -85,6 +88,8 @@ func (t *Timeouts) compile() engine.Timeouts {
 	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
 	c.Closed = ms(t.TCPClosed)
 	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
+	c.SCTPInit, c.SCTPEstablished, c.SCTPShutdown = ms(t.SCTPInit), ms(t.SCTPEstablished), ms(t.SCTPShutdown)
+	c.SCTPClosed = ms(t.SCTPClosed)
 	return c
 }
 

@@ -105,6 +105,7 @@ type BusyPoll struct {
 type Timeouts struct {
 	TCPHandshake, TCPEstablished, TCPClosing, TCPClosed time.Duration
 	UDP, UDPUnanswered                                  time.Duration
+	SCTPInit, SCTPEstablished, SCTPShutdown, SCTPClosed time.Duration
 }
 
 // Control is where the command line and metrics reach the engine.
@@ -234,8 +235,9 @@ const (
 	WeightedRoundRobin Scheduler = "weighted-round-robin"
 	LeastConnections   Scheduler = "least-connections"
 
-	TCP Protocol = "tcp"
-	UDP Protocol = "udp"
+	TCP  Protocol = "tcp"
+	UDP  Protocol = "udp"
+	SCTP Protocol = "sctp"
 
 	ModeNAT Mode = "nat"
 

@@ -29,9 +29,11 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second, time.Minute, 5 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
+	sctp := times
+	sctp.SCTPEstablished = 5 * time.Minute
 	want := &File{
 		Name: "testdata/example.yaml",
 		Engine: Engine{
@@ -63,15 +65,16 @@ func TestExample(t *testing.T) {
 		VirtualServers: []VirtualServer{
 			{"web", end("10.10.1.100:80"), TCP, "web", ModeNAT, "outside", AddressManaged, UnmatchedDrop, times, MidStreamDrop, false, false, 0},
 			{"dns", end("10.10.1.100:53"), UDP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, dns, MidStreamDrop, false, false, 0},
+			{"signalling", end("10.10.1.100:2905"), SCTP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, sctp, MidStreamDrop, false, false, 0},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 85 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 89 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 82 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 86 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -61,7 +61,7 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		func(e *Engine) *bool { return &e.HostPort }),
 	wordKey(keyDoc{name: "huge-pages", def: "auto", example: "off", text: "auto takes huge pages for frames and connections where the system has them, ordinary ones otherwise."},
 		[]HugePages{HugePagesAuto, HugePagesOff}, nil, func(e *Engine) *HugePages { return &e.HugePages }),
-	wordKey(keyDoc{name: "out-of-window", def: "forward", example: "drop", text: "What happens to a TCP segment outside its connection's window, or a RST or SYN that does not fit it exactly. Either way it neither refreshes nor closes the connection; forward leaves the answer (a challenge ACK, RFC 5961) to the ends."},
+	wordKey(keyDoc{name: "out-of-window", def: "forward", example: "drop", text: "What happens to a TCP segment outside its connection's window, a RST or SYN that does not fit it exactly, or an SCTP packet with a wrong verification tag. Either way it neither refreshes nor closes the connection; forward leaves the answer (a challenge ACK, RFC 5961) to the ends."},
 		[]OutOfWindow{OutOfWindowForward, OutOfWindowDrop}, nil, func(e *Engine) *OutOfWindow { return &e.OutOfWindow }),
 	numberKey(keyDoc{name: "half-open-per-source", def: "0", example: "100", text: "How many half-open or unanswered connections a source prefix may have; the SYNs and datagrams that would open more are dropped before a member sees them. 0 is no limit. Each worker enforces its share."},
 		0, 65535, func(e *Engine) *int { return &e.HalfOpenPerSource }),
@@ -90,13 +90,17 @@ func timeoutKeys(global bool) *mapping[Timeouts] {
 		}
 		return durationKey(doc, time.Millisecond, maxDuration, field)
 	}
-	return &mapping[Timeouts]{what: "timeouts", later: []string{"icmp", "sctp", "other"}, keys: []configKey[Timeouts]{
+	return &mapping[Timeouts]{what: "timeouts", later: []string{"icmp", "other"}, keys: []configKey[Timeouts]{
 		k("tcp-handshake", "30s", "10s", "TCP until the handshake is complete.", func(t *Timeouts) *time.Duration { return &t.TCPHandshake }),
 		k("tcp-established", "1h", "30m", "TCP connections without a packet.", func(t *Timeouts) *time.Duration { return &t.TCPEstablished }),
 		k("tcp-closing", "30s", "10s", "TCP from the first FIN on.", func(t *Timeouts) *time.Duration { return &t.TCPClosing }),
 		k("tcp-closed", "2s", "10s", "TCP after both FINs were acknowledged, or a valid RST: how long late segments are still translated.", func(t *Timeouts) *time.Duration { return &t.TCPClosed }),
 		k("udp", "60s", "30s", "UDP with packets in both directions.", func(t *Timeouts) *time.Duration { return &t.UDP }),
 		k("udp-unanswered", "5s", "10s", "UDP until the member has answered.", func(t *Timeouts) *time.Duration { return &t.UDPUnanswered }),
+		k("sctp-init", "30s", "10s", "SCTP until the cookie is acknowledged.", func(t *Timeouts) *time.Duration { return &t.SCTPInit }),
+		k("sctp-established", "1h", "30m", "SCTP associations without a packet; heartbeats (RFC 9260 section 8.3) count.", func(t *Timeouts) *time.Duration { return &t.SCTPEstablished }),
+		k("sctp-shutdown", "30s", "10s", "SCTP from the first SHUTDOWN on.", func(t *Timeouts) *time.Duration { return &t.SCTPShutdown }),
+		k("sctp-closed", "2s", "10s", "SCTP after a valid SHUTDOWN COMPLETE or ABORT: how long late packets are still translated.", func(t *Timeouts) *time.Duration { return &t.SCTPClosed }),
 	}}
 }
 

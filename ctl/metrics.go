@@ -25,6 +25,10 @@ var (
 	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
 	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
 
+	descEvicted = desc("evicted_connections_total", "Half-open or closing connections that gave way to new ones.")
+	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
+	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
+
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
 	descVirtualPackets = desc("virtual_packets_total", "Packets, by the side they came from.", append(serviceLabels, sideLabel)...)
@@ -78,6 +82,9 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	for _, d := range Drops(&sum) {
 		count(descDropped, d.Count, d.Reason)
 	}
+	count(descEvicted, sum.Evicted)
+	count(descResets, sum.Resets)
+	count(descOutside, sum.Outside)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
 		count(opened, v.Opened, labels...)
 		gauge(active, float64(v.Connections), labels...)

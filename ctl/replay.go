@@ -233,6 +233,9 @@ func (r *replay) hasHeaders(frame []byte, captured int) bool {
 	case rewrite.NotIP:
 		return captured >= min(etherAndTags, len(frame))
 	case rewrite.OK, rewrite.Fragment:
+		if r.parsed.Proto == flow.SCTP {
+			return captured >= int(r.parsed.End) // its chunks are read
+		}
 		return captured >= int(max(r.parsed.Payload, r.parsed.L4))
 	case rewrite.NoPorts:
 		return captured >= min(int(r.parsed.L4)+icmp, len(frame))

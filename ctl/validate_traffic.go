@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -14,6 +15,10 @@ var timeoutFields = []func(*Timeouts) *time.Duration{
 	func(t *Timeouts) *time.Duration { return &t.TCPClosed },
 	func(t *Timeouts) *time.Duration { return &t.UDP },
 	func(t *Timeouts) *time.Duration { return &t.UDPUnanswered },
+	func(t *Timeouts) *time.Duration { return &t.SCTPInit },
+	func(t *Timeouts) *time.Duration { return &t.SCTPEstablished },
+	func(t *Timeouts) *time.Duration { return &t.SCTPShutdown },
+	func(t *Timeouts) *time.Duration { return &t.SCTPClosed },
 }
 
 // poolFacts is what virtual servers ask about a pool, so that they need not read its members.
@@ -134,10 +139,16 @@ func (v *validator) checkConnections(s *VirtualServer, at string) {
 	switch {
 	case s.OnePacket && s.Protocol == TCP:
 		v.errorf(at+".one-packet", "TCP has connections; one-packet is for UDP")
+	case s.OnePacket && s.Protocol == SCTP:
+		v.errorf(at+".one-packet", "SCTP has associations; one-packet is for UDP")
 	case s.Protocol == UDP && s.MidStream != MidStreamDrop && s.MidStream != "":
 		v.errorf(at+".mid-stream", "UDP has no streams; mid-stream is for TCP")
+	case s.Protocol == SCTP && s.MidStream != MidStreamDrop && s.MidStream != "":
+		v.errorf(at+".mid-stream", "an SCTP association cannot be judged without its tags; mid-stream is for TCP")
 	case s.Protocol == UDP && s.ResetExpired:
 		v.errorf(at+".reset-on-expiry", "UDP has no resets; reset-on-expiry is for TCP")
+	case s.Protocol == SCTP && s.ResetExpired:
+		v.errorf(at+".reset-on-expiry", "an SCTP association that expires ends in silence; reset-on-expiry is for TCP")
 	case s.OnePacket && s.HalfOpenLimit > 0:
 		v.warn(at+".half-open-limit", "has no effect with one-packet, which opens no connections")
 	}
@@ -236,12 +247,12 @@ func (v *validator) checkOverrides(s *VirtualServer, at string) {
 	if v.where[at+".timeouts"] == (position{}) {
 		return
 	}
-	unused := []string{"udp", "udp-unanswered"}
-	if s.Protocol == UDP {
-		unused = []string{"tcp-handshake", "tcp-established", "tcp-closing"}
+	if s.Protocol == "" {
+		return
 	}
-	for _, k := range unused {
-		if key := at + ".timeouts." + k; v.where[key] != (position{}) && s.Protocol != "" {
+	for _, k := range timeoutKeys(false).keys {
+		own := k.doc.name == string(s.Protocol) || strings.HasPrefix(k.doc.name, string(s.Protocol)+"-")
+		if key := at + ".timeouts." + k.doc.name; !own && v.where[key] != (position{}) {
 			v.warn(key, "has no effect: the virtual server's protocol is %s", s.Protocol)
 		}
 	}

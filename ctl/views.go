@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"sluice/engine"
@@ -106,6 +107,9 @@ func connView(c *engine.Conn) ConnView {
 	switch {
 	case c.Proto() == flow.TCP:
 		v.State = c.TCPState().String()
+	case c.Proto() == flow.SCTP:
+		v.State = c.SCTPState().String()
+		v.ClientSequence, v.ServerSequence = 0, 0 // numbers are per stream; what is kept there are tags
 	case !c.Replied():
 		v.State = "unanswered"
 	}
@@ -117,6 +121,11 @@ func connStates() []string {
 	out := []string{"open", "unanswered"}
 	for s := flow.TCPSynSent; s <= flow.TCPClosed; s++ {
 		out = append(out, s.String())
+	}
+	for s := flow.SCTPInitSent; s <= flow.SCTPClosed; s++ {
+		if !slices.Contains(out, s.String()) {
+			out = append(out, s.String())
+		}
 	}
 	return out
 }
@@ -131,6 +140,8 @@ func protocolName(p uint8) string {
 		return "tcp"
 	case flow.UDP:
 		return "udp"
+	case flow.SCTP:
+		return "sctp"
 	}
 	return fmt.Sprint(p)
 }
@@ -213,6 +224,9 @@ type TotalsView struct {
 	ToHost      uint64 `json:"to_host"`
 	Sent        uint64 `json:"sent"`
 	Dropped     uint64 `json:"dropped"`
+	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
+	Resets      uint64 `json:"resets"`        // RSTs that the engine made
+	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 }
 
 // MemoryView is a piece of memory taken at start.

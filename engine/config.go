@@ -19,7 +19,8 @@ type Spec struct {
 	Virtuals   []VirtualSpec
 	ClientEnd  ClientEnd
 	Workers    int // how many workers share the bins
-	// DropOutside drops TCP segments outside their connection's window, which else are forwarded without effect.
+	// DropOutside drops TCP segments outside their connection's window and SCTP packets with a wrong verification tag, which
+	// else are forwarded without effect.
 	DropOutside bool
 	Draining    Draining
 	Sources     SourceLimit
@@ -110,15 +111,24 @@ type Timeouts struct {
 	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
 	UDP           uint32
 	UDPUnanswered uint32
+
+	SCTPInit        uint32 // SCTP before it is established
+	SCTPEstablished uint32
+	SCTPShutdown    uint32 // after a SHUTDOWN
+	SCTPClosed      uint32 // after SHUTDOWN COMPLETE or ABORT: how long late packets are still translated
 }
 
 // DefaultTimeouts are used where the configuration says nothing.
 var DefaultTimeouts = Timeouts{
 	Handshake: 30_000, Established: 3_600_000, Closing: 30_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+	SCTPInit: 30_000, SCTPEstablished: 3_600_000, SCTPShutdown: 30_000, SCTPClosed: 2_000,
 }
 
 // of is the timeout that applies to a connection in its present state.
 func (t *Timeouts) of(r *flow.Record) uint32 {
+	if r.Proto() == flow.SCTP {
+		return t.ofSCTP(r.SCTPState())
+	}
 	switch r.TCPState() {
 	case flow.TCPNone:
 		if r.Replied() {
@@ -133,6 +143,18 @@ func (t *Timeouts) of(r *flow.Record) uint32 {
 		return t.Closed
 	}
 	return t.Closing
+}
+
+func (t *Timeouts) ofSCTP(s flow.SCTPState) uint32 {
+	switch s {
+	case flow.SCTPInitSent, flow.SCTPCookie:
+		return t.SCTPInit
+	case flow.SCTPEstablished:
+		return t.SCTPEstablished
+	case flow.SCTPClosed:
+		return t.SCTPClosed
+	}
+	return t.SCTPShutdown
 }
 
 // Config is a compiled configuration: immutable, shared by all workers. Virtual servers and nodes are found by

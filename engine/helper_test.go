@@ -88,9 +88,15 @@ func alignedMemory(size int) []byte {
 
 func newBench(t testing.TB, spec Spec, capacity, framesPerWorker int) *bench {
 	t.Helper()
+	return newBenchFrom(t, spec, capacity, framesPerWorker, NewDictionary(), 1000)
+}
+
+// newBenchFrom goes on with the ids of dict at the time now.
+func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *Dictionary, now uint64) *bench {
+	t.Helper()
 	n := max(spec.Workers, 1)
 	region := rings.NewHeapRegion(framesPerWorker*n, 2048)
-	b := &bench{t: t, dict: NewDictionary(), n: n, now: 1000}
+	b := &bench{t: t, dict: dict, n: n, now: now}
 	cfg, err := NewConfig(spec, b.dict)
 	if err != nil {
 		t.Fatal(err)

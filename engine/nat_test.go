@@ -7,7 +7,7 @@ import (
 	"sluice/flow"
 )
 
-func only(t *testing.T, out [3][][]byte, port int) []byte {
+func only(t testing.TB, out [3][][]byte, port int) []byte {
 	t.Helper()
 	for p := range out {
 		want := 0

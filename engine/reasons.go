@@ -53,7 +53,7 @@ var reasons = [numReasons]ReasonInfo{
 	TableFull:        {"table_full", "the connection table is full of established connections"},
 	TupleCollision:   {"tuple_collision", "every member has a connection from this client port already"},
 	WrongSide:        {"wrong_side", "arrived on another port than its connection uses"},
-	OutOfWindow:      {"out_of_window", "a TCP segment outside its connection's window, where these are dropped (out-of-window: drop)"},
+	OutOfWindow:      {"out_of_window", "a TCP segment outside its connection's window, or an SCTP packet with a wrong verification tag, where these are dropped (out-of-window: drop)"},
 	HandoffFull:      {"handoff_full", "the ring to the owning worker was full"},
 	TxFull:           {"tx_full", "the transmit ring was full"},
 	HostOff:          {"host_off", "for the kernel, but there is no host port"},

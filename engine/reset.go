@@ -13,6 +13,7 @@ func (w *worker) answerReset(i int) {
 	b := w.region.Packet(d)
 	d.Len = uint32(rewrite.AnswerReset(b, &w.pkts[i]))
 	w.stats.Resets++
+	w.stats.Answered++
 	w.send(int(w.ports[i]), d)
 }
 

@@ -71,30 +71,45 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 }
 
 // follow updates the connection's state and reports whether the packet keeps the connection alive: a TCP segment outside
-// the window does not. A state with a shorter timeout moves the timer.
+// the window does not, nor an SCTP packet with a wrong tag.
 func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
-	if p.Proto != flow.TCP {
+	var j flow.Judgement
+	switch p.Proto {
+	case flow.TCP:
+		j = rec.TrackTCP(ref.Side(), &p.TCP)
+	case flow.SCTP:
+		j = rec.TrackSCTP(ref.Side(), &p.SCTP)
+	default:
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
-			if rec.HalfOpen() && rec.Settle() {
-				w.settled(rec)
+			if rec.HalfOpen() {
+				w.settle(rec, ref)
 			}
 		}
 		return true
 	}
-	j := rec.TrackTCP(ref.Side(), &p.TCP)
-	if j == flow.Changed {
-		if rec.TCPState() >= flow.TCPFinWait {
+	switch j {
+	case flow.Outside:
+		w.stats.Outside++
+		return false
+	case flow.Changed:
+		if rec.HalfOpen() {
+			w.settle(rec, ref)
+		}
+		if rec.Ending() { // its timeout is shorter: the timer moves
 			w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
 		}
-		if rec.HalfOpen() && rec.Settle() {
-			w.settled(rec)
-		}
 	}
-	if j == flow.Outside {
-		w.stats.Outside++
+	return true
+}
+
+// settle ends being half open, if it is over. The timer moves out of the ticks in which Evict looks for those that still
+// are, instead of firing there in vain.
+func (w *worker) settle(rec *flow.Record, ref flow.Ref) {
+	if rec.Settle() {
+		w.settled(rec)
+		w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
 	}
-	return j != flow.Outside
 }
 
 func (w *worker) count(rec *flow.Record, side flow.Side, p *rewrite.Packet) {

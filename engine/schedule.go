@@ -40,9 +40,9 @@ func (w *worker) schedule() {
 	w.rewrite(from, w.n)
 }
 
-// reopens reports whether packet i is a SYN from the client that may start a new connection over r.
+// reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
 func (w *worker) reopens(i int, r flow.Ref) bool {
-	if p := &w.pkts[i]; p.Proto != flow.TCP || !isSYN(p) {
+	if p := &w.pkts[i]; p.Proto == flow.UDP || !begins(p) {
 		return false
 	}
 	return r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
@@ -58,7 +58,7 @@ func (w *worker) remove(index uint32) {
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
 	id := uint32(0)
-	if k.Proto == flow.TCP || k.Proto == flow.UDP {
+	if k.Proto == flow.TCP || k.Proto == flow.UDP || k.Proto == flow.SCTP {
 		id = w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
 	}
 	if id == 0 {
@@ -86,8 +86,11 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	adopt := false
-	if k.Proto == flow.TCP && !isSYN(p) {
+	if !begins(p) {
 		switch {
+		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
+			w.drop(d, NoConnection)
+			return 0
 		case v.MidStream == MidStreamReset && p.TCP.Flags&flow.FlagRST == 0:
 			w.answerReset(i)
 			return 0
@@ -102,6 +105,17 @@ func (w *worker) admit(i int) flow.Ref {
 		w.drop(d, why)
 	}
 	return r
+}
+
+// begins reports whether a packet can be the first of a connection.
+func begins(p *rewrite.Packet) bool {
+	switch p.Proto {
+	case flow.TCP:
+		return isSYN(p)
+	case flow.SCTP:
+		return p.SCTP.Opens()
+	}
+	return p.Proto == flow.UDP
 }
 
 func isSYN(p *rewrite.Packet) bool {
@@ -127,7 +141,7 @@ func (c *Config) isVirtual(a flow.Addr) bool {
 // opens reports whether packet i, which belongs to no connection, would open one: only then does another give way to it.
 func (w *worker) opens(i int) bool {
 	k := &w.keys[i]
-	if k.Proto == flow.TCP && !isSYN(&w.pkts[i]) || k.Proto != flow.TCP && k.Proto != flow.UDP {
+	if !begins(&w.pkts[i]) {
 		return false
 	}
 	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
@@ -163,15 +177,18 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
 		case v.Proto == flow.TCP:
 			rec.BeginTCP(&w.pkts[i].TCP)
+		case v.Proto == flow.SCTP:
+			rec.BeginSCTP(&w.pkts[i].SCTP)
 		}
-		r, res := w.table.Insert(&rec, v.Proto, w.now, w.now+uint64(w.firstTimeout(v)))
+		deadline := w.now + uint64(v.Timeouts.of(&rec))
+		r, res := w.table.Insert(&rec, v.Proto, w.now, deadline)
 		switch res {
 		case flow.Full:
 			return 0, TableFull
 		case flow.Collision:
 			why = TupleCollision
 			if w.giveWay(&rec) {
-				r, res = w.table.Insert(&rec, v.Proto, w.now, w.now+uint64(w.firstTimeout(v)))
+				r, res = w.table.Insert(&rec, v.Proto, w.now, deadline)
 			}
 			if res != flow.Inserted {
 				continue
@@ -197,7 +214,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 func (w *worker) giveWay(rec *flow.Record) bool {
 	k := w.table.ServerKey(rec)
 	r := w.table.Lookup(&k)
-	if r == 0 || w.table.Record(r.Index()).TCPState() != flow.TCPClosed {
+	if r == 0 || !w.table.Record(r.Index()).Closed() {
 		return false
 	}
 	// Packets of it that are in this burst before us would find another record in its place; they are late
@@ -209,13 +226,6 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 	}
 	w.remove(r.Index())
 	return true
-}
-
-func (w *worker) firstTimeout(v *virtual) uint32 {
-	if v.Proto == flow.TCP {
-		return v.Timeouts.Handshake
-	}
-	return v.Timeouts.UDPUnanswered
 }
 
 // describe fills a record for packet i going to member m.

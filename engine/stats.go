@@ -1,7 +1,7 @@
 package engine
 
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
-// or handed in ends as ToServer, ToClient, ToHost, HandedOut or in one of Drops, except that a frame dropped on a
+// or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except that a frame dropped on a
 // full transmit or handoff ring was counted on its way there too.
 type Stats struct {
 	RxPackets uint64
@@ -16,7 +16,8 @@ type Stats struct {
 	Closed    uint64
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
-	Outside   uint64 // TCP segments outside their connection's window
+	Answered  uint64 // packets that became one of them
+	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
@@ -45,6 +46,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Closed += b.Closed
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
+	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps

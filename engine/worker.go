@@ -132,7 +132,7 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 	w.n++
 }
 
-// unusual deals with what is not a plain TCP or UDP packet. It reports whether the packet stays in hand.
+// unusual deals with what is not a plain TCP, UDP or SCTP packet. It reports whether the packet stays in hand.
 func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
 	switch v {
 	case rewrite.NoPorts:

@@ -89,8 +89,9 @@ func (r *Record) Sound(nodes int) (live, sound bool) {
 		return false, false
 	}
 	s := r.TCPState()
+	tracked := r.Proto() == TCP || r.Proto() == SCTP
 	return true, uint16(r.state>>checkShift) == r.immutable(r.Proto()) && s <= TCPClosed &&
-		int64(r.Node) < int64(nodes) && int64(r.SNAT) < int64(nodes) && (r.Proto() == TCP) == (s != TCPNone)
+		int64(r.Node) < int64(nodes) && int64(r.SNAT) < int64(nodes) && tracked == (s != TCPNone)
 }
 
 // Adopt enters a connection that an earlier table held. Only its buckets and timer are new. The result is Collision when

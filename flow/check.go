@@ -86,14 +86,18 @@ func (t *Table) checkLists() error {
 		if filled := t.wheel.filled[slot>>6]>>(slot&63)&1 != 0; filled != (head != 0) {
 			return fmt.Errorf("tick %d begins with record %d, its bit is %t", slot, head, filled)
 		}
-		prev := headMark | uint32(slot)
-		for i := head; i != 0; prev, i = i, t.links[i].next {
+		end := endMark | uint32(slot)
+		prev := end
+		for i := head; i != 0 && i&endMark == 0; prev, i = i, t.links[i].next {
 			if err := put(i, true); err != nil {
 				return err
 			}
 			if t.links[i].prev != prev {
 				return fmt.Errorf("record %d follows %d, but was put after %d", i, prev, t.links[i].prev)
 			}
+		}
+		if last := t.wheel.tails[slot]; head == 0 && last != 0 || head != 0 && (last != prev || t.links[last].next != end) {
+			return fmt.Errorf("tick %d ends with record %d, its last is taken to be %d", slot, prev, last)
 		}
 	}
 	if n != t.live {

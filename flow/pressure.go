@@ -21,7 +21,7 @@ func (t *Table) Evict(now uint64, deadline func(*Record) uint64, evicted func(*R
 		}
 		i := w.heads[tick&(wheelSlots-1)]
 		r := &t.records[i]
-		if r.HalfOpen() || r.TCPState() >= TCPFinWait {
+		if r.HalfOpen() || r.Ending() {
 			evicted(r)
 			t.Remove(i)
 			return true

@@ -9,7 +9,7 @@ const (
 	FromServer Side = 1
 )
 
-// Window is what one end of a TCP connection has sent and acknowledged. Sequence numbers are the packet's own, host byte
+// Window is what one end of a TCP connection has sent and acknowledged; for SCTP see sctpstate.go. Sequence numbers are the packet's own, host byte
 // order. How far it may send follows from the other end's Ack and largest window.
 type Window struct {
 	End uint32 // highest sequence number sent, plus one
@@ -30,7 +30,7 @@ type Record struct {
 	Node    uint32 // id of the server-side server: its address and next hop; 0: Virtual itself
 	SNAT    uint32 // id of the server-side client address; 0: the client's own
 	L3Diff  uint16 // what the rewrite from client to server adds to the IPv4 header's sum
-	L4Diff  uint16 // and to the sum of TCP or UDP; the way back adds the complements
+	L4Diff  uint16 // and to the sum of TCP or UDP; the way back adds the complements. SCTP has no use for it
 	Seen    uint32 // milliseconds, when the last packet that counts was seen
 
 	ClientMAC [6]byte // where answers go
@@ -75,8 +75,14 @@ func (r *Record) Proto() uint8 { return uint8(r.state >> protoShift) }
 // Replied reports whether the server has answered.
 func (r *Record) Replied() bool { return r.state&seenServer != 0 }
 
-// TCPState is the state of a TCP connection.
+// TCPState is the state of a TCP connection. See SCTPState for what it is for SCTP.
 func (r *Record) TCPState() TCPState { return TCPState(r.state >> tcpShift) }
+
+// Ending reports whether a TCP connection or SCTP association is closing or closed.
+func (r *Record) Ending() bool { return r.TCPState() >= TCPFinWait }
+
+// Closed reports whether it is closed.
+func (r *Record) Closed() bool { return r.TCPState() == TCPClosed }
 
 // HalfOpen reports whether the connection is neither established nor answered yet.
 func (r *Record) HalfOpen() bool { return r.state&halfOpenBit != 0 }

@@ -1,7 +1,6 @@
 package flow
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"unsafe"
@@ -62,37 +61,8 @@ func conn(n uint32) Record {
 
 func checkTable(t *testing.T, tab *Table, model map[uint32]Ref) {
 	t.Helper()
-	entries, overflow := 0, 0
-	for i := range tab.buckets {
-		b := &tab.buckets[i]
-		overflow += int(b.overflow())
-		for s := range slots {
-			if (b.refs[s] == 0) != (b.tag(s) == 0) {
-				t.Fatalf("bucket %d slot %d: tag %d with ref %d", i, s, b.tag(s), b.refs[s])
-			}
-			if b.refs[s] == 0 {
-				continue
-			}
-			entries++
-			if b.isSecond(s) {
-				overflow--
-			}
-			if !tab.records[b.refs[s].Index()].Live() {
-				t.Fatalf("bucket %d slot %d names a free record", i, s)
-			}
-		}
-	}
-	if entries != 2*len(model) || overflow != 0 || tab.Len() != len(model) {
-		t.Fatalf("%d entries and %d connections for %d in the model; overflow off by %d", entries, tab.Len(), len(model), overflow)
-	}
-	inTimers := 0
-	for _, h := range tab.wheel.heads {
-		for i := h; i != 0; i = tab.links[i].next {
-			inTimers++
-		}
-	}
-	if inTimers != len(model) {
-		t.Fatalf("%d records in timers, %d live", inTimers, len(model))
+	if err := tab.Check(); err != nil || tab.Len() != len(model) {
+		t.Fatalf("%d connections for %d in the model; %v", tab.Len(), len(model), err)
 	}
 }
 
@@ -301,71 +271,3 @@ func TestMemoryRefused(t *testing.T) {
 		t.Errorf("%.1f bytes a connection", per)
 	}
 }
-
-// Benchmarks: a burst of hits against a Go map with the tuple as its key, same connections, same order.
-func BenchmarkLookup(b *testing.B) {
-	for _, n := range []int{1000, 1_000_000} {
-		tab := newTable(b, n, testNodes)
-		keys := make([]Key, n)
-		type tuple struct {
-			src, dst     uint32
-			sport, dport uint16
-			proto        uint8
-		}
-		m := make(map[tuple]Ref, n)
-		tuples := make([]tuple, n)
-		for i := range n {
-			rec := conn(uint32(i))
-			r, _ := tab.Insert(&rec, TCP, 0, 1000)
-			keys[i] = tab.Record(r.Index()).ClientKey()
-			tuples[i] = tuple{uint32(keys[i].Src.Lo), uint32(keys[i].Dst.Lo), keys[i].SrcPort(), keys[i].DstPort(), TCP}
-			m[tuples[i]] = r
-		}
-		rand.Shuffle(n, func(i, j int) {
-			keys[i], keys[j] = keys[j], keys[i]
-			tuples[i], tuples[j] = tuples[j], tuples[i]
-		})
-		b.Run(fmt.Sprintf("burst/flows=%d", n), func(b *testing.B) {
-			b.ReportAllocs()
-			var refs [Burst]Ref
-			at := 0
-			for i := 0; i < b.N; i += Burst {
-				if at+Burst > n {
-					at = 0
-				}
-				tab.LookupBurst(keys[at:at+Burst], refs[:])
-				at += Burst
-			}
-		})
-		same := make(map[Key]Ref, n)
-		for _, k := range keys {
-			same[k] = tab.Lookup(&k)
-		}
-		b.Run(fmt.Sprintf("gomap-same-key/flows=%d", n), func(b *testing.B) {
-			var sum Ref
-			at := 0
-			for range b.N {
-				if at == n {
-					at = 0
-				}
-				sum += same[keys[at]]
-				at++
-			}
-			lookupSink = sum
-		})
-		b.Run(fmt.Sprintf("gomap/flows=%d", n), func(b *testing.B) {
-			var sum Ref
-			at := 0
-			for range b.N {
-				if at == n {
-					at = 0
-				}
-				sum += m[tuples[at]]
-				at++
-			}
-			lookupSink = sum
-		})
-	}
-}
-
-var lookupSink Ref

@@ -140,9 +140,20 @@ func (r *Record) TrackTCP(side Side, s *Segment) Judgement {
 		return r.syn(side, s)
 	case s.Flags&FlagACK == 0 || !r.inWindow(side, s):
 		return Outside
+	case side == FromClient && r.TCPState() == TCPSynReceived:
+		return r.establish(s)
 	}
 	r.see(side, s)
-	return r.advance(side)
+	return r.advance()
+}
+
+// establish takes over the client's acknowledgement of the server's SYN. The state comes first, as in answer: a record
+// with this acknowledgement and the state before it would judge all that follows to be outside.
+func (r *Record) establish(s *Segment) Judgement {
+	r.setTCPState(TCPEstablished)
+	r.see(FromClient, s)
+	r.advance() // it may carry a FIN
+	return Changed
 }
 
 // inWindow is the test of van Rooij (Real Stateful TCP Packet Filtering, 2001) with the largest windows ever
@@ -202,7 +213,7 @@ func (r *Record) see(side Side, s *Segment) {
 }
 
 // advance moves the state after a valid segment that is no RST.
-func (r *Record) advance(side Side) Judgement {
+func (r *Record) advance() Judgement {
 	before := r.TCPState()
 	state := before
 	switch fins := r.state & (finClient | finServer); {
@@ -213,7 +224,7 @@ func (r *Record) advance(side Side) Judgement {
 		state = TCPClosing
 	case fins != 0:
 		state = TCPFinWait
-	case before > TCPEstablished, before == TCPSynReceived && side == FromClient:
+	case before > TCPEstablished:
 		state = TCPEstablished
 	}
 	return r.move(state)
@@ -335,8 +346,7 @@ func (r *Record) synAckFromClient(s *Segment) Judgement {
 	case state > TCPSynReceived && s.Ack == client.Ack:
 		return Inside // sent again
 	case state == TCPSynReceived && after(s.Ack, client.Ack) && !after(s.Ack, server.End):
-		r.see(FromClient, s)
-		return r.advance(FromClient)
+		return r.establish(s)
 	}
 	return Outside
 }

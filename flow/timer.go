@@ -1,12 +1,14 @@
 package flow
 
-// wheel is the table's timers: a ring of lists, one per tick. A record sits in one list, chained through links.
+// wheel is the table's timers: a ring of lists, one per tick. A record sits in one list, chained through links, behind
+// those that were armed for the tick before it: a list is also the order of eviction, and there the newest goes last.
 // Nothing is done per packet: when a record's tick comes, its owner says when it really ends, counted from when
 // it was last seen, and it is armed anew if that has not come yet.
 //
 // A deadline further away than the ring reaches waits in the last tick and is looked at again there.
 type wheel struct {
 	heads  [wheelSlots]uint32
+	tails  [wheelSlots]uint32
 	filled [wheelSlots / 64]uint64 // a bit per list that is not empty
 	cursor uint64                  // tick whose list is being worked through
 }
@@ -28,30 +30,38 @@ func (w *wheel) arm(links []link, i uint32, deadline uint64) {
 		tick = w.cursor + wheelSlots - 1
 	}
 	slot := tick & (wheelSlots - 1)
-	head := w.heads[slot]
-	links[i] = link{next: head, prev: headMark | uint32(slot)}
-	if head != 0 {
-		links[head].prev = i
+	end := endMark | uint32(slot)
+	last := w.tails[slot]
+	if last == 0 {
+		links[i] = link{next: end, prev: end}
+		w.heads[slot] = i
+		w.filled[slot>>6] |= 1 << (slot & 63)
+	} else {
+		links[i] = link{next: end, prev: last}
+		links[last].next = i
 	}
-	w.heads[slot] = i
-	w.filled[slot>>6] |= 1 << (slot & 63)
+	w.tails[slot] = i
 }
 
-// headMark in prev says that the record is the first of its list, whose number is in the low bits.
-const headMark = 1 << 31
+// endMark in prev says that the record is the first of its list, in next that it is the last; the list's number is in
+// the low bits.
+const endMark = 1 << 31
 
 func (w *wheel) disarm(links []link, i uint32) {
 	l := links[i]
-	if l.prev&headMark != 0 {
-		slot := l.prev & (wheelSlots - 1)
-		if w.heads[slot] = l.next; l.next == 0 {
-			w.filled[slot>>6] &^= 1 << (slot & 63)
-		}
-	} else {
-		links[l.prev].next = l.next
-	}
-	if l.next != 0 {
+	first, last := l.prev&endMark != 0, l.next&endMark != 0
+	switch slot := (l.prev | l.next) & (wheelSlots - 1); {
+	case first && last:
+		w.heads[slot], w.tails[slot] = 0, 0
+		w.filled[slot>>6] &^= 1 << (slot & 63)
+	case first:
+		w.heads[l.prev&(wheelSlots-1)] = l.next
 		links[l.next].prev = l.prev
+	case last:
+		w.tails[l.next&(wheelSlots-1)] = l.prev
+		links[l.prev].next = l.next
+	default:
+		links[l.prev].next, links[l.next].prev = l.next, l.prev
 	}
 }
 

@@ -53,7 +53,7 @@ var captures = []string{
 	 030327fd000000004500001cabcd00004011b3c4ac100a370a0a0164d431003500085a1b`,
 	// SCTP INIT, GRE.
 	`0200000000020200000000010800 450000341c49400040845c48ac100a370a0a0164
-	 9c400b59000000005a5a5a5a010000149e3779b90001a000000a0800deadbeef`,
+	 9c400b5900000000ced21272010000149e3779b90001a000000a0800deadbeef`,
 	`0200000000020200000000010800 4500002c1c4a4000402f5ca4ac100a370a0a0164
 	 0000080045000014000100004001f98a0a0000010a000002`,
 }
@@ -80,12 +80,17 @@ func fuzzSeeds(t testing.TB) (seeds [][]byte) {
 	}}
 	answer := basicPacket(true, flow.UDP).with(func(p *testPacket) { p.sport, p.payload = 53, serialize(t, dns) })
 	full := basicPacket(false, flow.TCP).with(func(p *testPacket) { p.tcpOption, p.payload = 10, make([]byte, 1448) })
+	for _, v6 := range []bool{false, true} {
+		for _, c := range sctpCases() {
+			seeds = append(seeds, c.packet(t, v6).build(t))
+		}
+	}
 	return append(seeds, query.build(t), answer.build(t), full.build(t))
 }
 
 // TestCaptures: the seeds are what their comments say, so that the fuzzer starts where packets really are.
 func TestCaptures(t *testing.T) {
-	want := []Verdict{OK, OK, OK, OK, OK, OK, OK, NoPorts, NoPorts, NoPorts, NotIP, Fragment, Fragment, NoPorts, NoPorts, NoPorts}
+	want := []Verdict{OK, OK, OK, OK, OK, OK, OK, NoPorts, NoPorts, NoPorts, NotIP, Fragment, Fragment, NoPorts, OK, NoPorts}
 	for i, frame := range fuzzSeeds(t)[:len(captures)] {
 		var p Packet
 		if v := Parse(frame, &p, new(flow.Key)); v != want[i] {
@@ -172,8 +177,11 @@ func checkOffsets(t *testing.T, p *Packet, size int) {
 	if p.V6 {
 		ip = ipv6Len
 	}
-	if p.Proto == flow.TCP {
+	switch p.Proto {
+	case flow.TCP:
 		l4 = tcpLen
+	case flow.SCTP:
+		l4 = sctpLen
 	}
 	if p.L3 < etherLen || p.L4 < p.L3+ip || p.Payload < p.L4+l4 || p.End < p.Payload || int(p.End) > size {
 		t.Fatalf("offsets of %+v in %d bytes", p, size)
@@ -193,6 +201,10 @@ func checkPorts(t *testing.T, b []byte, p *Packet, k *flow.Key) {
 		if p.Proto != flow.UDP || k.Ports != flow.Ports(uint16(l.SrcPort), uint16(l.DstPort)) {
 			t.Fatalf("%+v %+v, gopacket has UDP %d %d", p, k, l.SrcPort, l.DstPort)
 		}
+	case *layers.SCTP:
+		if p.Proto != flow.SCTP || k.Ports != flow.Ports(uint16(l.SrcPort), uint16(l.DstPort)) || p.SCTP.Tag != l.VerificationTag {
+			t.Fatalf("%+v %+v, gopacket has SCTP %d %d", p, k, l.SrcPort, l.DstPort)
+		}
 	}
 }
 
@@ -209,9 +221,12 @@ func restore(b, original []byte, p *Packet) {
 		field(p.L3+12, 8)
 	}
 	field(p.L4, 4)
-	if p.Proto == flow.TCP {
+	switch p.Proto {
+	case flow.TCP:
 		field(p.L4+16, 2)
-	} else {
+	case flow.SCTP:
+		field(p.L4+8, 4)
+	default:
 		field(p.L4+6, 2)
 	}
 }

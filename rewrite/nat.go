@@ -20,7 +20,7 @@ func MakeL2(dst, src [6]byte) (l L2) {
 func SourceMAC(b []byte) [6]byte { return [6]byte(b[6:12]) }
 
 // ToServer is destination NAT: destination address and port become the member's, TTL falls by one, and the frame
-// is addressed to the next hop. l3 and l4 are the Diffs of this change. The caller has checked TTL > 1.
+// is addressed to the next hop. l3 and l4 are the Diffs of this change; SCTP has no use for l4. The caller has checked TTL > 1.
 func ToServer(b []byte, p *Packet, l2 *L2, addr flow.Addr, port uint16, l3, l4 Diff) {
 	*(*L2)(b) = *l2
 	h := b[p.L3:]
@@ -35,8 +35,7 @@ func ToServer(b []byte, p *Packet, l2 *L2, addr flow.Addr, port uint16, l3, l4 D
 		binary.BigEndian.PutUint32(h[16:], addr.V4())
 		binary.BigEndian.PutUint16(h[10:], update(binary.BigEndian.Uint16(h[10:]), uint32(l3)+ttlDiff))
 	}
-	binary.BigEndian.PutUint16(b[p.L4+2:], port)
-	updateL4(b, p, l4)
+	setPort(b, p, 2, port, l4)
 }
 
 // ToClient is the way back: source address and port become the virtual server's again. l3 and l4 are the Diffs
@@ -55,8 +54,7 @@ func ToClient(b []byte, p *Packet, l2 *L2, addr flow.Addr, port uint16, l3, l4 D
 		binary.BigEndian.PutUint32(h[12:], addr.V4())
 		binary.BigEndian.PutUint16(h[10:], update(binary.BigEndian.Uint16(h[10:]), uint32(l3)+ttlDiff))
 	}
-	binary.BigEndian.PutUint16(b[p.L4:], port)
-	updateL4(b, p, l4)
+	setPort(b, p, 0, port, l4)
 }
 
 // updateL4 corrects the TCP or UDP checksum, which covers addresses (by the pseudo-header) and ports. A UDP

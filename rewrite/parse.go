@@ -32,7 +32,7 @@ const (
 // order. It is valid for the frame it was parsed from until that frame is changed in length.
 type Packet struct {
 	L3      uint16 // IP header
-	L4      uint16 // TCP, UDP, … header
+	L4      uint16 // TCP, UDP, SCTP, … header
 	End     uint16 // end of the IP packet; the frame may have padding behind it
 	Payload uint16 // first byte after the L4 header
 	VLAN    uint16 // outermost VLAN id and priority as in the tag, 0 without
@@ -40,6 +40,7 @@ type Packet struct {
 	TTL     uint8
 	Proto   uint8
 	TCP     flow.Segment // for TCP only
+	SCTP    flow.Chunks  // for SCTP only
 }
 
 // EtherTypes (IEEE 802).
@@ -216,7 +217,7 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 
 func isMapped(a flow.Addr) bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
 
-// parseL4 reads ports and, for TCP, what tracking needs.
+// parseL4 reads ports and, for TCP and SCTP, what tracking needs.
 func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 	l4, end := int(p.L4), int(p.End)
 	switch p.Proto {
@@ -258,6 +259,13 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 		}
 		k.Ports = binary.BigEndian.Uint32(h)
 		p.Payload = uint16(l4 + udpLen)
+	case flow.SCTP: // RFC 9260 section 3.1
+		if l4+sctpLen > end {
+			return Truncated
+		}
+		k.Ports = binary.BigEndian.Uint32(b[l4:])
+		p.Payload = uint16(l4 + sctpLen)
+		chunks(b[l4:end], &p.SCTP)
 	default:
 		p.Payload = p.L4
 		return NoPorts

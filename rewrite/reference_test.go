@@ -60,6 +60,9 @@ func sumsValid(b []byte, p *Packet) (l3, l4 bool) {
 		l3 = naiveSum(b[p.L3:p.L3+uint16(b[p.L3]&15)*4]) == 0
 		pseudo = slices.Clone(b[p.L3+12 : p.L3+20])
 	}
+	if p.Proto == flow.SCTP {
+		return l3, sctpSumValid(b[p.L4:p.End])
+	}
 	if p.Proto == flow.UDP {
 		size = binary.BigEndian.Uint16(b[p.L4+4:])
 		if b[p.L4+6] == 0 && b[p.L4+7] == 0 {

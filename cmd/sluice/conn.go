@@ -34,7 +34,7 @@ func filters() []cli.Flag {
 		&cli.StringFlag{Name: "virtual", Usage: "only those to this virtual server: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "member", Usage: "only those to this member: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "state", Usage: "only those in this `STATE`, such as established"},
-		&cli.StringFlag{Name: "protocol", Usage: "only `tcp or udp`"},
+		&cli.StringFlag{Name: "protocol", Usage: "only `tcp, udp or sctp`"},
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 func explainCommand() *cli.Command {
 	return &cli.Command{
 		Name: "explain", Usage: "say where the first packet of a connection goes, and why",
-		UsageText: "sluice explain -c FILE tcp|udp SRC:PORT DST:PORT",
+		UsageText: "sluice explain -c FILE tcp|udp|sctp SRC:PORT DST:PORT",
 		Description: "It reads the configuration file alone, with the code that handles packets: routes, neighbours and the state of a " +
 			"running sluice are not looked at, and counters start at zero.",
 		Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table"}},
@@ -51,8 +51,10 @@ func parseTuple(args []string) (proto uint8, src, dst netip.AddrPort, err error)
 		proto = flow.TCP
 	case "udp":
 		proto = flow.UDP
+	case "sctp":
+		proto = flow.SCTP
 	default:
-		return 0, src, dst, usagef("protocol %q is neither tcp nor udp", args[0])
+		return 0, src, dst, usagef("protocol %q is not tcp, udp or sctp", args[0])
 	}
 	if src, err = netip.ParseAddrPort(args[1]); err != nil {
 		return 0, src, dst, usagef("source %q is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)", args[1])
