@@ -65,7 +65,7 @@ func (w *worker) consistent(actives []int64) error {
 func fuzzSpecs() (specs []Spec) {
 	for i := range 4 {
 		s := a4(2)
-		s.Virtuals[0].HalfOpenLimit, s.Virtuals[0].ResetExpired = []int{0, 4, 0, 2}[i], i%2 == 0
+		s.Virtuals[0].HalfOpenLimit, s.Virtuals[0].ResetExpired = []int{0, 2, 0, 1}[i], i%2 == 0
 		s.Virtuals[0].MidStream = []MidStream{MidStreamDrop, MidStreamAdopt, MidStreamReset, MidStreamAdopt}[i]
 		s.Virtuals[0].Timeouts = Timeouts{Handshake: 3000, Established: 20_000, Closing: 2000, Closed: 500, UDP: 4000, UDPUnanswered: 1000}
 		s.Virtuals[2].OnePacket = i == 2
@@ -249,7 +249,7 @@ func TestRandomPackets(t *testing.T) {
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	r := newFuzzRun(t)
-	for i := range 6000 {
+	for i := range 10_000 {
 		x := rng.Uint32()
 		if err := r.step([4]byte{byte(x), byte(x >> 8), byte(x >> 16), byte(x >> 24)}); err != nil {
 			t.Fatalf("step %d: %v", i, err)
