@@ -23,8 +23,11 @@ func (w *worker) rewrite(from, to int) {
 			}
 			if w.follow(rec, ref, p) {
 				rec.Seen = now
-				// Answers follow the client when its MAC changes, but only on the word of a valid segment.
-				rec.ClientMAC = rewrite.SourceMAC(w.region.Packet(d))
+				// Answers follow the client when its MAC changes, but only on the word of a packet that proves to be its
+				// own, by sequence number or tag: a datagram proves nothing, and could draw the answers away.
+				if p.Proto != flow.UDP {
+					rec.ClientMAC = rewrite.SourceMAC(w.region.Packet(d))
+				}
 			} else if w.cfg.dropOutside {
 				w.drop(d, OutOfWindow)
 				continue
