@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -10,25 +9,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// announcements are repeated: the first may be lost while switches learn.
+// announceAfter: an announcement is repeated, because the first may be lost while switches learn.
 var announceAfter = []time.Duration{0, time.Second, 3 * time.Second}
 
-// announceAll tells the networks of managed virtual addresses where they are now, some times over, until ctx ends. It is
-// what makes neighbours forget the MAC of another host that had the address before.
-func (s *Server) announceAll(ctx context.Context) {
-	begin := time.Now()
+// announcement is one that is due at a time.
+type announcement struct {
+	at time.Time
+	placedAddress
+}
+
+// announceSoon has a managed virtual address that was put on a port announced, some times over. It is what makes neighbours
+// forget the MAC of another host that had the address before.
+func (s *Server) announceSoon(p placedAddress) {
+	now := time.Now()
 	for _, after := range announceAfter {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(time.Until(begin.Add(after))):
-		}
-		for p := range s.placed {
-			if err := announce(p.Index, p.MAC, p.Address); err != nil {
-				s.log.Warn("virtual address not announced", "address", p.Address, "error", err)
+		s.due = append(s.due, announcement{now.Add(after), p})
+	}
+}
+
+// announceDue sends the announcements whose time has come, unless the address has gone meanwhile.
+func (s *Server) announceDue() {
+	var later []announcement
+	for _, a := range s.due {
+		switch {
+		case time.Now().Before(a.at):
+			later = append(later, a)
+		case s.placed[a.placedAddress]:
+			if err := announce(a.Index, a.MAC, a.Address); err != nil {
+				s.log.Warn("virtual address not announced", "address", a.Address, "error", err)
 			}
 		}
 	}
+	s.due = later
 }
 
 // announce sends one gratuitous ARP request (RFC 5227 section 2.3) or unsolicited neighbour advertisement (RFC 4861 section

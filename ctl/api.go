@@ -113,6 +113,7 @@ func (s *Server) handler() http.Handler {
 		sum := total(n)
 		return Drops(&sum)
 	}))
+	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
@@ -135,7 +136,10 @@ func (s *Server) withSnapshots(view func([]engine.Snapshot) any) http.HandlerFun
 			reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
 			return
 		}
-		reply(w, http.StatusOK, view(snaps))
+		s.mu.RLock()
+		v := view(snaps)
+		s.mu.RUnlock()
+		reply(w, http.StatusOK, v)
 	}
 }
 
@@ -164,6 +168,17 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		v.Totals.Connections += snaps[i].Connections
 	}
 	return v
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
+	defer cancel()
+	v, err := s.Reload(ctx)
+	if err != nil {
+		reply(w, http.StatusConflict, apiError{err.Error()})
+		return
+	}
+	reply(w, http.StatusOK, v)
 }
 
 // MaxConnections bounds one answer.
@@ -319,6 +334,11 @@ func Get(ctx context.Context, socket, path string, v any) error {
 // Delete asks the API at socket to delete what path names, and decodes the answer into v.
 func Delete(ctx context.Context, socket, path string, v any) error {
 	return call(ctx, http.MethodDelete, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
+}
+
+// Post asks the API at socket to do what path names, and decodes the answer into v.
+func Post(ctx context.Context, socket, path string, v any) error {
+	return call(ctx, http.MethodPost, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
 }
 
 // Copy writes the API's answer to path to w as it comes.

@@ -100,5 +100,13 @@ func coresKey(doc keyDoc) configKey[Engine] {
 		}
 		list(d, n, at, into)
 	}
+	numbers := k.show
+	k.show = func(from *Engine, at string, emit func(Setting)) {
+		if len(from.Cores) == 0 {
+			emit(Setting{at, "auto"})
+			return
+		}
+		numbers(from, at, emit)
+	}
 	return k
 }

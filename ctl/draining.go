@@ -1,84 +1,192 @@
 package ctl
 
 import (
+	"context"
+	"maps"
 	"net/netip"
+	"slices"
+	"time"
 
 	"sluice/engine"
 	"sluice/rings"
 )
 
-// draining is what adopted connections use and the file no longer names: members and virtual addresses. It lasts until
-// the process ends; new connections do not come to it.
+// draining is what connections use and the file no longer names: members and virtual servers, by their ids. New
+// connections do not come to it. What has no connection left is forgotten.
 type draining struct {
-	nodes     map[uint32]netip.Addr // by id
-	addresses map[uint32]netip.Addr // virtual, by id of the virtual server
-	ways      map[netip.Addr]way
+	nodes    map[uint32]engine.DrainingNode
+	virtuals map[uint32]engine.VirtualSpec
+	entries  map[uint32]engine.Entry // of nodes
+	ways     map[netip.Addr]way      // to their addresses
+	// ends are the server ends that connections may have, whatever virtual server they came by: a virtual server may be gone,
+	// or have another pool now, and answers must still reach the workers. What they do not need goes to the kernel
+	// through the host port. An end is kept until its member is gone.
+	ends   map[rings.MemberRule]bool
+	looked time.Time // when it was last asked what is still in use
 }
 
-// findDraining compares the ids in use with the file.
-func (s *Server) findDraining(inUse *engine.InUse) {
-	s.drain = draining{nodes: map[uint32]netip.Addr{}, addresses: map[uint32]netip.Addr{}, ways: map[netip.Addr]way{}}
+func newDraining() draining {
+	return draining{
+		nodes: map[uint32]engine.DrainingNode{}, virtuals: map[uint32]engine.VirtualSpec{}, entries: map[uint32]engine.Entry{},
+		ways: map[netip.Addr]way{}, ends: map[rings.MemberRule]bool{},
+	}
+}
+
+// drainAdopted finds what adopted connections use and the file does not have.
+func (s *Server) drainAdopted(inUse *engine.InUse) {
+	s.drain = newDraining()
 	for id := range inUse.Nodes {
-		e, ok := s.dict.Node(id)
-		if !ok || s.file.hasMember(e) {
-			continue
+		if e, ok := s.dict.Node(id); ok && s.file.member(e) == nil {
+			s.drainNode(id, e, e.Addr.String())
 		}
-		s.drain.nodes[id] = e.Addr
-		if w, err := route(e.Addr, s.ifaces[:len(s.file.Ports)]); err == nil {
-			s.drain.ways[e.Addr] = w
-		} else {
-			s.log.Warn("connections to a member that is no longer configured cannot go on", "member", e.Addr, "reason", err)
-		}
+	}
+	for e := range inUse.Ends {
+		s.drain.ends[rings.MemberRule(e)] = true
 	}
 	for id := range inUse.Virtuals {
-		if e, ok := s.dict.Virtual(id); ok && !s.file.hasVirtual(e) {
-			s.drain.addresses[id] = e.Addr
+		if e, ok := s.dict.Virtual(id); ok && s.file.virtual(e) == nil {
+			s.drain.virtuals[id] = engine.VirtualSpec{Addr: e.Addr, Port: e.Port, Proto: e.Proto}
 		}
 	}
 }
 
-func (f *File) hasMember(e engine.Entry) bool {
+func (s *Server) drainNode(id uint32, e engine.Entry, name string) {
+	s.drain.nodes[id], s.drain.entries[id] = engine.DrainingNode{Pool: e.Pool, Name: name}, e
+	w, known := s.ways[e.Addr]
+	if _, static := s.file.staticHop(e.Addr); !known && !static {
+		var err error
+		if w, err = route(e.Addr, s.ifaces[:len(s.file.Ports)]); err != nil {
+			s.log.Warn("connections to a member that is no longer configured cannot go on", "member", e.Addr, "reason", err)
+			return
+		}
+	}
+	s.drain.ways[e.Addr] = w
+}
+
+// drainRemoved makes what old has and the file does not have drain, and takes what the file has again out.
+func (s *Server) drainRemoved(old *File, spec *engine.Spec) {
+	before := s.drain
+	s.drain = newDraining()
+	s.drain.ends = maps.Clone(before.ends)
+	for _, e := range old.ends() {
+		s.drain.ends[e] = true
+	}
+	for _, e := range s.dict.Entries(0) {
+		switch e.Kind {
+		case "node":
+			if s.file.member(e) != nil {
+				continue
+			}
+			if n, ok := before.nodes[e.ID]; ok {
+				s.drainNode(e.ID, e, n.Name)
+			} else if m := old.member(e); m != nil {
+				s.drainNode(e.ID, e, m.Name)
+			}
+		case "virtual":
+			if s.file.virtual(e) != nil {
+				continue
+			}
+			if v, ok := before.virtuals[e.ID]; ok {
+				s.drain.virtuals[e.ID] = v
+			}
+			for i := range spec.Virtuals {
+				if v := &spec.Virtuals[i]; v.Addr == e.Addr && v.Port == e.Port && v.Proto == e.Proto {
+					s.drain.virtuals[e.ID] = *v
+				}
+			}
+		}
+	}
+}
+
+// drained forgets what has no connection left, and reports whether there was such. The workers must have the
+// configuration in which it drains, so that nothing new comes to it.
+func (s *Server) drained(ctx context.Context) (bool, error) {
+	if len(s.drain.nodes)+len(s.drain.virtuals) == 0 || time.Since(s.drain.looked) < time.Second {
+		return false, nil
+	}
+	s.drain.looked = time.Now()
+	snaps, err := s.engine.Snapshots(ctx)
+	if err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	found := false
+	for id, n := range s.drain.nodes {
+		if sum := sumService(snaps, nodesOf, id); sum.Active == 0 {
+			s.log.Info("a removed member has no connection left", "pool", n.Pool, "member", n.Name)
+			delete(s.drain.nodes, id)
+			delete(s.drain.entries, id)
+			found = true
+		}
+	}
+	for id := range s.drain.virtuals {
+		if sum := sumService(snaps, virtualsOf, id); sum.Active == 0 {
+			delete(s.drain.virtuals, id)
+			found = true
+		}
+	}
+	used := map[netip.Addr]bool{}
+	for _, e := range s.drain.entries {
+		used[e.Addr] = true
+	}
+	for a := range s.drain.ways {
+		if !used[a] {
+			delete(s.drain.ways, a)
+		}
+	}
+	return found, nil
+}
+
+// member is the member of the file that an entry of the dictionary stands for, or nil.
+func (f *File) member(e engine.Entry) *Member {
 	p := f.Pool(e.Pool)
 	if p == nil {
-		return false
+		return nil
 	}
 	for i := range p.Members {
 		if a := p.Members[i].Address; a.Addr() == e.Addr && a.Port() == e.Port {
-			return true
+			return &p.Members[i]
 		}
 	}
-	return false
+	return nil
 }
 
-func (f *File) hasVirtual(e engine.Entry) bool {
+// virtual is the virtual server of the file that an entry of the dictionary stands for, or nil.
+func (f *File) virtual(e engine.Entry) *VirtualServer {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.Protocol.number() == e.Proto {
-			return true
+			return v
 		}
 	}
-	return false
+	return nil
 }
 
 // spec adds what drains to what the engine compiles.
 func (d *draining) spec(t *topology, into *engine.Spec) {
-	into.Draining = engine.Draining{Nodes: map[uint32]engine.Hop{}, Virtuals: d.addresses}
-	for id, a := range d.nodes {
-		into.Draining.Nodes[id] = t.hops[a]
+	into.Draining = engine.Draining{Nodes: map[uint32]engine.DrainingNode{}, Virtuals: map[uint32]engine.VirtualSpec{}}
+	for id, n := range d.nodes {
+		n.Hop = t.hops[d.entries[id].Addr]
+		into.Draining.Nodes[id] = n
+	}
+	for id, v := range d.virtuals {
+		into.Draining.Virtuals[id] = v
 	}
 }
 
-// rules adds what drains to what the XDP program of a port takes: a member that drains with all it sends, because its
-// connections say which of it they need, and the rest goes to the kernel through the host port.
+// rules adds what drains to what the XDP program of a port takes.
 func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	have := map[netip.Addr]bool{}
 	for _, a := range into.Addresses {
 		have[a.Addr] = true
 	}
-	for _, a := range d.addresses {
-		if !have[a] {
-			have[a] = true
-			into.Addresses = append(into.Addresses, rings.AddressRule{Addr: a})
+	for _, id := range slices.Sorted(maps.Keys(d.virtuals)) { // in an order: rules are compared
+		v := d.virtuals[id]
+		into.Virtuals = append(into.Virtuals, rings.VirtualRule{Addr: v.Addr, Proto: v.Proto, Port: v.Port})
+		if !have[v.Addr] {
+			have[v.Addr] = true
+			into.Addresses = append(into.Addresses, rings.AddressRule{Addr: v.Addr})
 		}
 	}
 	var local []netip.Addr
@@ -88,11 +196,20 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 		}
 	}
 	into.Local = local
-	seen := map[netip.Addr]bool{}
-	for _, a := range d.nodes {
-		if hop, ok := t.hops[a]; ok && hop.Port == port && !seen[a] {
-			seen[a] = true
-			into.Members = append(into.Members, rings.MemberRule{Addr: a})
+	for e := range d.ends {
+		if hop, ok := t.hops[e.Addr]; ok && hop.Port == port {
+			into.Members = append(into.Members, e)
+		}
+	}
+	slices.SortFunc(into.Members, compareRules)
+	into.Members = slices.Compact(into.Members)
+}
+
+// dropEnds forgets the ends of members that are neither in the file nor drain.
+func (s *Server) dropEnds(t *topology) {
+	for e := range s.drain.ends {
+		if _, ok := t.hops[e.Addr]; !ok {
+			delete(s.drain.ends, e)
 		}
 	}
 }

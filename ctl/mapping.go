@@ -21,6 +21,7 @@ type configKey[T any] struct {
 	text func(s scalar, into *T) error                                 // reads a scalar, or
 	tree func(d *decoder, n ast.Node, at string, into *T)              // reads a list or a mapping
 	keys func(visit func(path string, section describer), path string) // describes what is below a tree
+	show func(from *T, at string, emit func(Setting))                  // the value, or all values of a tree
 }
 
 // keyDoc is what is known about a key besides its code.
@@ -290,6 +291,7 @@ func nestedKey[T, V any](doc keyDoc, m *mapping[V], field func(*T) *V) configKey
 		doc:  doc,
 		tree: func(d *decoder, n ast.Node, at string, into *T) { decodeMapping(d, m, n, at, field(into)) },
 		keys: m.walk,
+		show: func(from *T, at string, emit func(Setting)) { m.show(field(from), at, emit) },
 	}
 }
 
@@ -306,6 +308,12 @@ func listKey[T, V any](doc keyDoc, m *mapping[V], field func(*T) *[]V) configKey
 			})
 		},
 		keys: func(visit func(string, describer), path string) { m.walk(visit, path+"[]") },
+		show: func(from *T, at string, emit func(Setting)) {
+			list := *field(from)
+			for i := range list {
+				m.show(&list[i], at+"["+m.identity(&list[i])+"]", emit)
+			}
+		},
 	}
 }
 

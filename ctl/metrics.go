@@ -62,6 +62,8 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(descConnections, err)
 		return
 	}
+	c.s.mu.RLock()
+	defer c.s.mu.RUnlock()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}

@@ -32,6 +32,20 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 	return r
 }
 
+// ends are the server ends that connections of the file's virtual servers have.
+func (f *File) ends() (out []rings.MemberRule) {
+	for i := range f.VirtualServers {
+		v := &f.VirtualServers[i]
+		if pool := f.Pool(v.Pool); pool != nil {
+			for j := range pool.Members {
+				end := pool.Members[j].Target(v.Address.Port())
+				out = append(out, rings.MemberRule{Addr: end.Addr(), Proto: v.Protocol.number(), Port: end.Port()})
+			}
+		}
+	}
+	return out
+}
+
 // memberRules are the server ends of a virtual server's connections that are behind the port.
 func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
 	pool := f.Pool(v.Pool)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,14 +30,20 @@ type Server struct {
 	state  *kernelState
 	saved  *savedTables
 	drain  draining
+	spec   engine.Spec            // that the engine's configuration was compiled from
 	placed map[placedAddress]bool // managed virtual addresses
+	due    []announcement         // of them
 	dict   *engine.Dictionary
 	ways   map[netip.Addr]way
 	host   *engine.HostSpec
 	api    *api
 	began  time.Time
-	// the configuration's generation; only the reconcile goroutine changes configurations
-	generation uint64
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains. Only the goroutine of watch
+	// changes it, so it reads without the lock.
+	mu sync.RWMutex
+	// requests are run by the goroutine of watch, one at a time.
+	requests   chan func(context.Context)
+	generation uint64 // of the configuration
 	lastRules  []string
 	lastHops   string
 	links      atomic.Pointer[[]string] // state of each port
@@ -56,7 +63,8 @@ func newSecret() flow.Secret {
 
 // Start brings everything up. On an error nothing stays behind.
 func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
-	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now()}
+	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
+		drain: newDraining(), requests: make(chan func(context.Context))}
 	if s.ifaces, err = f.interfaces(); err != nil {
 		return nil, err
 	}
@@ -124,7 +132,7 @@ func (s *Server) loadTables() error {
 	if s.saved, err = store.load(s.dict); err != nil {
 		return err
 	}
-	s.findDraining(&s.saved.inUse)
+	s.drainAdopted(s.saved.inUse)
 	return nil
 }
 
@@ -164,16 +172,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		host.Port = len(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
-	seen := map[placedNeighbour]bool{}
-	var want []placedNeighbour
-	for _, w := range s.ways {
-		n := placedNeighbour{s.ifaces[w.port].index, w.via}
-		if !seen[n] {
-			seen[n] = true
-			want = append(want, n)
-		}
-	}
-	if err := s.state.manageNeighbours(want); err != nil {
+	if err := s.resolveHops(); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(resolveTime); ; {
@@ -196,6 +195,17 @@ func (s *Server) prepare(ctx context.Context) error {
 	}
 }
 
+// resolveHops has the kernel keep the next hops resolved.
+func (s *Server) resolveHops() error {
+	want := map[placedNeighbour]bool{}
+	for _, ways := range []map[netip.Addr]way{s.ways, s.drain.ways} {
+		for _, w := range ways {
+			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
+		}
+	}
+	return s.state.keepNeighbours(want)
+}
+
 func (s *Server) topology() (*topology, error) {
 	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
 }
@@ -211,6 +221,7 @@ func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
 		return nil, nil, err
 	}
 	rules := make([]rings.Rules, len(s.file.Ports))
+	s.dropEnds(t)
 	for i := range rules {
 		rules[i] = s.file.rules(t, i, local)
 		s.drain.rules(t, i, &rules[i])
@@ -222,6 +233,7 @@ func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	s.spec = spec
 	if s.tables != nil {
 		if err := s.noteIDs(); err != nil {
 			return nil, nil, err
@@ -286,18 +298,21 @@ func (s *Server) placeAddresses() error {
 		}
 	}
 	for _, p := range s.state.Addresses {
-		for _, a := range s.drain.addresses {
-			if p.Address == a {
+		for _, v := range s.drain.virtuals {
+			if p.Address == v.Addr {
 				want[p] = true
 			}
 		}
 	}
-	s.placed = want
 	for p := range want {
 		if _, err := s.state.placeAddress(p); err != nil {
 			return err
 		}
+		if !s.placed[p] {
+			s.announceSoon(p)
+		}
 	}
+	s.placed = want
 	return s.state.keepAddresses(want)
 }
 
@@ -316,7 +331,6 @@ func (s *Server) stopEngine() error {
 // Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
-	go s.announceAll(ctx)
 	err := s.watch(ctx)
 	s.api.close()
 	return errors.Join(err, s.shutdown())

@@ -171,15 +171,39 @@ func (s *kernelState) keepAddresses(want map[placedAddress]bool) error {
 	return errors.Join(append(errs, s.save())...)
 }
 
-// manageNeighbours has the kernel resolve the next hops.
-func (s *kernelState) manageNeighbours(want []placedNeighbour) error {
-	s.Neighbours = append(s.Neighbours, want...)
+// keepNeighbours has the kernel resolve the next hops in want and keep them resolved, and gives all others that were noted
+// back to its ordinary care.
+func (s *kernelState) keepNeighbours(want map[placedNeighbour]bool) error {
+	var errs []error
+	var gone, fresh []placedNeighbour
+	known := map[placedNeighbour]bool{}
+	for _, n := range s.Neighbours {
+		known[n] = true
+		if !want[n] {
+			gone = append(gone, n)
+		}
+	}
+	for n := range want {
+		if !known[n] {
+			fresh = append(fresh, n)
+		}
+	}
+	if len(gone)+len(fresh) == 0 {
+		return nil
+	}
+	s.Neighbours = append(s.Neighbours, fresh...)
 	if err := s.save(); err != nil {
 		return err
 	}
-	var errs []error
-	for _, n := range want {
+	for _, n := range fresh {
 		errs = append(errs, manage(n.Index, n.Address))
+	}
+	for _, n := range gone {
+		errs = append(errs, unmanage(n.Index, n.Address))
+	}
+	if len(gone) > 0 {
+		s.Neighbours = slices.DeleteFunc(s.Neighbours, func(n placedNeighbour) bool { return !want[n] })
+		errs = append(errs, s.save())
 	}
 	return errors.Join(errs...)
 }

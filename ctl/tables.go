@@ -41,7 +41,7 @@ type savedTables struct {
 	maps    []rings.Mapping
 	records [][]flow.Record
 	ports   []string
-	inUse   engine.InUse
+	inUse   *engine.InUse
 }
 
 // openTables opens the store, mounting its tmpfs if need be. Without a tmpfs there is no store: on a disk, the table
@@ -120,7 +120,7 @@ func (s *tableStore) load(dict *engine.Dictionary) (*savedTables, error) {
 		}
 	}
 	s.generation++
-	saved := &savedTables{inUse: engine.InUse{Nodes: map[uint32]bool{}, Virtuals: map[uint32]bool{}}}
+	saved := &savedTables{inUse: engine.NewInUse()}
 	if best == 0 {
 		return saved, nil
 	}

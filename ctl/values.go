@@ -25,7 +25,7 @@ func textKey[T, V any](doc keyDoc, parse func(text string) (V, error), field fun
 			*field(into) = v
 		}
 		return err
-	}}
+	}, show: func(from *T, at string, emit func(Setting)) { emit(Setting{at, valueText(*field(from))}) }}
 }
 
 // wordKey is a key with a fixed set of values. later are words of releases to come.
@@ -66,12 +66,21 @@ func numberKey[T any](doc keyDoc, lo, hi int, field func(*T) *int) configKey[T] 
 // autoNumberKey is a number or the word auto, which is 0.
 func autoNumberKey[T any](doc keyDoc, lo, hi int, field func(*T) *int) configKey[T] {
 	doc.kind, doc.limits, doc.def = "number or auto", fmt.Sprintf("auto, %d to %d", lo, hi), "auto"
-	return textKey(doc, func(text string) (int, error) {
+	k := textKey(doc, func(text string) (int, error) {
 		if text == "auto" {
 			return 0, nil
 		}
 		return parseNumber(text, lo, hi)
 	}, field)
+	number := k.show
+	k.show = func(from *T, at string, emit func(Setting)) {
+		if *field(from) == 0 {
+			emit(Setting{at, "auto"})
+			return
+		}
+		number(from, at, emit)
+	}
+	return k
 }
 
 // choiceKey is one of a few numbers.
@@ -154,6 +163,12 @@ func scalarsKey[T, V any](doc keyDoc, item configKey[V], field func(*T) *[]V) co
 				*field(into) = append(*field(into), v)
 			}
 		})
+	}, show: func(from *T, at string, emit func(Setting)) {
+		var items []string
+		for _, v := range *field(from) {
+			items = append(items, valueText(v))
+		}
+		emit(Setting{at, "[" + strings.Join(items, ", ") + "]"})
 	}}
 }
 

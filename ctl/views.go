@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -55,7 +56,7 @@ type MemberView struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
-	State   string `json:"state"` // active | disabled (weight 0) | no-neighbour
+	State   string `json:"state"` // active | disabled (weight 0) | no-neighbour | draining (gone from the file)
 	Port    string `json:"port"`
 	MAC     string `json:"mac,omitempty"`
 	CounterView
@@ -239,7 +240,7 @@ type MemoryView struct {
 func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	out := []VirtualView{}
 	for _, v := range s.engine.Config().Virtuals() {
-		sum := sumService(snaps, func(n *engine.Snapshot) []engine.ServiceStats { return n.Virtual }, v.ID)
+		sum := sumService(snaps, virtualsOf, v.ID)
 		out = append(out, VirtualView{
 			Name: v.Name, Address: netip.AddrPortFrom(v.Addr, v.Port).String(), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
@@ -258,6 +259,8 @@ func sumService(snaps []engine.Snapshot, of func(*engine.Snapshot) []engine.Serv
 }
 
 func nodesOf(n *engine.Snapshot) []engine.ServiceStats { return n.Node }
+
+func virtualsOf(n *engine.Snapshot) []engine.ServiceStats { return n.Virtual }
 
 func (s *Server) poolViews(snaps []engine.Snapshot) []PoolView {
 	out := []PoolView{}
@@ -301,6 +304,15 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			}
 			out = append(out, v)
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.drain.nodes)) {
+		n, e := s.drain.nodes[id], s.drain.entries[id]
+		sum := sumService(snaps, nodesOf, id)
+		v := MemberView{Pool: n.Pool, Name: n.Name, Address: netip.AddrPortFrom(e.Addr, e.Port).String(), State: "draining", CounterView: countersOf(&sum)}
+		if e.Port == 0 {
+			v.Address = e.Addr.String()
+		}
+		out = append(out, v)
 	}
 	return out
 }

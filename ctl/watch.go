@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -34,6 +35,15 @@ func (s *Server) watch(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			beats = s.beat(beats)
+			if len(s.due) > 0 {
+				s.announceDue()
+			}
+			if gone, err := s.drained(ctx); err == nil && gone && quiet == nil {
+				s.forget()
+				quiet = time.After(0)
+			}
+		case f := <-s.requests:
+			f(ctx)
 		case <-changed:
 			if quiet == nil {
 				quiet = time.After(settle)
@@ -116,6 +126,14 @@ func (s *Server) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// forget has what has drained taken out of the engine, the programs and the kernel by the next reconciliation.
+func (s *Server) forget() {
+	s.lastHops = ""
+	if err := errors.Join(s.resolveHops(), s.placeAddresses()); err != nil {
+		s.log.Warn("what has drained could not be taken out of the kernel", "error", err)
+	}
 }
 
 // followRoutes takes over where routes lead now. A member that has lost its route keeps its place and takes nothing.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 
 	"sluice/flow"
 )
@@ -15,18 +16,44 @@ type Adoption struct {
 	Strange int // on a port that there is no more
 }
 
-// InUse is the ids that sound records refer to.
+// InUse is what sound records refer to, by ids and by the server ends of their connections.
 type InUse struct {
 	Nodes, Virtuals map[uint32]bool
+	Ends            map[ServerEnd]bool
+
+	ends [][]ServerEnd // by node id: most nodes have one, and a map would be asked for every record
 }
 
-// Survey collects the ids in use, so that a configuration can keep what it no longer names for as long as it is needed.
+// ServerEnd is where a member serves: its end of connections.
+type ServerEnd struct {
+	Addr  netip.Addr
+	Proto uint8
+	Port  uint16
+}
+
+// NewInUse makes an empty one.
+func NewInUse() *InUse {
+	return &InUse{Nodes: map[uint32]bool{}, Virtuals: map[uint32]bool{}, Ends: map[ServerEnd]bool{}}
+}
+
+// Survey collects what is in use, so that a configuration can keep what it no longer names for as long as it is needed.
 func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
+	for len(u.ends) < len(dict.values) {
+		u.ends = append(u.ends, nil)
+	}
 	for i := range records {
-		if live, sound := records[i].Sound(len(dict.values)); live && sound {
-			u.Nodes[records[i].Node] = true
-			u.Virtuals[records[i].VS] = true
+		r := &records[i]
+		if live, sound := r.Sound(len(dict.values)); !live || !sound {
+			continue
 		}
+		u.Virtuals[r.VS] = true
+		known := slices.ContainsFunc(u.ends[r.Node], func(e ServerEnd) bool { return e.Port == r.NPort && e.Proto == r.Proto() })
+		if known {
+			continue
+		}
+		end := ServerEnd{Addr: dict.values[r.Node].Netip(), Proto: r.Proto(), Port: r.NPort}
+		u.ends[r.Node] = append(u.ends[r.Node], end)
+		u.Nodes[r.Node], u.Ends[end] = true, true
 	}
 }
 

@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"math/rand/v2"
-	"net/netip"
 	"testing"
 
 	"sluice/flow"
@@ -163,8 +162,8 @@ func TestAdoptDraining(t *testing.T) {
 		removed := old.dict.virtual(vip, 80, flow.TCP)
 		node := old.dict.node("web", serverIP(1), 80)
 		spec.Draining = Draining{
-			Nodes:    map[uint32]Hop{node: {Port: inside, MAC: mac(serverMAC(1)), OK: true}},
-			Virtuals: map[uint32]netip.Addr{removed: vip},
+			Nodes:    map[uint32]DrainingNode{node: {Hop: Hop{Port: inside, MAC: mac(serverMAC(1)), OK: true}}},
+			Virtuals: map[uint32]VirtualSpec{removed: {Addr: vip}},
 		}
 		next, a := old.successor(t, spec, 1000, samePorts)
 		if a != (Adoption{Adopted: len(gone)}) {

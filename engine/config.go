@@ -26,10 +26,18 @@ type Spec struct {
 	Sources     SourceLimit
 }
 
-// Draining is what the configuration no longer names and connections still use: they go on, new ones do not come.
+// Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
+// those of the dictionary.
 type Draining struct {
-	Nodes    map[uint32]Hop // by id in the dictionary
-	Virtuals map[uint32]netip.Addr
+	Nodes map[uint32]DrainingNode
+	// Virtuals are virtual servers as far as they are known: an address at least. Their connections keep the timeouts.
+	Virtuals map[uint32]VirtualSpec
+}
+
+// DrainingNode is a member that drains.
+type DrainingNode struct {
+	Pool, Name string
+	Hop        Hop
 }
 
 // SourceLimit bounds the half-open connections of a source prefix, on each worker by its share.
@@ -163,7 +171,7 @@ type Config struct {
 	Generation  uint64
 	Ports       []PortSpec
 	Host        *HostSpec
-	virtuals    []virtual              // by id; the zero value is one that does not exist (any more)
+	virtuals    []virtual              // by id; the zero value is one that does not exist, one that drains has its VirtualSpec
 	nodes       []node                 // by id
 	names       map[uint32]*memberName // by node id, for people
 	addrs       []flow.Addr
@@ -239,19 +247,23 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.nodes[m.id].l2 = rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)
 		}
 	}
-	for id, hop := range spec.Draining.Nodes {
-		if int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
+	for id, d := range spec.Draining.Nodes {
+		if hop := d.Hop; int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
 			c.nodes[id] = node{ok: hop.OK, port: uint16(hop.Port), l2: rewrite.MakeL2(hop.MAC, spec.Ports[hop.Port].MAC)}
+			c.names[id] = &memberName{d.Pool, d.Name}
 		}
 	}
 	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
 		return nil, err
 	}
-	for id, addr := range spec.Draining.Virtuals {
+	for id, v := range spec.Draining.Virtuals {
 		for len(c.virtuals) <= int(id) {
 			c.virtuals = append(c.virtuals, virtual{})
 		}
-		c.services.addAddress(flow.AddrFrom(addr))
+		if !c.virtuals[id].exists {
+			c.virtuals[id].VirtualSpec = v
+			c.services.addAddress(flow.AddrFrom(v.Addr))
+		}
 	}
 	return c, nil
 }
@@ -331,9 +343,9 @@ func (c *Config) compileAnswers() error {
 	return nil
 }
 
-// timeouts are those of a connection's virtual server, or the defaults when that is gone.
+// timeouts are those of a connection's virtual server, or the defaults when nothing is known of it any more.
 func (c *Config) timeouts(r *flow.Record) *Timeouts {
-	if int(r.VS) < len(c.virtuals) && c.virtuals[r.VS].exists {
+	if int(r.VS) < len(c.virtuals) && c.virtuals[r.VS].Timeouts != (Timeouts{}) {
 		return &c.virtuals[r.VS].Timeouts
 	}
 	return &DefaultTimeouts

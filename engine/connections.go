@@ -39,7 +39,7 @@ func (w *worker) scan(from uint32, out *[]Conn) uint32 {
 
 // name fills in names; what the configuration no longer has stays empty.
 func (c *Config) name(conn *Conn) {
-	if v := conn.VS; int(v) < len(c.virtuals) && c.virtuals[v].exists {
+	if v := conn.VS; int(v) < len(c.virtuals) {
 		conn.Virtual = c.virtuals[v].Name
 	}
 	if n := c.names[conn.Node]; n != nil {

@@ -103,8 +103,8 @@ func (e *Engine) newWorker(id int, cfg *Config) (*worker, error) {
 	return w, nil
 }
 
-// handoffSize is the number of descriptors between two workers: a few bursts.
-const handoffSize = 512
+// handoffSize is the number of descriptors between two workers: what a worker may miss while it is not on its core.
+const handoffSize = 1024
 
 // connect gives each worker its ways out and its rings to the others.
 func (e *Engine) connect(cfg *Config) {

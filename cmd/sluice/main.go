@@ -33,7 +33,7 @@ func newApp() *cli.App {
 		Description: "Start it with `sluice run -c FILE`; try it with `sluice demo`.",
 		Suggest:     true,
 		Commands: []*cli.Command{
-			runCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
+			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
 			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
 			versionCommand(),
 		},

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -34,9 +37,32 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			stop := reloadOnHangup(s)
+			defer stop()
 			log.Info("serving", "file", f.Name, "version", ctl.Version, "virtual_servers", len(f.VirtualServers))
 			return s.Run(c.Context)
 		},
+	}
+}
+
+// reloadOnHangup has SIGHUP reload the file, until stop is called.
+func reloadOnHangup(s *ctl.Server) (stop func()) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		for {
+			select {
+			case <-hangup:
+				_, _ = s.Reload(ctx) // which logs its outcome
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(hangup)
+		cancel()
 	}
 }
 

@@ -1,0 +1,161 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// A reload is a difference: what the new file says as the old one did keeps its connections, counters and turns. What is
+// new is known to the workers before traffic for it reaches them, and what is gone keeps reaching them until its last
+// connection has ended.
+
+// ReloadView is the answer to a reload.
+type ReloadView struct {
+	File       string   `json:"file"`
+	Generation uint64   `json:"generation"`
+	Changes    []Change `json:"changes"`
+	AppliedUS  int64    `json:"applied_us"` // until the last worker had it
+	Draining   int      `json:"draining"`   // members that are gone from the file and still have connections
+}
+
+// live are the keys below fixed sections that a reload may change.
+var live = map[string]bool{
+	"engine.out-of-window": true, "engine.half-open-per-source": true,
+}
+
+// ErrNeedsRestart is returned by a reload that would change what an engine is built from.
+var ErrNeedsRestart = errors.New("cannot be changed while the engine runs")
+
+// fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
+func fixed(f *File, changes []Change) error {
+	var errs []error
+	for _, c := range changes {
+		section, key, _ := strings.Cut(c.Path, ".")
+		offline := strings.HasPrefix(section, "ports[") && (key == "mac" || key == "addresses")
+		if live[c.Path] || offline || section != "engine" && section != "control" && section != "log" && !strings.HasPrefix(section, "ports[") {
+			continue
+		}
+		what := c.Kind
+		if c.Kind == "changed" {
+			what = c.Old + " > " + c.New
+		}
+		errs = append(errs, f.problem(c.Path, fmt.Errorf("%s: %w; restart it with this file, or take the change back", what, ErrNeedsRestart)))
+	}
+	return errors.Join(errs...)
+}
+
+// Reload reads the file again and applies what differs. On an error nothing has changed.
+func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
+	s.mu.RLock()
+	name := s.file.Name
+	s.mu.RUnlock()
+	f, err := Load(name)
+	if err != nil {
+		return nil, err
+	}
+	doErr := s.do(ctx, func(ctx context.Context) { v, err = s.change(ctx, f) })
+	if doErr != nil {
+		return nil, doErr
+	}
+	for _, w := range f.Warnings() {
+		s.log.Warn("configuration", "warning", w)
+	}
+	if err != nil {
+		s.log.Error("reload refused; nothing has changed", "file", name, "error", err)
+		return nil, err
+	}
+	s.log.Info("reloaded", "file", name, "generation", v.Generation, "changes", len(v.Changes), "applied_in", time.Duration(v.AppliedUS)*time.Microsecond)
+	for _, c := range v.Changes {
+		s.log.Debug("changed", "what", c.String())
+	}
+	return v, nil
+}
+
+// do has f run by the goroutine that configurations belong to, and waits.
+func (s *Server) do(ctx context.Context, f func(context.Context)) error {
+	done := make(chan struct{})
+	select {
+	case s.requests <- func(ctx context.Context) { defer close(done); f(ctx) }:
+		<-done
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the engine's control is busy or ending: %w", ctx.Err())
+	}
+}
+
+// applyTime bounds what a reload waits for the workers.
+const applyTime = 2 * time.Second
+
+// change puts f in force.
+func (s *Server) change(ctx context.Context, f *File) (*ReloadView, error) {
+	ctx, cancel := context.WithTimeout(ctx, applyTime)
+	defer cancel()
+	changes := diff(s.file, f)
+	if err := fixed(f, changes); err != nil {
+		return nil, err
+	}
+	ways, err := f.newWays(s.ways, s.ifaces)
+	if err != nil {
+		return nil, err
+	}
+	file, oldWays, drain := s.file, s.ways, s.drain
+	s.mu.Lock()
+	s.file, s.ways = f, ways
+	s.drainRemoved(file, &s.spec)
+	s.mu.Unlock()
+	took, err := s.put(ctx)
+	if err != nil {
+		s.mu.Lock()
+		s.file, s.ways, s.drain = file, oldWays, drain
+		s.mu.Unlock()
+		_, again := s.put(context.WithoutCancel(ctx))
+		return nil, errors.Join(err, again)
+	}
+	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
+}
+
+// put gives the file to the workers, then to the XDP programs, then to the kernel.
+func (s *Server) put(ctx context.Context) (time.Duration, error) {
+	if err := s.resolveHops(); err != nil {
+		return 0, err
+	}
+	cfg, rules, err := s.compile()
+	if err != nil {
+		return 0, err
+	}
+	took, err := s.engine.Apply(ctx, cfg)
+	if err != nil {
+		return 0, err
+	}
+	for i, p := range s.programs {
+		if err := p.SetRules(rules[i]); err != nil {
+			return 0, fmt.Errorf("port %s: %w", s.file.Ports[i].Name, err)
+		}
+	}
+	return took, s.placeAddresses()
+}
+
+// newWays finds the routes to members that were not there before; the others keep theirs, even one that is gone for now.
+func (f *File) newWays(old map[netip.Addr]way, ifaces []iface) (map[netip.Addr]way, error) {
+	out := map[netip.Addr]way{}
+	var errs []error
+	for _, a := range f.memberAddrs() {
+		if _, ok := f.staticHop(a); ok {
+			continue
+		}
+		w, known := old[a]
+		if !known {
+			var err error
+			if w, err = route(a, ifaces[:len(f.Ports)]); err != nil {
+				errs = append(errs, f.problem(f.memberKey(a), err))
+				continue
+			}
+		}
+		out[a] = w
+	}
+	return out, errors.Join(errs...)
+}
