@@ -77,7 +77,7 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 			continue
 		}
 		rec.ClientIf, rec.ServerIf = uint16(client), uint16(server)
-		w := e.workers[cfg.owners.worker[cfg.owners.bin(rec.Client, rec.CPort)]]
+		w := e.workers[cfg.ownerOf(&rec)]
 		w.adopt(&rec, a)
 	}
 }

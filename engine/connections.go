@@ -13,6 +13,7 @@ import (
 type Conn struct {
 	flow.Record
 	Worker  int
+	slot    int
 	Index   uint32
 	Server  flow.Key // the tuple of packets from the server
 	IdleMS  uint32
@@ -31,7 +32,10 @@ const scanChunk = 64
 func (w *worker) scan(from uint32, out *[]Conn) uint32 {
 	now := uint32(w.now)
 	return w.table.Each(from, scanChunk, func(i uint32, r *flow.Record) {
-		c := Conn{Record: *r, Worker: w.id, Index: i, Server: w.table.ServerKey(r), IdleMS: now - r.Seen, AgeMS: now - r.Start}
+		if w.leaving != nil && w.leaving.isSent(i) {
+			return // its next owner has it
+		}
+		c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), IdleMS: now - r.Seen, AgeMS: now - r.Start}
 		c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
 		*out = append(*out, c)
 	})
@@ -56,7 +60,7 @@ func (c *Config) name(conn *Conn) {
 // caller's goroutine. It ends when f wants no more.
 func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f func(*Conn) (more bool)) error {
 	var out []Conn
-	for _, w := range e.workers {
+	for _, w := range e.seated() {
 		for from := uint32(1); from != 0; {
 			out = out[:0]
 			if err := e.wait(ctx, w, func(w *worker) { from = w.scan(from, &out) }); err != nil {
@@ -72,20 +76,6 @@ func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f f
 		}
 	}
 	return nil
-}
-
-// wait has one worker apply f and waits for it.
-func (e *Engine) wait(ctx context.Context, w *worker, f func(*worker)) error {
-	done, err := e.tell(ctx, w, f)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // Connections copies up to limit connections that match.
@@ -108,13 +98,18 @@ func (e *Engine) DeleteConnections(ctx context.Context, limit int, reset bool, m
 	deleted := 0
 	for len(found) > 0 {
 		n := 1
-		for n < min(len(found), scanChunk) && found[n].Worker == found[0].Worker {
+		for n < min(len(found), scanChunk) && found[n].slot == found[0].slot {
 			n++
 		}
 		chunk := found[:n]
 		found = found[n:]
-		if err := e.wait(ctx, e.workers[chunk[0].Worker], func(w *worker) { deleted += w.deleteConns(chunk, reset) }); err != nil {
-			return deleted, err
+		for _, w := range e.seated() {
+			if w.slot != chunk[0].slot {
+				continue
+			}
+			if err := e.wait(ctx, w, func(w *worker) { deleted += w.deleteConns(chunk, reset) }); err != nil {
+				return deleted, err
+			}
 		}
 	}
 	return deleted, nil
@@ -124,6 +119,9 @@ func (e *Engine) DeleteConnections(ctx context.Context, limit int, reset bool, m
 func (w *worker) deleteConns(conns []Conn, reset bool) (n int) {
 	for i := range conns {
 		r := w.table.Record(conns[i].Index)
+		if w.leaving != nil && w.leaving.isSent(conns[i].Index) {
+			continue
+		}
 		if !r.Live() || r.ClientKey() != conns[i].ClientKey() || r.Start != conns[i].Start {
 			continue
 		}

@@ -3,6 +3,8 @@ package engine
 import (
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"sluice/flow"
 	"sluice/rings"
 )
@@ -17,6 +19,7 @@ type message struct {
 // runtimeState is the part of a worker that is not on the packet path.
 type runtimeState struct {
 	inbox   chan message
+	gone    chan struct{} // closed when the worker has ended
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
 	pick    pickScratch
@@ -27,6 +30,8 @@ type runtimeState struct {
 	sourceBits4, sourceBits6 int
 	core                     int
 	stopped                  bool
+	unplaced                 int           // connections that other workers sent and that found no room
+	fds                      []unix.PollFd // of a sleep
 }
 
 // inboxSize is how many messages wait at most; a sender waits beyond it, the worker never.
@@ -50,9 +55,10 @@ func (w *worker) control() {
 	}
 }
 
-// applyConfig makes cfg the worker's configuration. It allocates: between bursts that is allowed.
-func (w *worker) applyConfig(cfg *Config, actives []*atomic.Int64) {
-	w.cfg = cfg
+// applyConfig makes cfg the worker's configuration, whose workers sit in slots. It allocates: between bursts that is
+// allowed.
+func (w *worker) applyConfig(cfg *Config, slots []uint8, actives []*atomic.Int64) {
+	w.cfg, w.slots = cfg, slots
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.actives = actives
 	w.virtual = grow(w.virtual, len(cfg.virtuals))
@@ -73,7 +79,8 @@ func grow(s []ServiceStats, n int) []ServiceStats {
 type Snapshot struct {
 	Stats
 	Worker      int
-	Core        int // -1: not pinned
+	Core        int  // -1: not pinned
+	Leaving     bool // another worker takes everything over
 	Connections int
 	Capacity    int
 	FreeFrames  int
@@ -90,7 +97,7 @@ type QueueSnapshot struct {
 }
 
 func (w *worker) snapshot(s *Snapshot) {
-	s.Stats, s.Worker, s.Core = w.stats, w.id, w.runtime.core
+	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
 	for i := range w.rx {
 		q := &w.rx[i]

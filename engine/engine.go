@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,9 +35,12 @@ type Engine struct {
 	opt     Options
 	dict    *Dictionary
 	cfg     atomic.Pointer[Config]
-	workers []*worker
 	running atomic.Bool
-	exited  chan struct{} // one value per worker that has ended
+	// mu guards the list of workers, which Scale changes. While it does it also holds changing, as Apply and Stop do.
+	mu       sync.RWMutex
+	workers  []*worker
+	slots    []uint8 // of the configuration's workers
+	changing sync.Mutex
 }
 
 // New makes an engine with cfg; dict is the one that cfg was compiled with. The frames of the region are shared out
@@ -48,16 +53,23 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if opt.Clock == nil {
 		opt.Clock = MonotonicClock()
 	}
-	e := &Engine{opt: opt, dict: dict, exited: make(chan struct{}, n)}
+	e := &Engine{opt: opt, dict: dict}
 	e.cfg.Store(cfg)
 	for id := range n {
-		w, err := e.newWorker(id, cfg)
+		e.slots = append(e.slots, uint8(id))
+	}
+	for id := range n {
+		w, err := e.newWorker(id, id, &opt, cfg, e.slots)
 		if err != nil {
 			return nil, err
 		}
 		e.workers = append(e.workers, w)
 	}
-	e.connect(cfg)
+	connect(nil, e.workers)
+	vias := viasOf(e.workers, len(cfg.Ports))
+	for _, w := range e.workers {
+		w.route(vias)
+	}
 	frames := opt.Region.Frames()
 	for f := range frames {
 		e.workers[f*n/frames].pool.Put(uint64(f) * uint64(opt.Region.FrameSize()))
@@ -75,22 +87,23 @@ func MonotonicClock() func() uint64 {
 	return func() uint64 { return (base + uint64(time.Since(start))) / 1e6 }
 }
 
-func (e *Engine) newWorker(id int, cfg *Config) (*worker, error) {
-	w := &worker{id: id, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames()), rx: e.opt.Workers[id]}
+// newWorker makes a worker with its number, its slot, and what opt has for it.
+func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint8) (*worker, error) {
+	w := &worker{id: id, slot: slot, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames())}
 	var err error
-	w.table, err = flow.New(e.opt.Tables[id], flow.Config{Capacity: e.opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}, e.opt.Clock())
+	w.table, err = flow.New(opt.Tables[id], flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}, e.opt.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("connection table of worker %d: %w", id, err)
 	}
 	if w.runtime.waker, err = newWaker(); err != nil {
 		return nil, err
 	}
-	w.runtime.inbox = make(chan message, inboxSize)
+	w.runtime.inbox, w.runtime.gone = make(chan message, inboxSize), make(chan struct{})
 	w.runtime.secret = e.opt.Secret
 	w.runtime.sourceBits4, w.runtime.sourceBits6 = cfg.sources.Bits4, cfg.sources.Bits6
-	w.runtime.polling, w.runtime.core = e.opt.Polling, -1
-	if id < len(e.opt.Cores) {
-		w.runtime.core = e.opt.Cores[id]
+	w.runtime.polling, w.runtime.core = opt.Polling, -1
+	if id < len(opt.Cores) {
+		w.runtime.core = opt.Cores[id]
 	}
 	w.timeoutOf = func(r *flow.Record) uint64 { return r.End(w.now, w.shrunk(w.cfg.timeouts(r).of(r))) }
 	w.expired = w.expire
@@ -99,45 +112,16 @@ func (e *Engine) newWorker(id int, cfg *Config) (*worker, error) {
 		w.release(r)
 	}
 	w.now = e.opt.Clock()
-	w.applyConfig(cfg, e.dict.actives)
+	w.tx = make([]egress, len(cfg.Ports))
+	for _, q := range opt.Workers[id] {
+		w.addQueue(q)
+	}
+	w.applyConfig(cfg, slots, e.dict.actives)
 	return w, nil
 }
 
 // handoffSize is the number of descriptors between two workers: what a worker may miss while it is not on its core.
 const handoffSize = 1024
-
-// connect gives each worker its ways out and its rings to the others.
-func (e *Engine) connect(cfg *Config) {
-	server := make([]int, len(cfg.Ports)) // a worker with a queue on the port
-	for id, w := range e.workers {
-		for _, q := range w.rx {
-			server[q.Port] = id
-		}
-	}
-	for id, w := range e.workers {
-		w.tx = make([]egress, len(cfg.Ports))
-		for p := range w.tx {
-			w.tx[p].via = server[p]
-		}
-		for _, q := range w.rx {
-			if w.tx[q.Port].queue == nil {
-				w.tx[q.Port].queue = q.Queue
-			}
-		}
-		w.peers = make([]peer, len(e.workers))
-		for o := range w.peers {
-			if o == id {
-				continue
-			}
-			w.peers[o].wake = e.workers[o].runtime.waker
-			w.peers[o].out = rings.NewHandoff(handoffSize)
-			if o < id {
-				w.peers[o].in = e.workers[o].peers[id].out
-				e.workers[o].peers[id].in = w.peers[o].out
-			}
-		}
-	}
-}
 
 // Start runs the workers. It makes sure that Go has threads for them and for everything else.
 func (e *Engine) Start() error {
@@ -146,24 +130,24 @@ func (e *Engine) Start() error {
 	}
 	e.running.Store(true)
 	for i, w := range e.workers {
-		ready := make(chan error, 1)
-		go func() {
-			w.run(e.opt.Clock, ready)
-			e.exited <- struct{}{}
-		}()
-		if err := <-ready; err != nil {
+		if err := e.launch(w); err != nil {
 			for _, started := range e.workers[:i] {
 				started.runtime.inbox <- message{apply: func(w *worker) { w.runtime.stopped = true }}
 				started.runtime.waker.wake()
-			}
-			for range i + 1 {
-				<-e.exited
+				<-started.runtime.gone
 			}
 			e.running.Store(false)
 			return err
 		}
 	}
 	return nil
+}
+
+// launch runs a worker; an error says that it does not.
+func (e *Engine) launch(w *worker) error {
+	ready := make(chan error, 1)
+	go w.run(e.opt.Clock, ready)
+	return <-ready
 }
 
 // Step serves every worker once in the caller's goroutine, at the given time, and reports whether any had
@@ -199,34 +183,62 @@ func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-ch
 	}
 }
 
-// ask has every worker apply f, at the same time, and waits for all.
-func (e *Engine) ask(ctx context.Context, f func(*worker)) error {
-	var waits []<-chan struct{}
-	for _, w := range e.workers {
-		done, err := e.tell(ctx, w, f)
-		if err != nil {
+// await waits until a worker has applied a message. One that has ended will not, and need not.
+func await(ctx context.Context, w *worker, done <-chan struct{}) error {
+	select {
+	case <-done:
+		return nil
+	case <-w.runtime.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("worker %d does not answer: %w", w.id, ctx.Err())
+	}
+}
+
+// wait has one worker apply f and waits for it.
+func (e *Engine) wait(ctx context.Context, w *worker, f func(*worker)) error {
+	done, err := e.tell(ctx, w, f)
+	if err != nil {
+		return err
+	}
+	return await(ctx, w, done)
+}
+
+// ask has workers apply f, at the same time, and waits for all.
+func (e *Engine) ask(ctx context.Context, workers []*worker, f func(*worker)) error {
+	waits := make([]<-chan struct{}, len(workers))
+	for i, w := range workers {
+		var err error
+		if waits[i], err = e.tell(ctx, w, f); err != nil {
 			return err
 		}
-		waits = append(waits, done)
 	}
-	for i, done := range waits {
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("worker %d does not answer: %w", i, ctx.Err())
+	for i, w := range workers {
+		if err := await(ctx, w, waits[i]); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
+// seated are the workers now.
+func (e *Engine) seated() []*worker {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return slices.Clone(e.workers)
+}
+
 // Apply makes cfg the configuration of all workers and returns how long it took until the last had it.
 func (e *Engine) Apply(ctx context.Context, cfg *Config) (time.Duration, error) {
-	if cfg.owners.workers != len(e.workers) || len(cfg.Ports) != len(e.workers[0].tx) {
-		return 0, errors.New("the number of workers and ports cannot change while the engine runs")
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	workers := e.seated()
+	if cfg.owners.workers != len(workers) || len(cfg.Ports) != len(workers[0].tx) {
+		return 0, errors.New("the number of ports cannot change while the engine runs, and that of workers only by Scale")
 	}
 	start := time.Now()
-	actives := e.dict.actives
-	err := e.ask(ctx, func(w *worker) { w.applyConfig(cfg, actives) })
+	actives, slots := e.dict.actives, e.slots
+	err := e.ask(ctx, workers, func(w *worker) { w.applyConfig(cfg, slots, actives) })
 	if err == nil {
 		e.cfg.Store(cfg)
 	}
@@ -238,8 +250,9 @@ func (e *Engine) Config() *Config { return e.cfg.Load() }
 
 // Beats is the number of steps of the slowest worker: as long as it grows, all of them live.
 func (e *Engine) Beats() []uint64 {
-	b := make([]uint64, len(e.workers))
-	for i, w := range e.workers {
+	workers := e.seated()
+	b := make([]uint64, len(workers))
+	for i, w := range workers {
 		b[i] = w.runtime.beat.Load()
 	}
 	return b
@@ -247,22 +260,31 @@ func (e *Engine) Beats() []uint64 {
 
 // Snapshots asks every worker for its counters.
 func (e *Engine) Snapshots(ctx context.Context) ([]Snapshot, error) {
+	e.mu.RLock() // a worker that ends gives its counters to another
+	defer e.mu.RUnlock()
 	s := make([]Snapshot, len(e.workers))
-	err := e.ask(ctx, func(w *worker) { w.snapshot(&s[w.id]) })
+	at := map[*worker]*Snapshot{}
+	for i, w := range e.workers {
+		at[w] = &s[i]
+	}
+	err := e.ask(ctx, e.workers, func(w *worker) { w.snapshot(at[w]) })
 	return s, err
 }
 
 // Stop ends the workers' loops. Frames stay where they are; Close takes them back.
 func (e *Engine) Stop(ctx context.Context) error {
+	e.changing.Lock()
+	defer e.changing.Unlock()
 	if !e.running.Load() {
 		return nil
 	}
-	if err := e.ask(ctx, func(w *worker) { w.runtime.stopped = true }); err != nil {
+	workers := e.seated()
+	if err := e.ask(ctx, workers, func(w *worker) { w.runtime.stopped = true }); err != nil {
 		return err
 	}
-	for range e.workers {
+	for _, w := range workers {
 		select {
-		case <-e.exited:
+		case <-w.runtime.gone:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -9,6 +9,7 @@ type peer struct {
 	in, out *rings.Handoff
 	owed    int // frames received from the peer minus frames given to it
 	wake    *waker
+	retired bool // it ends: nothing is given to it any more
 	n       int
 	batch   [burstSize]rings.Desc
 }
@@ -18,7 +19,9 @@ const (
 	processKind  = 1 << 16 // arrived on the port in the low bits, owned by the receiver
 	transmitKind = 2 << 16 // finished, to be sent on the port in the low bits
 	freeKind     = 3 << 16 // a free frame
-	kindMask     = 3 << 16
+	moveKind     = 4 << 16 // a frame with connections that the receiver owns from now on
+	movedKind    = 5 << 16 // such a frame on its way back: the connections are in the receiver's table
+	kindMask     = 7 << 16
 	portMask     = 1<<16 - 1
 )
 
@@ -26,8 +29,8 @@ const (
 func (w *worker) steer() {
 	kept := 0
 	for i := range w.n {
-		o := w.cfg.owner(&w.keys[i])
-		if o != w.id {
+		o := int(w.slots[w.cfg.owner(&w.keys[i])])
+		if o != w.slot {
 			p := &w.peers[o]
 			d := w.descs[i]
 			d.Options = processKind | uint32(w.ports[i])
@@ -41,6 +44,11 @@ func (w *worker) steer() {
 		kept++
 	}
 	w.n = kept
+	w.flushPeers()
+}
+
+// flushPeers gives the packets that are ready for other workers to them.
+func (w *worker) flushPeers() {
 	for o := range w.peers {
 		if p := &w.peers[o]; p.n > 0 {
 			n := w.put(p, p.batch[:p.n])
@@ -88,6 +96,9 @@ func (w *worker) receiveHandoffs() bool {
 		}
 		w.giveBack(p)
 	}
+	if len(w.unreturned) > 0 {
+		w.returnBoxes()
+	}
 	return busy
 }
 
@@ -104,6 +115,10 @@ func (w *worker) takeHandoff(n int) {
 			w.parse(d, port)
 		case transmitKind:
 			w.send(int(port), d)
+		case moveKind:
+			w.takeConnections(d, port)
+		case movedKind:
+			w.moved(d)
 		default:
 			w.pool.Put(d.Addr)
 		}
@@ -112,7 +127,7 @@ func (w *worker) takeHandoff(n int) {
 
 // giveBack returns free frames to a peer that has given more than it received.
 func (w *worker) giveBack(p *peer) {
-	if p.owed < burstSize || w.pool.Len() < burstSize {
+	if p.owed < burstSize || w.pool.Len() < burstSize || p.retired {
 		return
 	}
 	for i := range p.batch {

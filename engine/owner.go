@@ -41,7 +41,7 @@ var toeplitz = func() (t [2][256]uint16) {
 	return t
 }()
 
-// owners says which worker owns a packet.
+// owners says which worker owns a packet. Workers are numbered from 0 here; what slot each sits in is the engine's affair.
 type owners struct {
 	end     ClientEnd
 	workers int
@@ -75,4 +75,9 @@ func (c *Config) owner(k *flow.Key) int {
 		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
 	}
 	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
+}
+
+// ownerOf is the worker that owns a connection.
+func (c *Config) ownerOf(r *flow.Record) int {
+	return int(c.owners.worker[c.owners.bin(r.Client, r.CPort)])
 }

@@ -12,12 +12,12 @@ import (
 // when run returns the thread ends, and with it its affinity and name.
 func (w *worker) run(clock func() uint64, ready chan<- error) {
 	runtime.LockOSThread()
+	defer close(w.runtime.gone)
 	err := w.pin()
 	ready <- err
 	if err != nil {
 		return
 	}
-	fds := make([]unix.PollFd, 0, len(w.rx)+1)
 	idleSince := time.Time{}
 	for !w.runtime.stopped {
 		w.control()
@@ -38,7 +38,7 @@ func (w *worker) run(clock func() uint64, ready chan<- error) {
 				continue
 			}
 		}
-		w.sleep(fds)
+		w.sleep()
 	}
 }
 

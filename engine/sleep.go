@@ -56,7 +56,7 @@ const (
 )
 
 // sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed.
-func (w *worker) sleep(fds []unix.PollFd) {
+func (w *worker) sleep() {
 	k := w.runtime.waker
 	k.sleeping.Store(true)
 	defer k.sleeping.Store(false)
@@ -69,7 +69,7 @@ func (w *worker) sleep(fds []unix.PollFd) {
 		}
 	}
 	limit := sleepTime
-	fds = append(fds[:0], unix.PollFd{Fd: int32(k.fd), Events: unix.POLLIN})
+	fds := append(w.runtime.fds[:0], unix.PollFd{Fd: int32(k.fd), Events: unix.POLLIN})
 	for i := range w.rx {
 		q := w.rx[i].Queue
 		if q.Held().Tx > 0 {
@@ -81,6 +81,7 @@ func (w *worker) sleep(fds []unix.PollFd) {
 			fds = append(fds, unix.PollFd{Fd: int32(fd), Events: unix.POLLIN})
 		}
 	}
+	w.runtime.fds = fds
 	w.stats.Sleeps++
 	ts := unix.NsecToTimespec(int64(limit))
 	n, err := unix.Ppoll(fds, &ts, nil)

@@ -36,21 +36,28 @@ type PortQueue struct {
 
 // worker is the state of one worker; see the package comment for who may touch it.
 type worker struct {
-	id      int
-	cfg     *Config
-	region  *rings.Region
-	pool    *rings.Pool
-	table   *flow.Table
-	rx      []PortQueue
-	tx      []egress // by port
-	peers   []peer   // by worker; the own entry is unused
-	now     uint64   // milliseconds; the burst's clock
-	stats   Stats
-	virtual []ServiceStats // by virtual server id
-	node    []ServiceStats // by node id
-	half    halfOpen
-	clients clientCache
-	runtime runtimeState
+	id    int     // for people: 0 to the number of workers
+	slot  int     // its place in everybody's peers
+	slots []uint8 // of the configuration's workers
+	// launched says that it runs on a thread of its own; only Scale asks.
+	launched bool
+	cfg      *Config
+	region   *rings.Region
+	pool     *rings.Pool
+	table    *flow.Table
+	rx       []PortQueue
+	tx       []egress // by port
+	peers    []peer   // by slot; the own entry and free slots are unused
+	leaving  *leaving // nil but while another worker takes everything over
+	// unreturned are the frames of workers that leave, whose connections are here now.
+	unreturned []rings.Desc
+	now        uint64 // milliseconds; the burst's clock
+	stats      Stats
+	virtual    []ServiceStats // by virtual server id
+	node       []ServiceStats // by node id
+	half       halfOpen
+	clients    clientCache
+	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
 	n     int
@@ -99,6 +106,9 @@ func (w *worker) step(now uint64) bool {
 	}
 	w.transmit()
 	w.reclaim()
+	if w.leaving != nil {
+		return w.leave() || busy // whoever gets a connection looks at its timer
+	}
 	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
 		busy = true
 	}
@@ -164,6 +174,9 @@ func (w *worker) process() {
 	}
 	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
 	w.table.Load(w.refs[:w.n])
+	if w.leaving != nil {
+		w.passOn()
+	}
 	w.schedule()
 }
 
