@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -18,10 +19,9 @@ type assembly struct {
 	region   *rings.Region
 	programs []*rings.Program // by port of the file
 	queues   [][]openQueue    // by port
-	memory   []rings.Mapping  // of the connection tables, unless they are files of tables
+	memory   []tableMemory    // of the connection tables, by worker
 	tables   *tableStore      // nil: the tables end with the process
 	secret   flow.Secret
-	flows    [][]byte // the tables' memory, by worker
 	engine   *engine.Engine
 	log      *slog.Logger
 }
@@ -31,6 +31,21 @@ type openQueue struct {
 	fd   int
 	mode string
 	note string
+}
+
+// tableMemory is the memory of a worker's connection table.
+type tableMemory struct {
+	rings.Mapping
+	flows []byte // what of it the table gets
+	path  string // of its file in the store; "" for one that ends with the process
+}
+
+func (m *tableMemory) free() error {
+	err := m.Unmap()
+	if m.path != "" {
+		err = errors.Join(err, os.Remove(m.path))
+	}
+	return err
 }
 
 // open makes the memory, attaches the XDP programs and opens a socket for every queue. When it fails it has undone
@@ -47,10 +62,8 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
 	a.secret = newSecret()
-	for w := range a.plan.workers {
-		if err := a.openTable(w); err != nil {
-			return fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, e.Connections, err)
-		}
+	if a.memory, err = a.newTables(a.plan.workers); err != nil {
+		return err
 	}
 	for i := range a.file.Ports {
 		if err := a.openPort(i, rules[i]); err != nil {
@@ -63,19 +76,32 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	return nil
 }
 
-// openTable takes the memory of a worker's connection table, from a file if tables are kept.
-func (a *assembly) openTable(w int) error {
-	if a.tables != nil {
-		b, err := a.tables.create(w, a.file.tableCapacity(a.plan.workers), a.secret)
-		a.flows = append(a.flows, b)
-		return err
+// newTables takes the memory of the connection tables of so many workers, from files if tables are kept.
+func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
+	capacity := a.file.tableCapacity(workers)
+	defer func() {
+		if err == nil {
+			return
+		}
+		for i := range out {
+			err = errors.Join(err, out[i].free())
+		}
+		out = nil
+	}()
+	for w := range workers {
+		var m tableMemory
+		if a.tables != nil {
+			m, err = a.tables.create(capacity, a.secret)
+		} else {
+			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto)
+			m.flows = m.Bytes
+		}
+		if err != nil {
+			return out, fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, a.file.Engine.Connections, err)
+		}
+		out = append(out, m)
 	}
-	m, err := rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), a.file.tableSize(a.plan.workers), a.file.Engine.HugePages == HugePagesAuto)
-	if err != nil {
-		return err
-	}
-	a.memory, a.flows = append(a.memory, m), append(a.flows, m.Bytes)
-	return nil
+	return out, nil
 }
 
 func (a *assembly) openPort(i int, rules rings.Rules) error {
@@ -141,17 +167,8 @@ func modeName(zeroCopy bool) string {
 
 // start makes the engine over the open queues, lets adopt fill its tables, and runs it; then the programs get the sockets.
 func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func() error) error {
-	opt := engine.Options{
-		Region: a.region, Capacity: a.file.tableCapacity(a.plan.workers), Secret: a.secret,
-		Cores: a.plan.cores, Polling: a.plan.polling, Workers: make([][]engine.PortQueue, a.plan.workers),
-	}
-	opt.Tables = a.flows
-	for port := range a.queues {
-		for q := range a.queues[port] {
-			w := q % a.plan.workers
-			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
-		}
-	}
+	opt := a.seats(a.plan, a.memory)
+	opt.Region, opt.Secret = a.region, a.secret
 	var err error
 	if a.engine, err = engine.New(opt, cfg, dict); err != nil {
 		return err
@@ -170,6 +187,23 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 		}
 	}
 	return nil
+}
+
+// seats describes the workers of a plan to the engine: queue q of every port is that of worker q mod workers.
+func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
+	opt := engine.Options{
+		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+	}
+	for i := range tables {
+		opt.Tables = append(opt.Tables, tables[i].flows)
+	}
+	for port := range a.queues {
+		for q := range a.queues[port] {
+			w := q % p.workers
+			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
+		}
+	}
+	return opt
 }
 
 // close takes everything apart; the engine must have been stopped. keep leaves the XDP programs attached and pinned,
@@ -195,6 +229,6 @@ func (a *assembly) close(keep bool) error {
 	if a.region != nil {
 		errs = append(errs, a.region.Close())
 	}
-	a.programs, a.engine, a.memory, a.flows, a.region, a.queues = nil, nil, nil, nil, nil, nil
+	a.programs, a.engine, a.memory, a.region, a.queues = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -50,7 +50,8 @@ func (f *File) plan(ifaces []iface) (*plan, error) {
 	if p.polling == engine.PollBusy && p.workers > len(allowed) {
 		return nil, f.problem("engine.polling", fmt.Errorf("%d busy workers on %d cores would take turns; use fewer workers or polling: adaptive", p.workers, len(allowed)))
 	}
-	need := p.workers * framesPerWorker
+	// As many workers as a reload may ask for, in whose hands frames may be.
+	need := max(p.workers, min(most, len(allowed))) * framesPerWorker
 	for i := range ifaces {
 		need += ifaces[i].queues * 2 * f.Engine.RingSize
 	}

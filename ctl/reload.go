@@ -20,11 +20,23 @@ type ReloadView struct {
 	Changes    []Change `json:"changes"`
 	AppliedUS  int64    `json:"applied_us"` // until the last worker had it
 	Draining   int      `json:"draining"`   // members that are gone from the file and still have connections
+
+	Scaled *ScaledView `json:"scaled,omitempty"` // if workers were
+}
+
+// ScaledView is what changed with the workers.
+type ScaledView struct {
+	Workers int   `json:"workers"`
+	Moved   int   `json:"moved"` // connections
+	Lost    int   `json:"lost"`  // connections that found no room
+	TookUS  int64 `json:"took_us"`
 }
 
 // live are the keys below fixed sections that a reload may change.
 var live = map[string]bool{
 	"engine.out-of-window": true, "engine.half-open-per-source": true,
+	// These put other workers in the place of those that run (scale.go).
+	"engine.workers": true, "engine.cores": true, "engine.polling": true, "engine.connections": true,
 }
 
 // ErrNeedsRestart is returned by a reload that would change what an engine is built from.
@@ -57,15 +69,23 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	if err != nil {
 		return nil, err
 	}
-	doErr := s.do(ctx, func(ctx context.Context) { v, err = s.change(ctx, f) })
+	finished := make(chan scaled, 1)
+	doErr := s.do(ctx, func(ctx context.Context) { v, err = s.change(ctx, f, finished) })
 	if doErr != nil {
 		return nil, doErr
+	}
+	if err == nil {
+		if outcome := <-finished; outcome.err != nil {
+			err = outcome.err
+		} else {
+			v.Scaled = outcome.view
+		}
 	}
 	for _, w := range f.Warnings() {
 		s.log.Warn("configuration", "warning", w)
 	}
 	if err != nil {
-		s.log.Error("reload refused; nothing has changed", "file", name, "error", err)
+		s.log.Error("reload failed", "file", name, "error", err)
 		return nil, err
 	}
 	s.log.Info("reloaded", "file", name, "generation", v.Generation, "changes", len(v.Changes), "applied_in", time.Duration(v.AppliedUS)*time.Microsecond)
@@ -90,8 +110,8 @@ func (s *Server) do(ctx context.Context, f func(context.Context)) error {
 // applyTime bounds what a reload waits for the workers.
 const applyTime = 2 * time.Second
 
-// change puts f in force.
-func (s *Server) change(ctx context.Context, f *File) (*ReloadView, error) {
+// change puts f in force. What takes longer, a change of the workers, is told to finished.
+func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*ReloadView, error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
 	changes := diff(s.file, f)
@@ -99,6 +119,10 @@ func (s *Server) change(ctx context.Context, f *File) (*ReloadView, error) {
 		return nil, err
 	}
 	ways, err := f.newWays(s.ways, s.ifaces)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := s.replan(f)
 	if err != nil {
 		return nil, err
 	}
@@ -115,6 +139,7 @@ func (s *Server) change(ctx context.Context, f *File) (*ReloadView, error) {
 		_, again := s.put(context.WithoutCancel(ctx))
 		return nil, errors.Join(err, again)
 	}
+	s.scale(plan, finished)
 	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
 }
 
@@ -123,7 +148,7 @@ func (s *Server) put(ctx context.Context) (time.Duration, error) {
 	if err := s.resolveHops(); err != nil {
 		return 0, err
 	}
-	cfg, rules, err := s.compile()
+	cfg, rules, err := s.compile(s.plan.workers)
 	if err != nil {
 		return 0, err
 	}

@@ -43,7 +43,8 @@ type Server struct {
 	mu sync.RWMutex
 	// requests are run by the goroutine of watch, one at a time.
 	requests   chan func(context.Context)
-	generation uint64 // of the configuration
+	scaling    chan scaled // the outcome of the scaling that runs, if one does
+	generation uint64      // of the configuration
 	lastRules  []string
 	lastHops   string
 	links      atomic.Pointer[[]string] // state of each port
@@ -88,7 +89,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.prepare(ctx); err != nil {
 		return nil, err
 	}
-	cfg, rules, err := s.compile()
+	cfg, rules, err := s.compile(s.plan.workers)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,7 @@ func (s *Server) adopt() error {
 		s.log.Info("adopted the connections of an earlier sluice", "connections", a.Adopted, "took", time.Since(start),
 			"unsound", a.Unsound, "doubled", a.Doubled, "no_room", a.NoRoom, "port_gone", a.Strange)
 	}
-	return errors.Join(s.saved.unmap(), s.tables.ready())
+	return errors.Join(s.saved.unmap(), s.tables.ready(s.memory))
 }
 
 // prepare makes the host port and has the next hops resolved.
@@ -210,8 +211,9 @@ func (s *Server) topology() (*topology, error) {
 	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
 }
 
-// compile makes the engine's configuration and the programs' rules from the file and the kernel as it is now.
-func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
+// compile makes the engine's configuration, for so many workers, and the programs' rules from the file and the kernel as it
+// is now.
+func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	t, err := s.topology()
 	if err != nil {
 		return nil, nil, err
@@ -227,7 +229,7 @@ func (s *Server) compile() (*engine.Config, []rings.Rules, error) {
 		s.drain.rules(t, i, &rules[i])
 	}
 	s.generation++
-	spec := s.file.spec(t, s.plan.workers, s.generation)
+	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
 	cfg, err := engine.NewConfig(spec, s.dict)
 	if err != nil {

@@ -30,7 +30,7 @@ type tableStore struct {
 	dir        string
 	generation int
 	boot       [16]byte
-	files      []rings.Mapping
+	made       int // table files of this generation, ever
 	dictionary *os.File
 	logged     int // entries of the dictionary that are written
 	log        *slog.Logger
@@ -267,28 +267,29 @@ func (s *tableStore) note(dict *engine.Dictionary) error {
 	return nil
 }
 
-// create makes the file of a worker's table and returns its memory behind the header.
-func (s *tableStore) create(worker, capacity int, secret flow.Secret) ([]byte, error) {
-	path := s.path(fmt.Sprintf("worker-%d", worker), s.generation)
+// create makes the file of a table for capacity connections. Its place in the generation is its own: while workers are
+// scaled there are the tables of both.
+func (s *tableStore) create(capacity int, secret flow.Secret) (tableMemory, error) {
+	path := s.path(fmt.Sprintf("worker-%d", s.made), s.generation)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("make %s: %w", path, err)
+		return tableMemory{}, fmt.Errorf("make %s: %w", path, err)
 	}
+	s.made++
 	m, err := rings.MapFile(fd, flow.HeaderSize+flow.Size(capacity))
 	if err != nil {
-		return nil, fmt.Errorf("map %s: %w", path, err)
+		return tableMemory{}, errors.Join(fmt.Errorf("map %s: %w", path, err), os.Remove(path))
 	}
-	m.Pages = rings.PagesTransparent
-	s.files = append(s.files, m)
+	m.Pages = "file on tmpfs"
 	h := flow.Header{Capacity: capacity, Secret: secret, Boot: s.boot}
 	h.Put(m.Bytes)
-	return m.Bytes[flow.HeaderSize:], nil
+	return tableMemory{Mapping: m, flows: m.Bytes[flow.HeaderSize:], path: path}, nil
 }
 
 // ready puts the new generation in force and removes all others.
-func (s *tableStore) ready() error {
-	for _, m := range s.files {
-		flow.SetReady(m.Bytes)
+func (s *tableStore) ready(tables []tableMemory) error {
+	for _, t := range tables {
+		flow.SetReady(t.Bytes)
 	}
 	return s.removeExcept(s.generation)
 }
@@ -309,16 +310,12 @@ func (s *tableStore) removeExcept(generation int) error {
 	return errors.Join(errs...)
 }
 
-// close unmaps the files; with remove it takes the store away as well: an orderly end has no successor.
+// close ends the store, whose tables must have been unmapped; with remove it is taken away: an orderly end has no successor.
 func (s *tableStore) close(remove bool) error {
 	if s == nil {
 		return nil
 	}
 	var errs []error
-	for _, m := range s.files {
-		errs = append(errs, m.Unmap())
-	}
-	s.files = nil
 	if s.dictionary != nil {
 		errs = append(errs, s.dictionary.Close())
 		s.dictionary = nil

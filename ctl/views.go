@@ -9,6 +9,7 @@ import (
 
 	"sluice/engine"
 	"sluice/flow"
+	"sluice/rings"
 )
 
 // The views are what the API answers and the command line prints. Times are milliseconds, sizes bytes; MAC and IP
@@ -326,16 +327,19 @@ func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
 			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
 			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Dropped: n.Dropped(), Sleeps: n.Sleeps,
 		}
-		for port := range s.file.Ports {
-			for q := range s.ifaces[port].queues {
-				if q%s.plan.workers == n.Worker {
-					v.Queues = append(v.Queues, fmt.Sprintf("%s/%d", s.file.Ports[port].Name, q))
-				}
+		for _, q := range n.Queues {
+			if q.Port < len(s.file.Ports) {
+				v.Queues = append(v.Queues, fmt.Sprintf("%s/%d", s.file.Ports[q.Port].Name, s.queueNumber(q.Port, q.Queue)))
 			}
 		}
 		out = append(out, v)
 	}
 	return out
+}
+
+// queueNumber is which queue of its port it is.
+func (s *Server) queueNumber(port int, q rings.Queue) int {
+	return slices.IndexFunc(s.queues[port], func(o openQueue) bool { return o.Queue == q })
 }
 
 func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
@@ -377,12 +381,8 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 
 func (s *Server) memoryViews() []MemoryView {
 	out := []MemoryView{{"frames", s.plan.frames * s.file.Engine.FrameSize, string(s.region.Pages())}}
-	for i := range s.flows {
-		kind := "file on tmpfs"
-		if i < len(s.memory) {
-			kind = string(s.memory[i].Pages)
-		}
-		out = append(out, MemoryView{fmt.Sprintf("connection table of worker %d", i), len(s.flows[i]), kind})
+	for i := range s.memory {
+		out = append(out, MemoryView{fmt.Sprintf("connection table of worker %d", i), len(s.memory[i].flows), string(s.memory[i].Pages)})
 	}
 	return out
 }

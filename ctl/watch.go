@@ -30,9 +30,20 @@ func (s *Server) watch(ctx context.Context) error {
 	periodic := time.NewTicker(30 * time.Second)
 	defer periodic.Stop()
 	for {
+		// While workers are scaled, nothing else changes the engine's configuration.
+		requests := s.requests
+		if s.scaling != nil {
+			requests = nil
+		}
 		select {
 		case <-ctx.Done():
+			if s.scaling != nil {
+				s.seat(<-s.scaling)
+			}
 			return nil
+		case outcome := <-s.scaling:
+			s.seat(outcome)
+			quiet = time.After(0)
 		case <-ticker.C:
 			beats = s.beat(beats)
 			if len(s.due) > 0 {
@@ -42,7 +53,7 @@ func (s *Server) watch(ctx context.Context) error {
 				s.forget()
 				quiet = time.After(0)
 			}
-		case f := <-s.requests:
+		case f := <-requests:
 			f(ctx)
 		case <-changed:
 			if quiet == nil {
@@ -52,6 +63,9 @@ func (s *Server) watch(ctx context.Context) error {
 			quiet = time.After(0)
 		case <-quiet:
 			quiet = nil
+			if s.scaling != nil {
+				continue // its end will look again
+			}
 			if err := s.reconcile(ctx); err != nil {
 				s.log.Warn("the kernel's tables could not be followed; the last ones stay in force", "error", err)
 			}
@@ -105,7 +119,7 @@ func (s *Server) reconcile(ctx context.Context) error {
 	s.followRoutes()
 	s.keepPlaced()
 	hops, old := s.lastHops, s.lastRules
-	cfg, rules, err := s.compile()
+	cfg, rules, err := s.compile(s.plan.workers)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,8 @@ type Snapshot struct {
 
 // QueueSnapshot is a queue as its worker sees it.
 type QueueSnapshot struct {
-	Port int
+	Port  int
+	Queue rings.Queue // only to be compared
 	rings.QueueStats
 	rings.Held
 }
@@ -101,7 +102,7 @@ func (w *worker) snapshot(s *Snapshot) {
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
 	for i := range w.rx {
 		q := &w.rx[i]
-		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue.Stats(), q.Queue.Held()})
+		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue, q.Queue.Stats(), q.Queue.Held()})
 	}
 	s.Virtual = append(s.Virtual, w.virtual...)
 	s.Node = append(s.Node, w.node...)

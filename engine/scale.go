@@ -303,16 +303,26 @@ func (e *Engine) moveQueues(ctx context.Context, queues [][]PortQueue, old, fres
 			vias[q.Port] = fresh[id].slot
 		}
 	}
-	for id, list := range queues {
-		for _, q := range list {
-			for _, o := range old {
-				if err := e.wait(ctx, o, func(w *worker) { w.removeQueue(q.Queue, vias) }); err != nil {
-					return err
+	for _, o := range old { // one worker's at a time, so that each waits for two messages only
+		var given []PortQueue
+		err := e.wait(ctx, o, func(w *worker) {
+			given = slices.Clone(w.rx)
+			for _, q := range given {
+				w.removeQueue(q.Queue, vias)
+			}
+		})
+		if err != nil {
+			return err
+		}
+		err = e.ask(ctx, fresh, func(w *worker) {
+			for _, q := range queues[w.id] {
+				if slices.ContainsFunc(given, func(g PortQueue) bool { return g.Queue == q.Queue }) {
+					w.addQueue(q)
 				}
 			}
-			if err := e.wait(ctx, fresh[id], func(w *worker) { w.addQueue(q) }); err != nil {
-				return err
-			}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return e.ask(ctx, append(slices.Clone(old), fresh...), func(w *worker) { w.route(vias) })
@@ -335,38 +345,36 @@ func (e *Engine) dismiss(ctx context.Context, old, fresh []*worker) error {
 	// What one old worker has for another is finished in as many rounds as it can be handed on: to the owner, and to
 	// the worker of its egress port.
 	for range 3 {
-		for _, o := range old {
-			if err := e.wait(ctx, o, func(w *worker) {
-				w.receiveHandoffs()
+		err := e.ask(ctx, old, func(w *worker) {
+			for w.receiveHandoffs() {
 				w.transmit()
-				for w.receiveHandoffs() {
-					w.transmit()
-				}
-			}); err != nil {
-				return err
 			}
+			w.transmit()
+		})
+		if err != nil {
+			return err
 		}
 	}
-	for i, o := range old {
-		if e.running.Load() {
-			if err := e.wait(ctx, o, func(w *worker) { w.runtime.stopped = true }); err != nil {
-				return err
-			}
+	if e.running.Load() {
+		if err := e.ask(ctx, old, func(w *worker) { w.runtime.stopped = true }); err != nil {
+			return err
+		}
+		for _, o := range old {
 			<-o.runtime.gone
 		}
-		for _, w := range fresh {
-			if err := e.wait(ctx, w, func(w *worker) { w.forget(o.slot) }); err != nil {
-				return err
+	}
+	err = e.ask(ctx, fresh, func(w *worker) {
+		for i, o := range old {
+			w.forget(o.slot)
+			if i%len(fresh) == w.id {
+				w.inherit(o)
 			}
 		}
-		if err := e.wait(ctx, fresh[i%len(fresh)], func(w *worker) { w.inherit(o) }); err != nil {
-			return err
-		}
-		if err := o.runtime.waker.close(); err != nil {
-			return err
-		}
+	})
+	for _, o := range old {
+		err = errors.Join(err, o.runtime.waker.close())
 	}
-	return nil
+	return err
 }
 
 // forget takes what is left in the ring from a worker that has ended, and then the ring.
