@@ -9,13 +9,13 @@ import "math"
 // latency is the smoothed handshake time. The connections keep the quickest from drowning: at rest, connections are in
 // proportion to weight and inverse to handshake time.
 //
-// Age is the way back for a slow member: nobody connects to it, so its figure is not renewed, and halves with every half-life
-// until it is worth a try. That one connection doubles its cost, so it remains about one until the handshake is
-// measured. In between the figure falls on a straight line.
+// Age is the way back for a slow member: nobody connects to it, so its figure is not renewed, and halves with every
+// half-life until it is worth a try. That one connection doubles its cost, so it remains about one until the handshake
+// is measured. In between the figure falls on a straight line.
 //
-// A member without a figure (or with one halved 32 times) comes first while it has no connection, in turn. With connections
-// its handshake is under way: it counts as quick as the quickest that is known. Where nothing is known, as with UDP, that
-// leaves (connections+1)/weight.
+// A member without a figure (or with one halved 32 times) comes first while it has no connection, in turn. With
+// connections its handshake is under way: it counts as quick as the quickest that is known. Where nothing is known, as
+// with UDP, that leaves (connections+1)/weight.
 type fastest struct{ perHalfLife float64 }
 
 // DefaultHalfLife is two seconds in milliseconds: a member a hundred times slower than the others is tried every 13 s.
@@ -47,10 +47,10 @@ func (f fastest) left(age uint32) float64 {
 	return (1 - rest/2) * math.Float64frombits((1023-halvings)<<52) // the last is 2^-halvings
 }
 
-// Smooth is a Candidate's Latency after a handshake that took sample microseconds, at least 1: the caller keeps it, and sets
-// Age to 0. A sample that follows at once counts one eighth, as with TCP's round-trip time (RFC 6298 section 2); the
-// older the figure, the more the sample counts, so that a member that was slow long ago needs one good handshake and
-// not twenty. halfLife is that of Options.
+// Smooth is a Candidate's Latency after a handshake that took sample microseconds, at least 1: the caller keeps it, and
+// sets Age to 0. A sample that follows at once counts one eighth, as with TCP's round-trip time (RFC 6298 section 2);
+// the older the figure, the more the sample counts, so that a member that was slow long ago needs one good handshake
+// and not twenty. halfLife is that of Options.
 func Smooth(latency, age, sample, halfLife uint32) uint32 {
 	sample = max(sample, 1)
 	if latency == 0 {
@@ -77,7 +77,9 @@ func (f fastest) Pick(in *Input) int {
 			l := (float64(c.Active) + 1) / float64(c.Weight)
 			switch t := f.latency(c); {
 			case t > 0:
-				quickest = min(quickest, t)
+				if t < quickest {
+					quickest = t
+				}
 				if t*l < cost {
 					known, cost = i, t*l
 				}

@@ -80,8 +80,8 @@ type server struct {
 	opened  int
 }
 
-// simulateFastest opens a connection per millisecond for a time, with figures as a worker keeps them: a handshake renews the smoothed time
-// when it ends. It keeps the state in in.
+// simulateFastest opens a connection per millisecond for a time, with figures as a worker keeps them: a handshake
+// renews the smoothed time when it ends. It keeps the state in in.
 func simulateFastest(f fastest, in *Input, servers []server, from, until uint64, life uint64, end map[uint64][]func()) {
 	for now := from; now < until; now++ {
 		for _, f := range end[now] {
@@ -107,8 +107,8 @@ func simulateFastest(f fastest, in *Input, servers []server, from, until uint64,
 	}
 }
 
-// Four servers, one with 20 ms added: it gets few connections while it is slow, is tried now and then and not by a crowd, and has
-// its part again within seconds after it has recovered.
+// Four servers, one with 20 ms added: it gets few connections while it is slow, is tried now and then and not by a
+// crowd, and has its part again within seconds after it has recovered.
 func TestFastestSlowServer(t *testing.T) {
 	for _, life := range []uint64{1, 50} {
 		members := equal(4)

@@ -2,8 +2,9 @@ package sched
 
 import "math/bits"
 
-// first takes the first available member in the pool's order: connections are packed on few members, each up to its limit
-// on connections, and the last ones stay idle or can be switched off. Without limits the first member gets everything.
+// first takes the first available member in the pool's order: connections are packed on few members, each up to its
+// limit on connections, and the last ones stay idle or can be switched off. Without limits the first member gets
+// everything.
 type first struct{ set Bitmap }
 
 func newFirst(members []Member) first { return first{eligible(members)} }

@@ -9,9 +9,9 @@ import (
 // hashTable is what maglev and source-hash look a client up in; they differ in how they fill it.
 //
 // A client whose member is not available looks at further slots, which follow from its hash, and takes the first whose
-// member is. So it stays with that one while others come and go; those of a missing member are spread over the others by
-// their shares; nobody else moves; and when the member is back, its clients are too. After that many misses that hardly
-// anyone can be there, rendezvous decides by the same rules.
+// member is. So it stays with that one while others come and go; those of a missing member are spread over the others
+// by their shares; nobody else moves; and when the member is back, its clients are too. After that many misses that
+// hardly anyone can be there, rendezvous decides by the same rules.
 type hashTable struct {
 	slots    []uint16
 	fallback rendezvous
@@ -42,12 +42,13 @@ func TableSizes() []int { return slices.Clone(tableSizes) }
 // MaxTableSize is the largest table.
 const MaxTableSize = 4194319
 
-// slotsPerMember keeps the shares of members of equal weight within 1% with maglev, whose counts of slots differ by one.
+// slotsPerMember keeps the shares of members of equal weight within 1% with maglev, whose counts of slots differ by
+// one.
 const slotsPerMember = 100
 
-// DefaultTableSize is the least of TableSizes with 100 slots for each member: 65537 up to 655 members, 131101 up to 1311,
-// 524309 up to 5243. A pool that grows over such a limit gets a new table, and most clients move; who cannot have that
-// sets the size.
+// DefaultTableSize is the least of TableSizes with 100 slots for each member: 65537 up to 655 members, 131101 up to
+// 1311, 524309 up to 5243. A pool that grows over such a limit gets a new table, and most clients move; who cannot have
+// that sets the size.
 func DefaultTableSize(members int) int {
 	for _, size := range tableSizes {
 		if members <= size/slotsPerMember {

@@ -3,8 +3,8 @@ package sched
 import "math/bits"
 
 // Maglev hashing (Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section
-// 3.4): members take turns in claiming slots of a table, each in an order of its own, and whose next slot is taken claims
-// the one after it.
+// 3.4): members take turns in claiming slots of a table, each in an order of its own, and whose next slot is taken
+// claims the one after it.
 //
 // Every member gets its share, to a slot, so that shares are as exact as the table is large; and every machine with
 // the same members comes to the same table. The price against source-hash: when a member leaves or comes, some slots of
@@ -35,10 +35,10 @@ func fillMaglev(slots []uint16, members []Member) {
 	}
 }
 
-// claims is the order in which members claim slots, at least as many as there are. In a time of size each member gets its
-// share, at equal distances, half a distance from the start; who has less than one gets one. So all are within a slot
-// of their shares whenever the table is full, equal members claim in rounds, and no member with a weight goes without as
-// long as there are two slots for each.
+// claims is the order in which members claim slots, at least as many as there are. In a time of size each member gets
+// its share, at equal distances, half a distance from the start; who has less than one gets one. So all are within a
+// slot of their shares whenever the table is full, equal members claim in rounds, and no member with a weight goes
+// without as long as there are two slots for each.
 //
 // Members in order of time, and of identity in one unit of it: a counting sort.
 func claims(members []Member, size int) []uint16 {

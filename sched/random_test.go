@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// deviation is how far counts are from the shares of weights, in standard deviations of chi squared: within ±4 for what is
-// random, far below for what is too even, far above for what is uneven.
+// deviation is how far counts are from the shares of weights, in standard deviations of chi squared: within ±4 for what
+// is random, far below for what is too even, far above for what is uneven.
 func deviation(count []int, weights []uint32) float64 {
 	n, sum, free := 0.0, 0.0, -1.0
 	for i := range count {
@@ -104,8 +104,8 @@ func TestRandomTableExact(t *testing.T) {
 	}
 }
 
-// 100,000 connections to 1000 members: at random the fullest is some √n·√(2 ln n) above the average of 100; with two choices
-// it is about ln ln n / ln 2 = 2.8 above (Mitzenmacher), however many connections there are.
+// 100,000 connections to 1000 members: at random the fullest is some √n·√(2 ln n) above the average of 100; with two
+// choices it is about ln ln n / ln 2 = 2.8 above (Mitzenmacher), however many connections there are.
 func TestTwoChoicesIsEven(t *testing.T) {
 	fullest := map[string]int{}
 	for _, name := range []string{"random", "two-choices"} {

@@ -5,9 +5,9 @@ import "math/bits"
 // roundRobin gives everyone with a weight a turn. Because the turn is one counter for all workers, the distribution is
 // exact however the connections fall on workers.
 //
-// The turns of members that are not available go to the others in turn: while the same ones are missing, any two that are
-// available have got the same number of these turns or one more. Their own turns do not move, so that a
-// member that comes and goes in step with the turns cannot favour anyone.
+// The turns of members that are not available go to the others in turn: while the same ones are missing, any two that
+// are available have got the same number of these turns or one more. Their own turns do not move, so that a member that
+// comes and goes in step with the turns cannot favour anyone.
 type roundRobin struct {
 	order []uint32 // members with a weight
 	set   Bitmap   // the same

@@ -50,8 +50,8 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// While the same members are missing, counts of the others are as even as they can be, after any number of turns: own turns,
-// and the turns of the missing shared so that counts of these differ by one at most.
+// While the same members are missing, counts of the others are as even as they can be, after any number of turns: own
+// turns, and the turns of the missing shared so that counts of these differ by one at most.
 func TestRoundRobinWithoutSome(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 12))
 	for range 200 {

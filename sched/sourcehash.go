@@ -2,16 +2,16 @@ package sched
 
 import "math"
 
-// source-hash spreads clients over members by a table, as the sh scheduler of IPVS does, but fills it by
-// rendezvous: every member comes to the slots in an order and at times of its own, earlier the more weight it has, and a
-// slot belongs to whoever comes to it first.
+// source-hash spreads clients over members by a table, as the sh scheduler of IPVS does, but fills it by rendezvous:
+// every member comes to the slots in an order and at times of its own, earlier the more weight it has, and a slot
+// belongs to whoever comes to it first.
 //
-// What a member does depends on nobody else. So when one leaves, its clients move and no other's; one that comes or gets
-// more weight takes clients and moves none between others. (IPVS numbers its 256 buckets through, and a
-// server that leaves moves nearly everyone; maglev moves a few.) The price is that shares are only as even as a random
-// spread: the standard deviation of a member's share is at most √(members/table size) of it, 0.8% in a pool of 4 with the
-// default size, 4% with 100, 9% with 1000; a larger table makes it smaller. Where even load counts more than a
-// few moved clients, maglev is the choice. A member whose weight gives it less than a slot may get none.
+// What a member does depends on nobody else. So when one leaves, its clients move and no other's; one that comes or
+// gets more weight takes clients and moves none between others. (IPVS numbers its 256 buckets through, and a server
+// that leaves moves nearly everyone; maglev moves a few.) The price is that shares are only as even as a random spread:
+// the standard deviation of a member's share is at most √(members/table size) of it, 0.8% in a pool of 4 with the
+// default size, 4% with 100, 9% with 1000; a larger table makes it smaller. Where even load counts more than a few
+// moved clients, maglev is the choice. A member whose weight gives it less than a slot may get none.
 func newSourceHash(members []Member, o Options) (Scheduler, error) {
 	return newHashTable(members, o, fillSourceHash)
 }

@@ -2,8 +2,8 @@ package sched
 
 // twoChoices draws two members at random by weight and takes the one with the lighter load, (connections+1)/weight
 // (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001). That keeps the fullest close to the
-// average, looks at two members however many there are, and workers or machines whose counts are a little old do not all
-// run to the same one.
+// average, looks at two members however many there are, and workers or machines whose counts are a little old do not
+// all run to the same one.
 type twoChoices struct {
 	random  *random
 	weights []uint32

@@ -1,8 +1,8 @@
 package sched
 
-// weightedLeastConnections takes the candidate with the least (connections+1)/weight: the one that has the lightest load
-// with the new connection counted. Ratios are compared as integers: (2^32)·(2^32-1) fits in 64 bits. Among equals the
-// turn decides as with leastConnections.
+// weightedLeastConnections takes the candidate with the least (connections+1)/weight: the one that has the lightest
+// load with the new connection counted. Ratios are compared as integers: (2^32)·(2^32-1) fits in 64 bits. Among equals
+// the turn decides as with leastConnections.
 type weightedLeastConnections struct{}
 
 func (weightedLeastConnections) Needs() Needs { return NeedsTurn | NeedsWeight | NeedsActive }

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// cycle is a fixed sequence of members, one per turn, with the turns of each spread evenly: smooth weighted round-robin.
-// While all are available the distribution is exact in every cycle.
+// cycle is a fixed sequence of members, one per turn, with the turns of each spread evenly: smooth weighted
+// round-robin. While all are available the distribution is exact in every cycle.
 //
 // The turns of members that are not available are numbered one after the other, over all laps, and go to others by
-// weight: that of number e to whom the point e·φ modulo 1 falls when the others lie side by side, each as wide as its weight. Points
-// at the distance of the golden ratio fill everyone's part evenly at all times, so that while the same ones are
-// missing, each of the others is within a few turns of its exact number, however long that is. Own turns do not move, so that a
-// member that comes and goes in step with the turns cannot favour anyone.
+// weight: that of number e to whom the point e·φ modulo 1 falls when the others lie side by side, each as wide as its
+// weight. Points at the distance of the golden ratio fill everyone's part evenly at all times, so that while the same
+// ones are missing, each of the others is within a few turns of its exact number, however long that is. Own turns do
+// not move, so that a member that comes and goes in step with the turns cannot favour anyone.
 type cycle struct {
 	turns   []uint32
 	nth     []uint32 // which of the member's turns in the cycle a turn is, from 0
@@ -98,8 +98,8 @@ func newWeightedRoundRobin(members []Member) Scheduler {
 	return newCycle(smooth(w, sum), members)
 }
 
-// smooth spreads each member's turns evenly over the cycle: at every turn each earns its weight, and the richest, or the
-// first of them, takes the turn and pays the sum. With weights 5, 1, 1 the cycle is a a b a c a a.
+// smooth spreads each member's turns evenly over the cycle: at every turn each earns its weight, and the richest, or
+// the first of them, takes the turn and pays the sum. With weights 5, 1, 1 the cycle is a a b a c a a.
 //
 // Members of one weight take turns among themselves, so only one of each weight is compared: there are at most
 // √(2·sum) different ones.
