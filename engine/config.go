@@ -270,15 +270,15 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 
 func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
 	p.name, p.schedulerName, p.turn = spec.Name, spec.Scheduler, dict.turn(spec.Name)
-	weights := make([]uint32, len(spec.Members))
+	members := make([]sched.Member, len(spec.Members))
 	for i, m := range spec.Members {
 		id := dict.node(spec.Name, m.Addr, m.Port)
 		p.members = append(p.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), active: dict.active(id)})
 		p.weights = append(p.weights, sched.Candidate{Weight: m.Weight})
-		weights[i] = m.Weight
+		members[i] = sched.Member{Weight: m.Weight, ID: sched.Identity(p.members[i].addr, m.Port)}
 	}
 	var err error
-	if p.scheduler, err = sched.New(spec.Scheduler, weights); err != nil {
+	if p.scheduler, err = sched.New(spec.Scheduler, members, sched.Options{}); err != nil {
 		return fmt.Errorf("pool %s: %w", spec.Name, err)
 	}
 	p.needs = p.scheduler.Needs()

@@ -98,7 +98,7 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key) {
 	var scratch pickScratch
 	for try := range uint64(pickAttempts) {
 		turn := uint64(0)
-		if p.needs&sched.NeedsTurn != 0 {
+		if p.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 {
 			turn = e.Turn + try
 		}
 		m := p.pick(turn, k.Src, &scratch)

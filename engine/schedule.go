@@ -254,13 +254,16 @@ func (m *member) servicePort(virtual uint16) uint16 {
 	return virtual
 }
 
-// takeTurn takes the pool's next turn, for all workers.
+// takeTurn takes the pool's next turn, for all workers. What a pick has of chance comes from the turn, so that it can be repeated.
 func (p *pool) takeTurn() uint64 {
-	if p.needs&sched.NeedsTurn == 0 {
+	if p.needs&(sched.NeedsTurn|sched.NeedsRandom) == 0 {
 		return 0
 	}
 	return p.turn.Add(1) - 1
 }
+
+// pickSeed is the same everywhere: machines with the same pool must send a client to the same member.
+var pickSeed = flow.Secret{0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89}
 
 // pickScratch is what a pick needs and may not allocate.
 type pickScratch struct {
@@ -270,7 +273,10 @@ type pickScratch struct {
 
 // pick asks the scheduler. s holds the candidates while their connections are filled in.
 func (p *pool) pick(turn uint64, client flow.Addr, s *pickScratch) *member {
-	s.in = sched.Input{Turn: turn, Hash: client.Hi ^ client.Lo, Candidates: p.weights}
+	s.in = sched.Input{Turn: turn, Random: sched.Mix(turn), Candidates: p.weights}
+	if p.needs&sched.NeedsHash != 0 {
+		s.in.Hash = sched.HashInput{}.Hash(&pickSeed, client, 0)
+	}
 	if p.needs&sched.NeedsActive != 0 {
 		s.candidates = append(s.candidates[:0], p.weights...)
 		for i := range s.candidates {

@@ -1,94 +1,72 @@
 package sched
 
-// cycle is a fixed sequence of candidates, one per turn. Because the turn is one counter for all workers, the
-// distribution is exact however the connections fall on workers.
-type cycle []uint32
+import "math/bits"
 
-func (c cycle) Needs() Needs { return NeedsTurn }
+// roundRobin gives everyone with a weight a turn. Because the turn is one counter for all workers, the distribution is
+// exact however the connections fall on workers.
+//
+// The turns of members that are not available go to the others in turn: while the same ones are missing, any two that
+// are available have got the same number of these turns or one more. Their own turns do not move, so that a member that
+// comes and goes in step with the turns cannot favour anyone.
+type roundRobin struct {
+	order []uint32 // members with a weight
+	set   Bitmap   // the same
+}
 
-func (c cycle) Pick(in *Input) int {
-	if len(c) == 0 {
+func newRoundRobin(members []Member) *roundRobin {
+	r := &roundRobin{set: eligible(members)}
+	for i, m := range members {
+		if m.Weight > 0 {
+			r.order = append(r.order, uint32(i))
+		}
+	}
+	return r
+}
+
+func (r *roundRobin) Needs() Needs { return NeedsTurn }
+
+func (r *roundRobin) Pick(in *Input) int {
+	n := uint64(len(r.order))
+	if n == 0 {
 		return None
 	}
-	return int(c[in.Turn%uint64(len(c))])
+	lap := in.Turn / n
+	i := int(r.order[in.Turn-lap*n])
+	if in.available(i) {
+		return i
+	}
+	return r.redirect(in, lap, i)
 }
 
-// newRoundRobin gives every candidate with a weight one turn in each cycle.
-func newRoundRobin(weights []uint32) cycle {
-	var c cycle
-	for i, w := range weights {
-		if w > 0 {
-			c = append(c, uint32(i))
+// redirect numbers the turns of missing members one after the other, over all laps, and gives them out in that order.
+func (r *roundRobin) redirect(in *Input, lap uint64, missing int) int {
+	up, down, before := 0, 0, 0
+	for w, set := range r.set {
+		word := in.among(r.set, w)
+		gone := set &^ word
+		up += bits.OnesCount64(word)
+		down += bits.OnesCount64(gone)
+		switch {
+		case w < missing>>6:
+			before += bits.OnesCount64(gone)
+		case w == missing>>6:
+			before += bits.OnesCount64(gone & (1<<(missing&63) - 1))
 		}
 	}
-	return c
-}
-
-// maxCycle bounds the precomputed sequence. Weights whose sum is larger are scaled down, each to at least one
-// turn.
-const maxCycle = 1 << 16
-
-// newWeightedRoundRobin spreads each candidate's turns evenly over the cycle: at every turn each candidate earns
-// its weight, and the richest takes the turn and pays the sum. With weights 5, 1, 1 the cycle is a a b a c a a.
-func newWeightedRoundRobin(weights []uint32) cycle {
-	w, sum := reduce(weights)
-	if sum == 0 {
-		return nil
+	if up == 0 {
+		return None
 	}
-	c := make(cycle, 0, sum)
-	credit := make([]int64, len(w))
-	// A heap would find the richest faster, but this runs once per change of a pool.
-	for range sum {
-		best := -1
-		for i := range w {
-			if w[i] == 0 {
-				continue
-			}
-			credit[i] += int64(w[i])
-			if best < 0 || credit[i] > credit[best] {
-				best = i
-			}
+	skip := int((lap*uint64(down) + uint64(before)) % uint64(up))
+	for w := range r.set {
+		word := in.among(r.set, w)
+		if c := bits.OnesCount64(word); skip >= c {
+			skip -= c
+			continue
 		}
-		credit[best] -= int64(sum)
-		c = append(c, uint32(best))
-	}
-	return c
-}
-
-// reduce divides the weights by their greatest common divisor and scales them to a sum of at most maxCycle, or
-// to one turn each where there are more candidates than that.
-func reduce(weights []uint32) (w []uint64, sum uint64) {
-	var g uint64
-	for _, x := range weights {
-		g = gcd(g, uint64(x))
-	}
-	if g == 0 {
-		return nil, 0
-	}
-	w = make([]uint64, len(weights))
-	for i, x := range weights {
-		w[i] = uint64(x) / g
-		sum += w[i]
-	}
-	// Computing the cycle costs its length times the candidates: bound it where there are many.
-	limit := min(uint64(maxCycle), max(uint64(len(w))*64, 4096))
-	if sum <= limit {
-		return w, sum
-	}
-	total := sum
-	sum = 0
-	for i := range w {
-		if w[i] > 0 {
-			w[i] = max(1, (w[i]*limit+total/2)/total)
+		for range skip {
+			word &= word - 1
 		}
-		sum += w[i]
+		return w<<6 | bits.TrailingZeros64(word)
 	}
-	return w, sum
-}
-
-func gcd(a, b uint64) uint64 {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
+	return None
 }
