@@ -7,6 +7,7 @@ import (
 
 	"sluice/engine"
 	"sluice/flow"
+	"sluice/sched"
 )
 
 // topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
@@ -44,6 +45,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
+			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset,
 		})
 	}
 	return s
@@ -53,14 +55,22 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 const HostPortName = "host"
 
 func (p *Pool) spec(t *topology) engine.PoolSpec {
-	s := engine.PoolSpec{Name: p.Name, Scheduler: string(p.Scheduler)}
+	s := engine.PoolSpec{
+		Name: p.Name, Scheduler: string(p.Scheduler), Minimum: p.MinimumActive,
+		Options:     sched.Options{TableSize: p.TableSize, HalfLife: milliseconds(p.HalfLife)},
+		Hash:        sched.HashInput{Ports: p.Hash.Ports, Prefix4: uint8(p.Hash.Prefix4), Prefix6: uint8(p.Hash.Prefix6)},
+		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart),
+	}
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
 		})
 	}
 	return s
 }
+
+func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
 
 func (p Protocol) number() uint8 {
 	switch p {

@@ -144,9 +144,21 @@ type Route struct {
 
 // Pool is a set of members and the way to choose among them.
 type Pool struct {
-	Name      string
-	Scheduler Scheduler
-	Members   []Member
+	Name          string
+	Scheduler     Scheduler
+	Members       []Member
+	Hash          Hash
+	TableSize     int           // of maglev and source-hash; 0: by the number of members
+	HalfLife      time.Duration // of what fastest has measured
+	MinimumActive int
+	ReturnAfter   time.Duration
+	SlowStart     time.Duration
+}
+
+// Hash is what tells clients apart for schedulers that hash.
+type Hash struct {
+	Ports            bool
+	Prefix4, Prefix6 int
 }
 
 // Member is a server of a pool.
@@ -154,6 +166,10 @@ type Member struct {
 	Name    string
 	Address netip.AddrPort // port 0: the port of the virtual server
 	Weight  int            // 0: no new connections
+
+	Priority        int // the highest takes the connections
+	ConnectionLimit int // 0: none
+	RateLimit       int // new connections a second; 0: none
 }
 
 // Target is the member's address and port as a virtual server with that port reaches it.
@@ -179,6 +195,9 @@ type VirtualServer struct {
 	OnePacket       bool
 	ResetExpired    bool
 	HalfOpenLimit   int // 0: none
+	ConnectionLimit int // 0: none
+	RateLimit       int // new connections a second; 0: none
+	Refused         Refused
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -198,6 +217,7 @@ type (
 	Unmatched       string
 	MidStream       string
 	OutOfWindow     string
+	Refused         string
 )
 
 // The words themselves.
@@ -231,9 +251,16 @@ const (
 	LogText LogFormat = "text"
 	LogJSON LogFormat = "json"
 
-	RoundRobin         Scheduler = "round-robin"
-	WeightedRoundRobin Scheduler = "weighted-round-robin"
-	LeastConnections   Scheduler = "least-connections"
+	RoundRobin               Scheduler = "round-robin"
+	WeightedRoundRobin       Scheduler = "weighted-round-robin"
+	LeastConnections         Scheduler = "least-connections"
+	WeightedLeastConnections Scheduler = "weighted-least-connections"
+	Fastest                  Scheduler = "fastest"
+	TwoChoices               Scheduler = "two-choices"
+	SourceHash               Scheduler = "source-hash"
+	Maglev                   Scheduler = "maglev"
+	First                    Scheduler = "first"
+	Random                   Scheduler = "random"
 
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
@@ -250,6 +277,9 @@ const (
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"
 	MidStreamReset MidStream = "reset"
+
+	RefusedDrop  Refused = "drop"
+	RefusedReset Refused = "reset"
 
 	OutOfWindowForward OutOfWindow = "forward"
 	OutOfWindowDrop    OutOfWindow = "drop"

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"sluice/sched"
 )
 
 // timeoutFields are all of Timeouts.
@@ -83,8 +85,13 @@ func (v *validator) checkMembers(p *Pool, at string) *poolFacts {
 	if weights == 0 && len(p.Members) > 0 {
 		v.warn(at, "all members have weight 0: the pool takes no new connection")
 	}
-	if uneven != "" && p.Scheduler != WeightedRoundRobin && p.Scheduler != "" {
+	if uneven != "" && p.Scheduler != "" && !sched.UsesWeights(string(p.Scheduler)) {
 		v.warn(uneven, "scheduler %s does not look at weights other than 0; weighted-round-robin does", p.Scheduler)
+	}
+	if p.TableSize != 0 {
+		if err := sched.CheckTableSize(p.TableSize, len(p.Members)); err != nil {
+			v.errorf(at+".table-size", "%v", err)
+		}
 	}
 	return facts
 }

@@ -119,9 +119,13 @@ func flagKey[T any](doc keyDoc, field func(*T) *bool) configKey[T] {
 	}, field)
 }
 
-// durationKey is a time from lo to hi, in whole units of lo.
+// durationKey is a time from lo to hi, in whole units of lo, or of a millisecond where 0 is allowed.
 func durationKey[T any](doc keyDoc, lo, hi time.Duration, field func(*T) *time.Duration) configKey[T] {
 	doc.kind, doc.limits = "duration", fmt.Sprintf("%s to %s", plainDuration(lo), plainDuration(hi))
+	unit := lo
+	if lo == 0 {
+		unit = time.Millisecond
+	}
 	return textKey(doc, func(text string) (time.Duration, error) {
 		v, err := time.ParseDuration(text)
 		switch {
@@ -133,8 +137,8 @@ func durationKey[T any](doc keyDoc, lo, hi time.Duration, field func(*T) *time.D
 			return 0, wrong("want a duration, found %q", shorten(text)).orUse("such as 500ms, 30s or 1h30m")
 		case v < lo || v > hi:
 			return 0, wrong("%s is out of range: %s", shorten(text), doc.limits)
-		case v%lo != 0:
-			return 0, wrong("%s is finer than %s", shorten(text), plainDuration(lo))
+		case v%unit != 0:
+			return 0, wrong("%s is finer than %s", shorten(text), plainDuration(unit))
 		}
 		return v, nil
 	}, field)

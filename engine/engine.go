@@ -25,8 +25,9 @@ type Options struct {
 	Secret   flow.Secret
 	Cores    []int // by worker; nil or -1: not pinned
 	Polling  Polling
-	// Clock gives milliseconds; nil is the monotonic clock.
-	Clock func() uint64
+	// Clock gives milliseconds; nil is the monotonic clock. Micros gives microseconds on the same clock; nil is Clock's
+	// milliseconds, or the monotonic clock with it.
+	Clock, Micros func() uint64
 }
 
 // Engine runs workers over one configuration at a time. Its methods are for the control side and safe for
@@ -50,8 +51,12 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if n == 0 || n > Bins || n != len(opt.Tables) || n != cfg.owners.workers {
 		return nil, fmt.Errorf("an engine needs 1 to %d workers, a table for each, and a configuration for as many", Bins)
 	}
-	if opt.Clock == nil {
-		opt.Clock = MonotonicClock()
+	switch clock := opt.Clock; {
+	case clock == nil:
+		opt.Micros = monotonicMicros()
+		opt.Clock = func() uint64 { return opt.Micros() / 1000 }
+	case opt.Micros == nil:
+		opt.Micros = func() uint64 { return clock() * 1000 }
 	}
 	e := &Engine{opt: opt, dict: dict}
 	e.cfg.Store(cfg)
@@ -77,14 +82,20 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	return e, nil
 }
 
-// MonotonicClock is milliseconds since boot, through the vDSO.
+// MonotonicClock is milliseconds since boot.
 func MonotonicClock() func() uint64 {
+	micros := monotonicMicros()
+	return func() uint64 { return micros() / 1000 }
+}
+
+// monotonicMicros is microseconds since boot, through the vDSO.
+func monotonicMicros() func() uint64 {
 	start := time.Now()
 	var base uint64
 	if ns, err := monotonicNow(); err == nil {
 		base = ns
 	}
-	return func() uint64 { return (base + uint64(time.Since(start))) / 1e6 }
+	return func() uint64 { return (base + uint64(time.Since(start))) / 1e3 }
 }
 
 // newWorker makes a worker with its number, its slot, and what opt has for it.
@@ -99,7 +110,7 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 		return nil, err
 	}
 	w.runtime.inbox, w.runtime.gone = make(chan message, inboxSize), make(chan struct{})
-	w.runtime.secret = e.opt.Secret
+	w.runtime.secret, w.runtime.micros = e.opt.Secret, e.opt.Micros
 	w.runtime.sourceBits4, w.runtime.sourceBits6 = cfg.sources.Bits4, cfg.sources.Bits6
 	w.runtime.polling, w.runtime.core = opt.Polling, -1
 	if id < len(opt.Cores) {
@@ -116,7 +127,7 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	for _, q := range opt.Workers[id] {
 		w.addQueue(q)
 	}
-	w.applyConfig(cfg, slots, e.dict.actives)
+	w.applyConfig(cfg, slots, e.dict.counts())
 	return w, nil
 }
 
@@ -237,8 +248,8 @@ func (e *Engine) Apply(ctx context.Context, cfg *Config) (time.Duration, error) 
 		return 0, errors.New("the number of ports cannot change while the engine runs, and that of workers only by Scale")
 	}
 	start := time.Now()
-	actives, slots := e.dict.actives, e.slots
-	err := e.ask(ctx, workers, func(w *worker) { w.applyConfig(cfg, slots, actives) })
+	counts, slots := e.dict.counts(), e.slots
+	err := e.ask(ctx, workers, func(w *worker) { w.applyConfig(cfg, slots, counts) })
 	if err == nil {
 		e.cfg.Store(cfg)
 	}

@@ -27,9 +27,10 @@ func (w *worker) clientEntry(a flow.Addr) *clientEntry {
 // forwardOne sends datagram i of a one-packet virtual server to a member.
 func (w *worker) forwardOne(i int, v *virtual) {
 	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
-	m := v.pool.pick(v.pool.takeTurn(), k.Src, &w.runtime.pick)
+	c := &w.runtime.choice
+	m := c.only(v.pool, k, w.now)
 	if m == nil {
-		w.drop(d, NoMember)
+		w.drop(d, c.why)
 		return
 	}
 	n := &w.cfg.nodes[m.id]

@@ -16,6 +16,8 @@ const (
 	NoVirtualServer
 	NoConnection
 	NoMember
+	MemberLimit
+	VirtualLimit
 	HalfOpenVirtual
 	HalfOpenSource
 	NoNeighbour
@@ -47,6 +49,8 @@ var reasons = [numReasons]ReasonInfo{
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
+	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},
+	VirtualLimit:     {"virtual_limit", "the virtual server has as many connections as it may, or as many new ones this second (connection-limit, rate-limit)"},
 	HalfOpenVirtual:  {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
 	HalfOpenSource:   {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},

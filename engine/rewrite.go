@@ -3,6 +3,7 @@ package engine
 import (
 	"sluice/flow"
 	"sluice/rewrite"
+	"sluice/sched"
 )
 
 // rewrite changes the packets [from, to) of the burst that have a connection, and puts them on their egress port.
@@ -79,13 +80,18 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 	var j flow.Judgement
 	switch p.Proto {
 	case flow.TCP:
+		before := rec.TCPState()
 		j = rec.TrackTCP(ref.Side(), &p.TCP)
+		if before == flow.TCPSynSent && j == flow.Changed && ref.Side() == flow.FromServer {
+			w.handshake(rec)
+		}
 	case flow.SCTP:
 		j = rec.TrackSCTP(ref.Side(), &p.SCTP)
 	default:
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
 			if rec.HalfOpen() {
+				w.node[rec.Node].Answered++
 				w.settle(rec, ref)
 			}
 		}
@@ -104,6 +110,25 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 		}
 	}
 	return true
+}
+
+// handshake notes a member's answer to a SYN: how long it took, where that matters, or that it refused.
+func (w *worker) handshake(rec *flow.Record) {
+	if rec.TCPState() == flow.TCPClosed {
+		w.node[rec.Node].Refused++
+		return
+	}
+	w.node[rec.Node].Answered++
+	halfLife := w.cfg.nodes[rec.Node].halfLife
+	if halfLife == 0 {
+		return
+	}
+	micros := w.runtime.micros()
+	took := max(1, uint32(micros)-rec.Start*1000-uint32(rec.Fine))
+	s := w.runtime.counts.nodes[rec.Node]
+	now := uint32(micros / 1000)
+	old := s.latency.Load() // two workers at once: one measurement is lost, among many
+	s.latency.Store(uint64(now)<<32 | uint64(sched.Smooth(uint32(old), now-uint32(old>>32), took, halfLife)))
 }
 
 // settle ends being half open, if it is over. The timer moves out of the ticks in which Evict looks for those that still

@@ -141,8 +141,8 @@ func (e *Engine) Scale(ctx context.Context, opt Options, cfg *Config) (s Scaled,
 	if err := e.move(ctx, old, cfg, slots); err != nil {
 		return s, err
 	}
-	actives := e.dict.actives
-	if err := e.ask(ctx, e.workers, func(w *worker) { w.applyConfig(cfg, slots, actives) }); err != nil {
+	counts := e.dict.counts()
+	if err := e.ask(ctx, e.workers, func(w *worker) { w.applyConfig(cfg, slots, counts) }); err != nil {
 		return s, err
 	}
 	if err := e.moveQueues(ctx, opt.Workers, old, fresh, len(cfg.Ports)); err != nil {

@@ -201,5 +201,5 @@ func (w *worker) release(r *flow.Record) {
 	}
 	w.node[r.Node].Active--
 	w.virtual[r.VS].Active--
-	w.runtime.actives[r.Node].Add(-1)
+	w.runtime.counts.add(r, -1)
 }
