@@ -45,7 +45,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
-			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset,
+			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 		})
 	}
 	return s

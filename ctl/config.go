@@ -198,6 +198,7 @@ type VirtualServer struct {
 	ConnectionLimit int // 0: none
 	RateLimit       int // new connections a second; 0: none
 	Refused         Refused
+	TableFull       TableFull
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -218,6 +219,7 @@ type (
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
+	TableFull       string
 )
 
 // The words themselves.
@@ -277,6 +279,9 @@ const (
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"
 	MidStreamReset MidStream = "reset"
+
+	TableFullRefuse  TableFull = "refuse"
+	TableFullForward TableFull = "forward"
 
 	RefusedDrop  Refused = "drop"
 	RefusedReset Refused = "reset"

@@ -156,9 +156,19 @@ func (v *validator) checkConnections(s *VirtualServer, at string) {
 		v.errorf(at+".reset-on-expiry", "UDP has no resets; reset-on-expiry is for TCP")
 	case s.Protocol == SCTP && s.ResetExpired:
 		v.errorf(at+".reset-on-expiry", "an SCTP association that expires ends in silence; reset-on-expiry is for TCP")
+	case s.TableFull == TableFullForward && s.Protocol == SCTP:
+		v.errorf(at+".table-full", "SCTP needs an association's tags; forward is for TCP and UDP")
+	case s.TableFull == TableFullForward && !v.hashes(s.Pool):
+		v.errorf(at+".table-full", "forward needs a pool that hashes clients: scheduler source-hash or maglev")
 	case s.OnePacket && s.HalfOpenLimit > 0:
 		v.warn(at+".half-open-limit", "has no effect with one-packet, which opens no connections")
 	}
+}
+
+// hashes reports whether the pool's scheduler goes by the client alone; a pool that is not there is reported elsewhere.
+func (v *validator) hashes(pool string) bool {
+	p := v.file.Pool(pool)
+	return p == nil || p.Scheduler == SourceHash || p.Scheduler == Maglev
 }
 
 // portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).

@@ -140,6 +140,9 @@ type VirtualSpec struct {
 	HalfOpenLimit int
 	// Limit bounds the connections over all workers, Rate the new ones per second; 0: no limit.
 	Limit, Rate int
+	// Stateless forwards what finds the table full by the pool's hash alone, without an entry: the member is the same for
+	// every packet of a client. Only for pools that hash.
+	Stateless bool
 	// ResetRefused answers a SYN that finds no member, or a limit, with a RST; else it is dropped.
 	ResetRefused bool
 }
@@ -211,7 +214,7 @@ type Config struct {
 	pools       []pool
 	services    services
 	owners      owners
-	answers     services // of members of one-packet virtual servers: whose answers they are
+	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
 }
@@ -400,26 +403,32 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 // share is a worker's part of a limit, at least one.
 func share(limit, workers int) int { return (limit + workers - 1) / workers }
 
-// compileAnswers makes the table of the members of one-packet virtual servers. A member's answers must belong to one
+// withoutEntry reports whether packets may be forwarded without an entry in the table.
+func (v *virtual) withoutEntry() bool { return v.OnePacket || v.Stateless }
+
+// compileAnswers makes the table of the members of virtual servers that may do without entries. A member's answers must belong to one
 // virtual server: without an entry nothing else tells them apart.
 func (c *Config) compileAnswers() error {
 	n := 0
 	for i := range c.virtuals {
-		if c.virtuals[i].exists && c.virtuals[i].OnePacket {
+		if c.virtuals[i].exists && c.virtuals[i].withoutEntry() {
 			c.virtuals[i].pool.each(func(*group, *member) { n++ })
 		}
 	}
 	c.answers = newServices(n)
 	for id := range c.virtuals {
 		v := &c.virtuals[id]
-		if !v.exists || !v.OnePacket {
+		if !v.exists || !v.withoutEntry() {
 			continue
+		}
+		if v.Stateless && v.pool.needs != sched.NeedsHash {
+			return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table", v.Name)
 		}
 		var err error
 		v.pool.each(func(_ *group, m *member) {
 			port := m.servicePort(v.Port)
 			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
-				err = fmt.Errorf("virtual servers %s and %s are both one-packet and share member %s port %d: its answers could belong to either",
+				err = fmt.Errorf("virtual servers %s and %s may both forward without an entry in the table and share member %s port %d: its answers could belong to either",
 					v.Name, c.virtuals[other].Name, m.Name, port)
 				return
 			}

@@ -87,6 +87,10 @@ func (w *worker) admit(i int) flow.Ref {
 	adopt := false
 	if !begins(p) {
 		switch {
+		case v.Stateless && k.Proto == flow.TCP && p.TCP.Flags&flow.FlagRST != 0:
+			w.forwardOne(i, v)
+			return 0
+		case v.Stateless && k.Proto == flow.TCP: // may have begun when the table was full
 		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
 			w.drop(d, NoConnection)
 			return 0
@@ -100,7 +104,12 @@ func (w *worker) admit(i int) flow.Ref {
 		adopt = true
 	}
 	r, why := w.connect(i, id, adopt)
-	if r == 0 {
+	switch {
+	case r != 0:
+	case why == TableFull && v.Stateless:
+		w.stats.Stateless++
+		w.forwardOne(i, v)
+	default:
 		w.refuse(i, v, why)
 	}
 	return r

@@ -18,6 +18,7 @@ type Stats struct {
 	Resets    uint64 // RSTs that the engine made
 	Answered  uint64 // packets that became one of them
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
+	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
@@ -53,6 +54,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Resets += b.Resets
 	s.Answered += b.Answered
 	s.Outside += b.Outside
+	s.Stateless += b.Stateless
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps
 	for i := range s.Drops {
