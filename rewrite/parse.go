@@ -24,7 +24,7 @@ const (
 	BadHeader              // a header contradicts itself, or the destination is not the last one
 	BadLength              // a length field exceeds the frame
 	Fragment               // part of a fragmented datagram; the tuple's ports are not valid
-	NoPorts                // a protocol without ports; the tuple's ports are 0
+	NoPorts                // a protocol without ports; the tuple's ports are 0, or an ICMP query's id (see ICMPKind)
 	ExtensionLimit         // more IPv6 extension headers than are followed
 )
 
@@ -39,6 +39,7 @@ type Packet struct {
 	V6      bool
 	TTL     uint8
 	Proto   uint8
+	ICMP    ICMPKind     // with verdict NoPorts only
 	TCP     flow.Segment // for TCP only
 	SCTP    flow.Chunks  // for SCTP only
 }
@@ -122,6 +123,9 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if l3+total > len(b) {
 		return BadLength
 	}
+	if ihl > ipv4Len && sourceRouted(b[l3+ipv4Len:l3+ihl]) {
+		return BadHeader
+	}
 	p.V6, p.TTL, p.Proto = false, h[8], h[9]
 	p.L4, p.End = uint16(l3+ihl), uint16(l3+total)
 	k.Src = flow.AddrFrom4(binary.BigEndian.Uint32(h[12:]))
@@ -133,18 +137,6 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	}
 	return parseL4(b, p, k)
 }
-
-// IPv6 extension headers that are passed (RFC 8200 section 4, RFC 4302).
-const (
-	extHopByHop    = 0
-	extRouting     = 43
-	extFragment    = 44
-	extAuth        = 51
-	extDestination = 60
-)
-
-// maxExtensions is how many extension headers are followed: real packets have one or two, and every one costs.
-const maxExtensions = 8
 
 // parse6 reads an IPv6 header and its extension headers (RFC 8200 sections 3 and 4).
 func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
@@ -167,51 +159,20 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if isMapped(k.Src) || isMapped(k.Dst) {
 		return BadHeader // ::ffff:0:0/96 is our form of IPv4 and has no place on the wire (RFC 4038 section 4.2)
 	}
-	next, at, fragment := h[6], l3+ipv6Len, false
-	for n := 0; ; n++ {
-		size := 0
-		switch next {
-		case extHopByHop, extRouting, extDestination, extAuth, extFragment:
-			if at+8 > end {
-				return Truncated
-			}
-			switch next {
-			case extFragment:
-				size = 8
-			case extAuth:
-				size = (int(b[at+1]) + 2) * 4
-			default:
-				size = (int(b[at+1]) + 1) * 8
-			}
-			if at+size > end {
-				return Truncated
-			}
+	next, at := h[6], l3+ipv6Len
+	if isExtension(next) {
+		var e extensions
+		if v := e.skip(b, at, end, next); v != OK {
+			return v
 		}
-		if size == 0 {
-			break
-		}
-		if n == maxExtensions {
-			return ExtensionLimit
-		}
-		if next == extRouting && b[at+3] != 0 {
-			// On its way to another address, which is the one that checksums cover (RFC 8200 section 8.1).
-			return BadHeader
-		}
-		if next == extFragment {
-			// An atomic fragment (offset 0, no more) is a whole datagram (RFC 6946).
-			fragment = binary.BigEndian.Uint16(b[at+2:])&0xfff9 != 0
-		}
-		next = b[at]
-		at += size
-		if fragment {
-			break
+		next, at = e.proto, int(e.l4)
+		if e.fragment != 0 && e.part {
+			p.Proto, p.L4, k.Proto = next, uint16(at), next
+			return Fragment
 		}
 	}
 	p.Proto, p.L4 = next, uint16(at)
 	k.Proto = next
-	if fragment {
-		return Fragment
-	}
 	return parseL4(b, p, k)
 }
 
@@ -267,10 +228,24 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 		p.Payload = uint16(l4 + sctpLen)
 		chunks(b[l4:end], &p.SCTP)
 	default:
-		p.Payload = p.L4
-		return NoPorts
+		return parseOther(b, p, k)
 	}
 	return OK
+}
+
+// parseOther is for protocols without ports. Queries of ICMP have an id instead.
+func parseOther(b []byte, p *Packet, k *flow.Key) Verdict {
+	p.Payload, p.ICMP = p.L4, ICMPOther
+	if !isICMP(p) {
+		return NoPorts
+	}
+	if p.L4+icmpLen > p.End {
+		return Truncated
+	}
+	h := b[p.L4 : p.L4+icmpLen]
+	p.ICMP = kindOf(h[0], p.V6)
+	k.Ports = p.ICMP.ports(binary.BigEndian.Uint16(h[4:]))
+	return NoPorts
 }
 
 // windowScale finds the window scale among the options of a SYN (RFC 9293 section 3.2, RFC 7323 section 2.2).
