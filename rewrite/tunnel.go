@@ -83,8 +83,8 @@ func MSSOf(mtu int, v6 bool) uint16 {
 // of a datagram it has to come of the tuple without ports: later parts have none.
 func Entropy(k *flow.Key) uint32 {
 	hi, lo := bits.Mul64(k.Src.Lo^k.Src.Hi^0x9e3779b97f4a7c15, k.Dst.Lo^bits.RotateLeft64(k.Dst.Hi, 32)^0xbf58476d1ce4e5b9)
-	hi, lo = bits.Mul64(hi^lo^uint64(k.Ports)<<8^uint64(k.Proto), 0x94d049bb133111eb)
-	return uint32(hi ^ lo>>32)
+	x := (hi ^ lo ^ uint64(k.Ports)<<8 ^ uint64(k.Proto)) * 0x94d049bb133111eb
+	return uint32((x ^ x>>32) * 0xd6e8feb86659fd93 >> 32)
 }
 
 // Encapsulate puts the tunnel's headers in front of the packet p of the frame b[head:], whose Ethernet header and tags
