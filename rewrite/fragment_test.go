@@ -338,9 +338,25 @@ func verifyDamaged(t *testing.T, frame, original []byte, q *Packet, known bool) 
 	if udp && frame[q.L4+4] != original[q.L4+4] || udp && frame[q.L4+5] != original[q.L4+5] || udp && !known {
 		return // Parse would judge it anew
 	}
-	if got = Verify(frame, q, false); got != want {
+	got = Verify(frame, q, false)
+	if at := q.L4 + 6; udp && got == SumsPartial && binary.BigEndian.Uint16(frame[at:]) == naivePseudo(frame, q) {
+		return // one damaged packet in 65536 looks like that
+	}
+	if at := q.L4 + 16; q.Proto == flow.TCP && got == SumsPartial && binary.BigEndian.Uint16(frame[at:]) == naivePseudo(frame, q) {
+		return
+	}
+	if got != want {
 		t.Fatalf("%d, not %d\nis  % x\nwas % x", got, want, frame, original)
 	}
+}
+
+// naivePseudo is the sum of the pseudo-header of a whole packet.
+func naivePseudo(frame []byte, q *Packet) uint16 {
+	pseudo := slices.Clone(frame[q.L3+12 : q.L3+20])
+	if q.V6 {
+		pseudo = slices.Clone(frame[q.L3+8 : q.L3+40])
+	}
+	return ^naiveSum(append(binary.BigEndian.AppendUint32(pseudo, uint32(q.End-q.L4)), 0, 0, 0, q.Proto))
 }
 
 // verifyPartial does what a sender does that leaves the checksum to its device: TCP and UDP get the folded sum of the
@@ -348,19 +364,15 @@ func verifyDamaged(t *testing.T, frame, original []byte, q *Packet, known bool) 
 func verifyPartial(t *testing.T, original []byte, q *Packet) int {
 	t.Helper()
 	frame := exact(original)
-	at, pseudo := q.L4+16, slices.Clone(frame[q.L3+12:q.L3+20])
-	if q.V6 {
-		pseudo = slices.Clone(frame[q.L3+8 : q.L3+40])
-	}
+	at := q.L4 + 16
 	if q.Proto == flow.UDP {
 		at = q.L4 + 6
 	}
-	pseudo = append(binary.BigEndian.AppendUint32(pseudo, uint32(q.End-q.L4)), 0, 0, 0, q.Proto)
 	if q.Proto == flow.SCTP {
 		at = q.L4 + 8
 		clear(frame[at : at+4])
 	} else {
-		binary.BigEndian.PutUint16(frame[at:], ^naiveSum(pseudo))
+		binary.BigEndian.PutUint16(frame[at:], naivePseudo(frame, q))
 	}
 	if slices.Equal(frame, original) || q.Proto == flow.UDP && frame[at]|frame[at+1] == 0 {
 		return 0

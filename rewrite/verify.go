@@ -23,7 +23,7 @@ const (
 //
 // SumsPartial is a checksum that the sender left for its device to finish (CHECKSUM_PARTIAL, include/linux/skbuff.h), as
 // frames from veth and virtio are: the field holds the folded sum of the pseudo-header, or with SCTP 0, and is not what
-// it should be. Such a frame is whole, and incremental changes would carry the wrong sum on: Recompute it. An SCTP sender
+// it should be; so is one damaged packet in 65,536. Such a frame is whole, and incremental changes would carry the wrong sum on: Recompute it. An SCTP sender
 // may also have agreed to send 0 (RFC 9653); a receiver takes a right one as well.
 func Verify(b []byte, p *Packet, part bool) Sums {
 	h := b[p.L3:]
