@@ -323,15 +323,16 @@ func (d *datagram) enter(from, to uint32, more bool) FragmentResult {
 		}
 		return FragmentOverlaps
 	}
+	joins := len(here) > 0 && here[0][0] == to
+	if !joins && d.ranges == maxRanges {
+		return FragmentTooMany
+	}
 	if r := d.end(to, more); r != FragmentKnown {
 		return r
 	}
-	if len(here) > 0 && here[0][0] == to {
+	if joins {
 		d.seen[at][0] = from
 		return FragmentKnown
-	}
-	if d.ranges == maxRanges {
-		return FragmentTooMany
 	}
 	copy(d.seen[at+1:d.ranges+1], d.seen[at:d.ranges])
 	d.seen[at] = [2]uint32{from, to}
