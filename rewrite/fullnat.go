@@ -51,11 +51,11 @@ func Translate(b []byte, p *Packet, l2 *L2, to *Ends, l3, l4 Diff) {
 		if !isICMP(p) {
 			return
 		}
-		m := b[p.L4 : p.L4+icmpLen]
+		m := b[p.L4:p.End]
 		if p.ICMP == ICMPRequest || p.ICMP == ICMPReply {
 			binary.BigEndian.PutUint16(m[icmpIDAt:], to.queryID(p.ICMP))
 		}
-		binary.BigEndian.PutUint16(m[icmpSumAt:], update(binary.BigEndian.Uint16(m[icmpSumAt:]), uint32(l4)))
+		updateICMP(m, l4)
 	}
 }
 

@@ -115,8 +115,7 @@ func AnswerEcho(b []byte, p *Packet) int {
 	}
 	turnMAC(b)
 	m[0] = reply
-	sum := m[icmpSumAt : icmpSumAt+2]
-	binary.BigEndian.PutUint16(sum, update(binary.BigEndian.Uint16(sum), uint32(PortDiff(uint16(request)<<8, uint16(reply)<<8))))
+	updateICMP(m, PortDiff(uint16(request)<<8, uint16(reply)<<8))
 	n := copy(b[int(p.L3)+ip:], m)
 	end := int(p.L3) + ip + n
 	h = h[:ip]
@@ -138,4 +137,15 @@ func turnMAC(b []byte) {
 	from := SourceMAC(b)
 	copy(b[6:12], b[:6])
 	copy(b[:6], from[:])
+}
+
+// updateICMP corrects the checksum of message m. Unlike the others it may cover nothing but zeros, in a reply with id and
+// sequence number 0: the sum is then 0 as well, which updates cannot tell from 0xffff, and receivers do.
+func updateICMP(m []byte, diff Diff) {
+	field := m[icmpSumAt : icmpSumAt+2]
+	sum := update(binary.BigEndian.Uint16(field), uint32(diff))
+	binary.BigEndian.PutUint16(field, sum)
+	if sum == 0 && onesSum(m) == 0 {
+		binary.BigEndian.PutUint16(field, 0xffff)
+	}
 }

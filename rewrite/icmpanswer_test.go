@@ -239,3 +239,35 @@ func TestParseSourceRoute(t *testing.T) {
 		}
 	}
 }
+
+// TestEchoOfZeros: a reply with id and sequence number 0 and nothing else is all zeros, and its checksum is 0xffff: with 0
+// its receiver would not take it. Incremental updates cannot tell the two.
+func TestEchoOfZeros(t *testing.T) {
+	for _, size := range []int{0, 1, 56} {
+		ping := basicPacket(false, flow.ICMP).with(func(p *testPacket) {
+			p.dataSum, p.kind, p.sport, p.dport, p.window, p.payload = true, 8, 0, 0, 0, make([]byte, size)
+		})
+		frame := ping.build(t)
+		p, k := parsed(t, frame, NoPorts)
+		n := AnswerEcho(frame, &p)
+		p, k = parsed(t, frame[:n], NoPorts)
+		if sum := frame[p.L4+2 : p.L4+4]; sum[0] != 0xff || sum[1] != 0xff {
+			t.Errorf("answered: checksum % x", sum)
+		}
+		from := EndsOf(&k)
+		for _, id := range []uint16{0, 77, 0xffff} {
+			to := from
+			to.Src, to.DstPort = flow.AddrFrom4(0x0a000001), id
+			l3, l4 := EndsDiff(&from, &to, k.Proto)
+			Translate(frame, &p, &L2{2}, &to, l3, l4)
+			there, _ := parsed(t, frame[:n], NoPorts)
+			if !naiveICMP(frame, &there) {
+				t.Errorf("id %d: wrong checksum", id)
+			}
+			Translate(frame, &p, &L2{2}, &from, ^l3, ^l4)
+			if sum := frame[p.L4+2 : p.L4+4]; sum[0] != 0xff || sum[1] != 0xff {
+				t.Errorf("id %d and back: checksum % x", id, sum)
+			}
+		}
+	}
+}

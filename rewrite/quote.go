@@ -239,13 +239,15 @@ func (q *Quote) translate(b []byte, v6 bool, to *Ends, addrs Diff) uint32 {
 	case flow.SCTP:
 		sum += uint32(q.putPortsSCTP(t, to))
 	case flow.ICMP, flow.ICMPv6:
-		diff := uint32(PortDiff(binary.BigEndian.Uint16(t[icmpIDAt:]), to.queryID(q.ICMP)))
+		diff := PortDiff(binary.BigEndian.Uint16(t[icmpIDAt:]), to.queryID(q.ICMP))
 		binary.BigEndian.PutUint16(t[icmpIDAt:], to.queryID(q.ICMP))
-		sum += diff
+		sum += uint32(diff)
 		if v6 {
-			diff += uint32(addrs)
+			diff = AddDiff(diff, addrs)
 		}
-		sum += putSum(t[icmpSumAt:icmpSumAt+2], diff, 0)
+		before := binary.BigEndian.Uint16(t[icmpSumAt:])
+		updateICMP(t, diff)
+		sum += uint32(PortDiff(before, binary.BigEndian.Uint16(t[icmpSumAt:])))
 	}
 	return sum
 }
