@@ -1,7 +1,17 @@
 // Package rewrite reads packets and changes them in place. It is pure: a frame is a byte slice, nothing is
 // allocated, nothing is kept.
 //
-//	Parse ──▶ Packet (a small value: tuple, offsets, TCP fields) ──▶ ToServer / ToClient change the frame
+//	Parse ──▶ Packet (a small value: tuple, offsets, TCP fields) ──▶ a change of the frame, by mode:
+//
+//	nat             ToServer, ToClient         one end        nat.go
+//	fullnat         Translate                  both ends      fullnat.go
+//	mat, routing    Forward                    MAC, TTL       fullnat.go
+//	tunnel          Encapsulate, Decapsulate   headroom       tunnel.go, decapsulate.go
+//	all of them     ReadQuote, TranslateError  ICMP errors    quote.go
+//	                ReadFirst, Translate*      fragments      fragment.go
+//	                SetVLAN, ClampMSS          tags, SYNs     vlan.go, mss.go
+//	in answer       AnswerReset, AnswerEcho, ErrorAnswer      reset.go, icmp.go, icmpanswer.go
+//	on arrival      Verify, Recompute, CheckEnds              verify.go, address.go
 //
 // One parser serves every mode. It checks every length before it reads, and its result holds offsets that the
 // rewrites may use without checking again: they must be given the same frame.
@@ -109,6 +119,9 @@ func skipTags(b []byte, p *Packet) (l3 int, etherType uint16, ok bool) {
 	return l3, etherType, true
 }
 
+// moreFragmentsOrOffset are the bits of an IPv4 header that a part of a datagram has.
+const moreFragmentsOrOffset = 0x3fff
+
 // parse4 reads an IPv4 header (RFC 791 section 3.1).
 func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if len(b) < l3+ipv4Len {
@@ -117,22 +130,33 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	h := b[l3 : l3+ipv4Len]
 	ihl := int(h[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(h[2:]))
-	if h[0]>>4 != 4 || ihl < ipv4Len || total < ihl {
+	const plain = 4<<4 | ipv4Len/4 // no options
+	if h[0] != plain && (h[0]>>4 != 4 || ihl < ipv4Len) || total < ihl {
 		return BadHeader
 	}
 	if l3+total > len(b) {
 		return BadLength
-	}
-	if ihl > ipv4Len && sourceRouted(b[l3+ipv4Len:l3+ihl]) {
-		return BadHeader
 	}
 	p.V6, p.TTL, p.Proto = false, h[8], h[9]
 	p.L4, p.End = uint16(l3+ihl), uint16(l3+total)
 	k.Src = flow.AddrFrom4(binary.BigEndian.Uint32(h[12:]))
 	k.Dst = flow.AddrFrom4(binary.BigEndian.Uint32(h[16:]))
 	k.Proto, k.Ports = h[9], 0
-	const moreFragmentsOrOffset = 0x3fff
+	if h[0] != plain {
+		return parseOptions(b, p, k)
+	}
 	if binary.BigEndian.Uint16(h[6:])&moreFragmentsOrOffset != 0 {
+		return Fragment
+	}
+	return parseL4(b, p, k)
+}
+
+// parseOptions goes on behind an IPv4 header with options.
+func parseOptions(b []byte, p *Packet, k *flow.Key) Verdict {
+	if sourceRouted(b[p.L3+ipv4Len : p.L4]) {
+		return BadHeader
+	}
+	if binary.BigEndian.Uint16(b[p.L3+6:])&moreFragmentsOrOffset != 0 {
 		return Fragment
 	}
 	return parseL4(b, p, k)
@@ -159,20 +183,23 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if isMapped(k.Src) || isMapped(k.Dst) {
 		return BadHeader // ::ffff:0:0/96 is our form of IPv4 and has no place on the wire (RFC 4038 section 4.2)
 	}
-	next, at := h[6], l3+ipv6Len
-	if isExtension(next) {
-		var e extensions
-		if v := e.skip(b, at, end, next); v != OK {
-			return v
-		}
-		next, at = e.proto, int(e.l4)
-		if e.fragment != 0 && e.part {
-			p.Proto, p.L4, k.Proto = next, uint16(at), next
-			return Fragment
-		}
+	p.Proto, p.L4, k.Proto = h[6], uint16(l3+ipv6Len), h[6]
+	if isExtension(h[6]) {
+		return parseExtensions(b, p, k)
 	}
-	p.Proto, p.L4 = next, uint16(at)
-	k.Proto = next
+	return parseL4(b, p, k)
+}
+
+// parseExtensions goes on behind an IPv6 header with extension headers.
+func parseExtensions(b []byte, p *Packet, k *flow.Key) Verdict {
+	var e extensions
+	if v := e.skip(b, int(p.L4), int(p.End), p.Proto); v != OK {
+		return v
+	}
+	p.Proto, p.L4, k.Proto = e.proto, e.l4, e.proto
+	if e.part {
+		return Fragment
+	}
 	return parseL4(b, p, k)
 }
 

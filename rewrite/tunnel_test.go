@@ -117,15 +117,15 @@ func TestTunnelReference(t *testing.T) {
 		if _, why := small.Encapsulate(b, need, &p, entropy, id); why != Done {
 			t.Fatalf("%q for a packet that fits", why)
 		}
-		decapsulate(t, r, &tun, &inner, after, want)
+		decapsulate(t, r, &tun, &inner, after)
 	}
 }
 
 // decapsulate takes apart what gopacket has put together, with tags, padding and another ECN field outside.
-func decapsulate(t *testing.T, r *rand.Rand, tun *Tunnel, inner *testPacket, carried, frame []byte) {
+func decapsulate(t *testing.T, r *rand.Rand, tun *Tunnel, inner *testPacket, carried []byte) {
 	t.Helper()
 	ecn := uint8(r.IntN(4))
-	frame = tun.outer(t, carried, inner.tos&^3|ecn, true, 0, 0, 50000)
+	frame := tun.outer(t, carried, inner.tos&^3|ecn, true, 0, 0, 50000)
 	tags := []byte{0x81, 0, 0x20, 7}
 	if r.IntN(2) == 0 {
 		frame = slices.Insert(frame, 12, tags...)
