@@ -15,7 +15,7 @@ func TestErrorAnswer(t *testing.T) {
 		HopLimit: {{11, 0}, {3, 0}}, PacketTooBig: {{3, 4}, {2, 0}}, PortUnreachable: {{3, 3}, {1, 4}},
 		HostUnreachable: {{3, 1}, {1, 3}}, Prohibited: {{3, 13}, {1, 1}},
 	}
-	for i := range 5000 {
+	for i := range 2000 {
 		about := randomAny(r)
 		frame := about.build(t)
 		p, _ := parsed(t, frame, OK, NoPorts)

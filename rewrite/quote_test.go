@@ -83,6 +83,7 @@ func randomError(t testing.TB, r *rand.Rand) testError {
 		inner = randomAny(r)
 	}
 	inner.tags, inner.padding, inner.mac = nil, 0, L2{}
+	inner.payload = inner.payload[:min(len(inner.payload), 1500)&^3]
 	v6 := inner.src.Is6()
 	if v6 {
 		inner.ext = inner.ext[:min(len(inner.ext), 2)]
@@ -135,7 +136,7 @@ func randomError(t testing.TB, r *rand.Rand) testError {
 func TestTranslateError(t *testing.T) {
 	r := seeded(t)
 	found := map[string]int{}
-	for range 20000 {
+	for range 4000 {
 		e := randomError(t, r)
 		frame := exact(e.build(t))
 		input := slices.Clone(frame)
