@@ -298,3 +298,33 @@ func TestEntropy(t *testing.T) {
 		}
 	}
 }
+
+// TestZeroSums: a UDP checksum that comes out as 0 is sent as 0xffff, of a tunnel and recomputed (RFC 768).
+func TestZeroSums(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		p := basicPacket(v6, flow.UDP)
+		p.makeSumFFFF(t)
+		frame := p.build(t)
+		want := slices.Clone(frame)
+		q, _ := parsed(t, frame, OK)
+		frame[q.L4+6] = 0x12
+		if Recompute(frame, &q, false); !slices.Equal(frame, want) {
+			t.Errorf("recomputed, IPv6 %v\nis   % x\nwant % x", v6, frame, want)
+		}
+		// The last word of the packet is at an even offset of the outer datagram: with the checksum there it becomes 0.
+		ends := fuzzEnds(v6, ICMPOther, false)
+		tun := Tunnel{Src: ends.Src, Dst: ends.Dst, Kind: GUE, MTU: 1500}
+		inner := basicPacket(false, 50).with(func(p *testPacket) { p.payload = make([]byte, 8) })
+		for range 2 {
+			b := append(make([]byte, 80), inner.build(t)...)
+			o, _ := parsed(t, b[80:], NoPorts)
+			start, why := tun.Encapsulate(b, 80, &o, 7, 1)
+			end := 80 + int(o.End)
+			sum := b[end-28-12+6 : end-28-12+8]
+			if why != Done || !slices.Equal(inner.payload, make([]byte, 8)) && (sum[0] != 0xff || sum[1] != 0xff) {
+				t.Errorf("IPv6 %v: %q, checksum % x of % x", v6, why, sum, b[start:end])
+			}
+			inner.payload = append(make([]byte, 6), sum...)
+		}
+	}
+}
