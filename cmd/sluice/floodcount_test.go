@@ -37,6 +37,9 @@ type ledger struct {
 	drops    map[string]uint64
 }
 
+// markTime is how long a mark is waited for before another is sent: it may have been dropped on a ring that was full.
+const markTime = 500 * time.Millisecond
+
 // quietTime bounds the search for a moment without packets under way.
 const quietTime = 6 * waitTime
 
@@ -162,7 +165,7 @@ func (l ledger) moves() map[string]uint64 {
 func (f *flood) mark() error {
 	f.marks++
 	text := fmt.Sprintf("mark %d", f.marks)
-	_ = f.marker.SetDeadline(time.Now().Add(waitTime))
+	_ = f.marker.SetDeadline(time.Now().Add(markTime))
 	if _, err := f.marker.Write([]byte(text)); err != nil {
 		return err
 	}
