@@ -329,6 +329,8 @@ func TestClassifyHold(t *testing.T) {
 		}
 		c.Beat(monotonicNow())
 		check("no socket", "held", "wildcard pass")
+		c.Beat(ago(hold * 3 / 4))
+		check("no socket, most of the hold is over", "held", "wildcard pass")
 		c.Beat(ago(hold - 50*time.Millisecond))
 		time.Sleep(100 * time.Millisecond)
 		check("no socket, stale", after, "after hold pass")
