@@ -171,8 +171,9 @@ func (f *flood) lossFree() int {
 	return low
 }
 
-// window runs a load and returns the bytes per second that the transfers moved under it.
-func (f *flood) window(s gen.Stream, rate int, long time.Duration) (float64, gen.Result) {
+// window runs a load and returns the bytes per second that the transfers moved under it, and whether that is a measurement:
+// not if the load was none, or this program was not there to look.
+func (f *flood) window(s gen.Stream, rate int, long time.Duration) (moved float64, r gen.Result, good bool) {
 	const settling = 200 * time.Millisecond
 	type sample struct {
 		at    time.Time
@@ -183,9 +184,10 @@ func (f *flood) window(s gen.Stream, rate int, long time.Duration) (float64, gen
 		time.Sleep(settling)
 		begin <- sample{time.Now(), f.moved.Load()}
 	}()
-	r := f.send(s, rate, long+settling)
+	r = f.send(s, rate, long+settling)
 	first := <-begin
-	return float64(f.moved.Load()-first.moved) / time.Since(first.at).Seconds(), r
+	took := time.Since(first.at)
+	return float64(f.moved.Load()-first.moved) / took.Seconds(), r, took > long/2 && !starved(r)
 }
 
 // compared is what became of transfers under a flood, and under as many hits in turn with it.
@@ -203,12 +205,12 @@ func (c *compared) ratio() float64 { return median(c.syns) / median(c.hits) }
 // flood looks worse than it may.
 func (f *flood) compare(rate, pairs, most int, long time.Duration, flooding *atomic.Bool) (c compared) {
 	for i := 0; i < most && (len(c.hits) < pairs || c.ratio() < leastShare); i++ {
-		hits, r1 := f.window(f.hits, rate, long)
+		hits, r1, good1 := f.window(f.hits, rate, long)
 		flooding.Store(true)
-		syns, r2 := f.window(f.syns, rate, long)
+		syns, r2, good2 := f.window(f.syns, rate, long)
 		flooding.Store(false)
 		c.sent, c.skipped, c.flooded = c.sent+r1.Sent+r2.Sent, c.skipped+r1.Skipped+r2.Skipped, c.flooded+r2.Sent
-		if starved(r1) || starved(r2) {
+		if !good1 || !good2 {
 			c.disturbed++
 			continue
 		}
@@ -281,8 +283,8 @@ func (f *flood) share(percent int) (wrong string) {
 	// Transfers that take all they can get make an overload of any background. That is only shown: what they get is what
 	// client, servers and generator leave each other of two cores. Its sums are not.
 	before, stopTransfers = f.quiet(), f.transfers(floodConns, 0)
-	greedyHits, r1 := f.window(f.hits, rate, windowTime)
-	greedySYNs, r2 := f.window(f.syns, rate, windowTime)
+	greedyHits, r1, _ := f.window(f.hits, rate, windowTime)
+	greedySYNs, r2, _ := f.window(f.syns, rate, windowTime)
 	stopTransfers()
 	t.Logf("%d%%: transfers that take what they get: %.0f MB/s under hits, %.0f MB/s under the flood; generator left out %d of %d",
 		percent, greedyHits/1e6, greedySYNs/1e6, r1.Skipped+r2.Skipped, r1.Sent+r2.Sent+r1.Skipped+r2.Skipped)
@@ -314,9 +316,9 @@ func (f *flood) flatOut() (wrong string) {
 	const long, connectLimit, recoverLimit = 2 * time.Second, time.Second, 3 * time.Second
 	f.restart(leastTable)
 	before, stop := f.quiet(), f.transfers(floodConns, 0)
-	calm, r0 := f.window(f.hits, 1, windowTime)
+	calm, r0, _ := f.window(f.hits, 1, windowTime)
 	held := usageOf(t, f.d.PID())
-	moved, r := f.window(f.syns, 0, long)
+	moved, r, _ := f.window(f.syns, 0, long)
 	end := time.Now()
 	// Recovery: a client connects, and the transfers have half of what they had.
 	connected := make(chan time.Duration, 1)
