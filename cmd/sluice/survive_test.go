@@ -83,7 +83,7 @@ func TestConnectionsSurviveKill(t *testing.T) {
 		t.Error(err)
 	}
 	if t.Failed() {
-		t.Logf("dropped %v\n%s", b.drops(), d.log)
+		t.Logf("dropped %v, counted %+v, left in the table %+v\n%s", b.drops(), b.totals(), query[[]ctl.ConnView](b, "conn", "list", "--limit", "1000"), d.log)
 	}
 	d.stop()
 }
