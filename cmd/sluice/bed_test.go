@@ -18,11 +18,13 @@ import (
 	"sluice/perf/lab"
 )
 
-// Bounds of everything that a test waits for.
+// Bounds of everything that a test waits for: only what is wrong takes as long.
 const (
-	startTime = 15 * time.Second
+	startTime = 30 * time.Second
 	stopTime  = 8 * time.Second
-	waitTime  = 5 * time.Second
+	waitTime  = 10 * time.Second
+	// listenTime is how long a test listens where it expects no answer.
+	listenTime = 500 * time.Millisecond
 )
 
 // bed is a two-arm lab with a configuration for its balancer. When the test ends it asserts that nothing stays.
