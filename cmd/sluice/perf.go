@@ -23,7 +23,7 @@ func perfCommand() *cli.Command {
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{perfPipelineCommand(), perfScaleCommand(), perfCompareCommand()},
+		Subcommands: []*cli.Command{perfPipelineCommand(), perfScaleCommand(), perfCompareCommand(), perfReportCommand()},
 	}
 }
 

@@ -33,6 +33,9 @@ func perfPipelineCommand() *cli.Command {
 			if err := perfPipelineOptions(c, &o); err != nil {
 				return err
 			}
+			if err := o.Check(); err != nil {
+				return usageError{err}
+			}
 			f, err := pipeline.Run(c.Context, o, perfHost())
 			if err != nil {
 				return err
@@ -112,6 +115,9 @@ func perfScaleCommand() *cli.Command {
 			curves.Base = c.Int("base")
 			if err := perfRepetitions(c, &o); err != nil {
 				return err
+			}
+			if err := curves.Check(&o); err != nil {
+				return usageError{err}
 			}
 			f, err := pipeline.Scale(c.Context, curves, o, perfHost())
 			if err != nil {

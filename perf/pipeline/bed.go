@@ -222,6 +222,13 @@ func (b *bed) check() error {
 		return fmt.Errorf("%d packets were sent and %d came out; %d dropped, %d to the host, %d handed to another worker: the figures are not of what they say",
 			sent, received, b.stats.Dropped(), b.stats.ToHost, b.stats.HandedOut)
 	}
+	opened, evicted := uint64(b.connections), b.stats.Evicted
+	if b.connections == Each {
+		opened = uint64(sent)
+	}
+	if b.stats.Opened != opened || evicted != 0 {
+		return fmt.Errorf("%d connections were opened, not %d, and %d evicted: the figures are not of what they say", b.stats.Opened, opened, evicted)
+	}
 	return nil
 }
 

@@ -49,11 +49,17 @@ type curve struct {
 
 // reading is what one repetition of a point said.
 type reading struct {
-	net, rate float64
+	net, raw float64 // nanoseconds of a core per packet
+	workers  int
 }
 
 func perPacket(first, now reading) float64 { return now.net / first.net }
-func byRate(first, now reading) float64    { return now.rate / first.rate }
+
+// together compares what all workers carry in a second of their cores. A worker under test never waits, so on a machine
+// without other work that is a second of the clock as well.
+func together(first, now reading) float64 {
+	return float64(now.workers) / now.raw / (float64(first.workers) / first.raw)
+}
 
 // curves builds the points. A point may stand in more than one curve; it is measured once.
 func (c *Curves) curves(o *Options) (all []curve, err error) {
@@ -77,7 +83,7 @@ func (c *Curves) curves(o *Options) (all []curve, err error) {
 			}
 			all = append(all, cv)
 		}
-		make(c.Workers, "speedup", byRate, "", func(s *shape, n int) { s.workers = n })
+		make(c.Workers, "speedup", together, "", func(s *shape, n int) { s.workers = n })
 		make(c.Connections, "to_first", perPacket, "", func(s *shape, n int) { s.connections = n })
 		make(c.Members, "to_first", perPacket, "members", func(s *shape, n int) { s.members = n })
 		make(c.Virtuals, "to_first", perPacket, "virtuals", func(s *shape, n int) { s.virtuals = n })
@@ -93,6 +99,12 @@ func (c *Curves) curves(o *Options) (all []curve, err error) {
 		}
 	}
 	return all, nil
+}
+
+// Check says what is wrong with c and o.
+func (c *Curves) Check(o *Options) error {
+	_, err := c.curves(o)
+	return err
 }
 
 // Scale measures the curves, each point o.Runs times, interleaved. Ratios are made within a repetition.
@@ -116,7 +128,7 @@ func Scale(ctx context.Context, c Curves, o Options, host result.Host) (*result.
 	s := newSession(ctx, &o, rec, len(points)*(o.Runs+1)+len(c.Rules))
 	readings := map[string][]reading{}
 	err = s.measureAll(points, func(p *point, cost cost, m result.Metrics) {
-		readings[p.name()] = append(readings[p.name()], reading{m["ns_per_packet"], cost.wallRate})
+		readings[p.name()] = append(readings[p.name()], reading{m["ns_per_packet"], cost.ns, p.workers})
 	})
 	for _, cv := range all {
 		first := readings[cv.points[0].name()]

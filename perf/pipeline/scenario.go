@@ -121,6 +121,12 @@ func (o *Options) points() (all []point, err error) {
 	return all, o.valid(all)
 }
 
+// Check says what is wrong with o.
+func (o *Options) Check() error {
+	_, err := o.points()
+	return err
+}
+
 func (o *Options) valid(all []point) error {
 	for _, p := range all {
 		switch {
@@ -227,6 +233,10 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 		if err != nil {
 			return err
 		}
+		if m[""] > 0 {
+			m["other_ns"] += m[""]
+		}
+		delete(m, "")
 		s.rec.Add(p.name(), m)
 	}
 	s.progress.Done()
@@ -343,7 +353,7 @@ func (s *session) repetition(p *point, t *traffic, more func(*point, cost, resul
 	net := c.ns - gen.ns
 	m := result.Metrics{
 		"ns_per_packet": net, "raw_ns_per_packet": c.ns, "generator_ns_per_packet": gen.ns, "raw_to_net": c.ns / net,
-		"floor_ns_per_packet": floor.ns - gen.ns, "to_floor": net / (floor.ns - gen.ns),
+		"floor_ns_per_packet": floor.ns, "to_floor": c.ns / floor.ns, // both with the generator
 		"mpps_per_core": 1e3 / net, "mpps": 1e3 / net * float64(p.workers), "raw_mpps": c.wallRate / 1e6, "core_percent": 100 * c.core,
 		"allocations_per_packet": c.allocations,
 	}
@@ -361,8 +371,8 @@ func (s *session) repetition(p *point, t *traffic, more func(*point, cost, resul
 
 func (s *session) close() (err error) {
 	for _, b := range s.beds {
-		if b != nil {
-			err = errors.Join(err, b.close())
+		if e := b.close(); e != nil {
+			err = errors.Join(err, fmt.Errorf("%s with %d connections: %w", b.mode.name, b.connections, e))
 		}
 	}
 	for _, t := range s.traffic {

@@ -51,7 +51,8 @@ var stages = map[string]string{
 // generatorStage is ours, not the engine's.
 const generatorStage = "generator"
 
-// stages profiles a run and returns the nanoseconds per packet of each stage, the generator left out.
+// stages profiles a run and returns the nanoseconds per packet of each stage, the generator left out; what belongs to none is
+// under the empty name.
 func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, error) {
 	var buf bytes.Buffer
 	if err := pprof.StartCPUProfile(&buf); err != nil {
