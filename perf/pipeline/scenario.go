@@ -233,6 +233,10 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 		if err != nil {
 			return err
 		}
+		if len(m) == 0 {
+			s.rec.Skip(p.name()+" by stage", "the worker got too little of a core to be profiled")
+			continue
+		}
 		if m[""] > 0 {
 			m["other_ns"] += m[""]
 		}

@@ -51,33 +51,54 @@ var stages = map[string]string{
 // generatorStage is ours, not the engine's.
 const generatorStage = "generator"
 
-// stages profiles a run and returns the nanoseconds per packet of each stage, the generator left out; what belongs to none is
-// under the empty name.
+// minSamples is the least that says anything: the figures are then good to some 7 percent of the whole.
+const minSamples = 50
+
+// patience is how many times as long as asked for a profile may take on a machine that gives the worker little of a core.
+const patience = 4
+
+// stages profiles runs until the worker has had about d of a core, and returns the nanoseconds per packet of each stage, the
+// generator left out; what belongs to none is under the empty name. It returns nothing when the samples are too few.
 func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, error) {
+	counts, total, ns, err := b.profile(t, d)
+	if err != nil || total < minSamples {
+		return nil, err
+	}
+	of := map[string]float64{}
+	for stage, k := range counts {
+		if stage != generatorStage {
+			of[stage] = ns * float64(k) / float64(total)
+		}
+	}
+	return of, nil
+}
+
+// profile counts samples by stage, and tells the nanoseconds per packet of the runs that they are of.
+func (b *bed) profile(t *traffic, d time.Duration) (counts map[string]int64, total int64, perPacket float64, err error) {
 	var buf bytes.Buffer
 	if err := pprof.StartCPUProfile(&buf); err != nil {
-		return nil, fmt.Errorf("profile the stages: %w", err)
+		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
 	}
-	c, err := b.measure(t, d)
+	ns, n := 0.0, 0.0
+	var had time.Duration
+	for began := time.Now(); had < d && time.Since(began) < patience*d; {
+		var c cost
+		if c, err = b.measure(t, d/2); err != nil {
+			break
+		}
+		ns, n = ns+c.ns, n+1
+		had += time.Duration(c.ns * float64(c.packets) / float64(b.workers))
+	}
 	pprof.StopCPUProfile()
 	if err != nil {
-		return nil, err
+		return nil, 0, 0, err
 	}
 	p, err := profile.Parse(&buf)
 	if err != nil {
-		return nil, fmt.Errorf("profile the stages: %w", err)
+		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
 	}
-	counts, total := attribute(p)
-	if total == 0 {
-		return nil, nil // too short for a sample
-	}
-	ns := map[string]float64{}
-	for stage, n := range counts {
-		if stage != generatorStage {
-			ns[stage] = c.ns * float64(n) / float64(total)
-		}
-	}
-	return ns, nil
+	counts, total = attribute(p)
+	return counts, total, ns / n, nil
 }
 
 // attribute counts the samples of workers by stage.
