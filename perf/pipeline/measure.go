@@ -46,9 +46,19 @@ func (b *bed) measure(t *traffic, d time.Duration) (cost, error) {
 	}
 	c.ns = float64(cpu.Nanoseconds()) / float64(c.packets)
 	c.core = float64(cpu) / float64(wall)
-	// What the runtime allocates for itself meanwhile is a handful: thousandths of a packet are what counts.
-	c.allocations = float64((after.Mallocs-before.Mallocs)*1000/uint64(c.packets)) / 1000
+	c.allocations = allocationsPerPacket(after.Mallocs-before.Mallocs, c.packets)
 	return c, nil
+}
+
+// ownAllocations is what the runtime and we may allocate in a run, whatever the packets do: channels, timers, the clock.
+const ownAllocations = 100
+
+// allocationsPerPacket is in thousandths.
+func allocationsPerPacket(n uint64, packets int) float64 {
+	if n <= ownAllocations {
+		return 0
+	}
+	return float64((n-ownAllocations)*1000/uint64(packets)) / 1000
 }
 
 func slowest(out []outcome) (d time.Duration) {

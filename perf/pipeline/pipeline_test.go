@@ -212,6 +212,18 @@ func TestStages(t *testing.T) {
 	}
 }
 
+func TestAllocationsPerPacket(t *testing.T) {
+	for _, c := range []struct {
+		n       uint64
+		packets int
+		want    float64
+	}{{0, 1000, 0}, {ownAllocations, 100, 0}, {ownAllocations + 1000, 1_000_000, 0.001}, {ownAllocations + 2_000_000, 1_000_000, 2}, {ownAllocations + 10, 1_000_000, 0}} {
+		if got := allocationsPerPacket(c.n, c.packets); got != c.want {
+			t.Errorf("%d allocations and %d packets are %v", c.n, c.packets, got)
+		}
+	}
+}
+
 func TestAttribute(t *testing.T) {
 	stack := func(worker bool, names ...string) *profile.Sample {
 		if worker {
