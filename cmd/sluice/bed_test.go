@@ -257,14 +257,14 @@ func (d *daemon) kill() {
 	<-d.Done()
 }
 
-// result is a finished command.
-type result struct {
+// finished is a command that has ended.
+type finished struct {
 	stdout, stderr string
 	code           int
 }
 
 // sluice runs the program in the balancer's namespace to its end. cred is nil for root.
-func (b *bed) sluice(cred *syscall.Credential, args ...string) result {
+func (b *bed) sluice(cred *syscall.Credential, args ...string) finished {
 	b.t.Helper()
 	var stdout, stderr output
 	ctx, cancel := context.WithTimeout(b.t.Context(), startTime)
@@ -277,7 +277,7 @@ func (b *bed) sluice(cred *syscall.Credential, args ...string) result {
 	if ctx.Err() != nil {
 		b.t.Fatalf("sluice %s does not end within %s:\n%s", args, startTime, stderr.String())
 	}
-	r := result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	r := finished{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 	if r.code < 0 {
 		b.t.Fatalf("sluice %s: %v\n%s", args, err, r.stderr)
 	}
