@@ -66,12 +66,14 @@ func (h *httpMethod) run(ctx context.Context, a *attempt) (string, error) {
 	if h.secure {
 		a.stage = "TLS handshake"
 		secure := tls.Client(conn, configFor(h.tls, a.addr.Addr()))
-		if err := secure.HandshakeContext(ctx); err != nil {
-			return "", err
-		}
+		err := secure.HandshakeContext(ctx)
 		agreed := secure.ConnectionState().NegotiatedProtocol
-		if useHTTP2 && agreed != "h2" {
+		// A server that has none of our protocols ends the handshake (RFC 7301 section 3.2) or goes on without one.
+		if useHTTP2 && (err == nil && agreed != "h2" || err != nil && strings.Contains(err.Error(), "no application protocol")) {
 			return "", mismatched("the server does not offer HTTP/2 (ALPN)")
+		}
+		if err != nil {
+			return "", err
 		}
 		useHTTP2 = agreed == "h2"
 		conn = secure
@@ -144,7 +146,7 @@ func (h *httpMethod) exchange1(a *attempt, conn net.Conn, request *http.Request)
 		switch {
 		case err != nil && limited.N <= 0:
 			return "", mismatched("the header of the answer is longer than %d bytes", maxHeader)
-		case err != nil && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isSocketError(err)):
+		case err != nil && isConnectionError(err):
 			return "", err
 		case err != nil:
 			return "", mismatched("the answer is not HTTP: %v", err)
@@ -158,11 +160,11 @@ func (h *httpMethod) exchange1(a *attempt, conn net.Conn, request *http.Request)
 	}
 }
 
-// isSocketError tells an error of the connection from one of what came through it.
-func isSocketError(err error) bool {
+// isConnectionError tells an error of the connection from one of what came through it.
+func isConnectionError(err error) bool {
 	var op *net.OpError
 	var timeout net.Error
-	return errors.As(err, &op) || errors.As(err, &timeout)
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &op) || errors.As(err, &timeout)
 }
 
 // exchange2 speaks HTTP/2 (RFC 9113).
@@ -174,8 +176,11 @@ func (h *httpMethod) exchange2(ctx context.Context, a *attempt, conn net.Conn, r
 	}
 	defer client.Close()
 	answer, err := client.RoundTrip(request)
-	if err != nil {
+	switch {
+	case err != nil && isConnectionError(err):
 		return "", err
+	case err != nil:
+		return "", mismatched("the answer is not HTTP/2: %v", err)
 	}
 	defer answer.Body.Close()
 	return h.judge(a, answer)

@@ -24,7 +24,13 @@ func newTLSConfig(o *TLSOptions, h *HTTPOptions) (*tls.Config, error) {
 	case HTTPAuto:
 		c.NextProtos = []string{"h2", "http/1.1"}
 	}
-	if o.CAFile != "" {
+	switch {
+	case o.CAFile == "" && !o.SkipVerify:
+		// The system's authorities are read once, at the first use: now, rather than in the time of a probe.
+		if _, err := x509.SystemCertPool(); err != nil {
+			return nil, fmt.Errorf("read the system's certificate authorities: %w", err)
+		}
+	case o.CAFile != "":
 		pem, err := os.ReadFile(o.CAFile)
 		if err != nil {
 			return nil, fmt.Errorf("read CA file: %w", err)
