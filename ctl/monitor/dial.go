@@ -48,7 +48,7 @@ func endWith(ctx context.Context, conn interface{ SetDeadline(time.Time) error }
 
 // source is the address to send from towards a member, or none.
 func (w *Path) source(member netip.Addr) netip.Addr {
-	if member.Unmap().Is4() {
+	if member.Is4() {
 		return w.Source4
 	}
 	return w.Source6
@@ -66,7 +66,7 @@ func (w *Path) prepare(fd int, member netip.Addr, network string) error {
 			return localError{fmt.Errorf("set mark %d: %w", w.Mark, err)}
 		}
 	}
-	v4 := member.Unmap().Is4()
+	v4 := member.Is4()
 	var err error
 	switch {
 	case network == "tcp":

@@ -102,7 +102,7 @@ func (e *execMethod) environment(a *attempt) []string {
 	if a.addr.Port() != 0 {
 		port = strconv.Itoa(int(a.addr.Port()))
 	}
-	addr := a.addr.Addr().Unmap()
+	addr := a.addr.Addr()
 	env = append(env, "SLUICE_MEMBER="+a.target.Member, "SLUICE_ADDRESS="+addr.String(), "SLUICE_PORT="+port)
 	if source := a.monitor.Path.source(addr); source.IsValid() {
 		env = append(env, "SLUICE_SOURCE="+source.String())

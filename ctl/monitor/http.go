@@ -95,7 +95,7 @@ func (h *httpMethod) request(ctx context.Context, to netip.AddrPort) (*http.Requ
 		scheme, port = HTTPS, 443
 	}
 	// A Host header has the address without zone, and the port unless it is the scheme's own (RFC 9110 section 7.2).
-	addr := to.Addr().Unmap().WithZone("")
+	addr := to.Addr().WithZone("")
 	host := netip.AddrPortFrom(addr, to.Port()).String()
 	if to.Port() == port {
 		host = strings.TrimSuffix(host, fmt.Sprintf(":%d", port))

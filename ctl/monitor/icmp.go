@@ -63,7 +63,7 @@ type echoSocket struct {
 }
 
 func openEcho(a *attempt) (*echoSocket, error) {
-	member := a.addr.Addr().Unmap()
+	member := a.addr.Addr()
 	s := &echoSocket{v4: member.Is4()}
 	family, proto := unix.AF_INET6, unix.IPPROTO_ICMPV6
 	if s.v4 {
@@ -91,7 +91,7 @@ func openEcho(a *attempt) (*echoSocket, error) {
 
 // connect binds and connects, so that the kernel gives us only what the member sends and errors about what we sent.
 func (s *echoSocket) connect(fd int, a *attempt) error {
-	member := a.addr.Addr().Unmap()
+	member := a.addr.Addr()
 	if err := a.monitor.Path.prepare(fd, member, "icmp"); err != nil {
 		return err
 	}

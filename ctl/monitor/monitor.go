@@ -135,7 +135,7 @@ type DNSOptions struct {
 
 // ExecOptions are the part of exec. The program runs with stdin from /dev/null, in /, without capabilities and without
 // a way to get any (no_new_privs), in a process group of its own that is killed at its end or at Timeout. A process
-// that leaves the group by setsid(2) is not. Exit code 0 is a success. The first line that it writes, to stdout
+// that leaves the group by setsid(2) is not. It keeps the user and the network namespace of this process. Exit code 0 is a success. The first line that it writes, to stdout
 // or stderr, is the cause.
 //
 // Its environment is PATH, Env, and SLUICE_MEMBER, SLUICE_MONITOR, SLUICE_ADDRESS, SLUICE_PORT (empty if there is

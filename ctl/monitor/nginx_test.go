@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,8 +75,6 @@ func startNginx(t testing.TB, r *remote) (dir string, stop func()) {
 	ok(t, os.WriteFile(filepath.Join(dir, "pages"), fmt.Appendf(nil, nginxPages, dir), 0o644))
 	ok(t, os.WriteFile(filepath.Join(dir, "nginx.conf"), fmt.Appendf(nil, nginxConfig, dir, "root"), 0o644))
 
-	never := must(r.host.Listen("tcp", "127.0.0.1:9999"))(t)
-	serveOn(t, never, func(conn net.Conn) { io.Copy(io.Discard, conn) })
 	var log strings.Builder
 	cmd := exec.Command(path, "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	cmd.Stderr, cmd.Stdout = &log, &log
@@ -102,6 +101,7 @@ func startNginx(t testing.TB, r *remote) (dir string, stop func()) {
 func TestNginx(t *testing.T) {
 	r := newRemote(t)
 	dir, stop := startNginx(t, r)
+	serveOn(t, must(r.host.Listen("tcp", "127.0.0.1:9999"))(t), silent) // what is behind /slow
 	to := r.to4
 	get := func(path string, edit func(*Monitor)) Monitor {
 		return testMonitor(HTTP, func(m *Monitor) {
@@ -235,4 +235,40 @@ func TestHTTPOdd(t *testing.T) {
 	} {
 		c.run(t)
 	}
+}
+
+// TestCheckerNginx: from a real server that dies and returns to the events of the Checker.
+func TestCheckerNginx(t *testing.T) {
+	r := newRemote(t)
+	_, stop := startNginx(t, r)
+	m := testMonitor(HTTP, func(m *Monitor) {
+		m.Interval, m.Timeout, m.Rise, m.Fall = 200*time.Millisecond, 200*time.Millisecond, 2, 2
+	})
+	events := make(chan Event, 100)
+	c := must(New(t.Context(), Options{OnMember: func(e Event) { events <- e }}))(t)
+	// A busy machine may make a probe late, so what is between the changes asked for is not judged.
+	await := func(to Verdict, causes ...string) {
+		t.Helper()
+		for limit := time.After(20 * time.Second); ; {
+			select {
+			case e := <-events:
+				if e.To == to && slices.Contains(causes, strings.TrimPrefix(e.Cause, "monitor http: ")) {
+					t.Logf("%v: %s, latency %v", e.To, e.Cause, e.Latency)
+					return
+				}
+				t.Logf("also %v: %s", e.To, e.Cause)
+			case <-limit:
+				t.Fatalf("not %v within 20 s: %+v", to, c.Pairs())
+			}
+		}
+	}
+	ok(t, c.Apply([]Member{{Name: "web/nginx", Address: r.to4(plainPort), Monitors: []*Monitor{&m}}}))
+	await(Up, "status 200")
+	stop()
+	await(Down, "connection refused")
+	startNginx(t, r)
+	await(Up, "status 200")
+	ok(t, r.host.SetLink("eth0", false))
+	await(Down, "timeout after 200ms (connect)", "host unreachable")
+	ok(t, c.Close())
 }

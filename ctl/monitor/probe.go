@@ -60,7 +60,7 @@ type method interface {
 type attempt struct {
 	monitor *Monitor
 	target  Target
-	addr    netip.AddrPort // with the monitor's port
+	addr    netip.AddrPort // with the monitor's port; IPv4 never in IPv6 form
 	stage   string         // what is waited for, for the cause of a timeout
 }
 
@@ -93,9 +93,9 @@ func NewProber(m Monitor) (*Prober, error) {
 
 // Probe probes once. It ends with the monitor's timeout or, soon, with ctx; a probe that ctx ended is inconclusive.
 func (p *Prober) Probe(ctx context.Context, t Target) Result {
-	a := &attempt{monitor: &p.monitor, target: t, addr: t.Address}
+	a := &attempt{monitor: &p.monitor, target: t, addr: netip.AddrPortFrom(t.Address.Addr().Unmap(), t.Address.Port())}
 	if p.monitor.Port != 0 {
-		a.addr = portOf(t.Address, p.monitor.Port)
+		a.addr = portOf(a.addr, p.monitor.Port)
 	}
 	start := time.Now()
 	limited, cancel := context.WithTimeout(ctx, p.monitor.Timeout)

@@ -58,7 +58,7 @@ func configFor(c *tls.Config, member netip.Addr) *tls.Config {
 		return c
 	}
 	c = c.Clone()
-	c.ServerName = member.Unmap().WithZone("").String()
+	c.ServerName = member.WithZone("").String()
 	return c
 }
 
