@@ -252,6 +252,23 @@ func TestSlowCallback(t *testing.T) {
 	})
 }
 
+// TestRemoveInCallback: a member that its own event removes leaves nothing behind.
+func TestRemoveInCallback(t *testing.T) {
+	s := &script{}
+	var c *Checker
+	bubble(t, Options{OnMonitor: func(e Event) { ok(t, c.Remove(e.Member)) }}, s, func(t *testing.T, ck *Checker) {
+		c = ck
+		ok(t, ck.Apply([]Member{testMember("a", steady(nil))}))
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		ck.mu.Lock()
+		defer ck.mu.Unlock()
+		if len(ck.members)+len(ck.timetable)+len(ck.ready)+len(ck.queue) != 0 {
+			t.Errorf("%d members, %d timers, %d ready, %d events left", len(ck.members), len(ck.timetable), len(ck.ready), len(ck.queue))
+		}
+	})
+}
+
 // TestPassiveInChecker: live traffic takes a member down for the hold-off, and the monitors may end it.
 func TestPassiveInChecker(t *testing.T) {
 	bad := Handshakes{Unanswered: 5}
@@ -273,7 +290,9 @@ func TestPassiveInChecker(t *testing.T) {
 				t.Errorf("held off: %+v", got)
 			}
 			if early {
-				time.Sleep(2 * time.Second) // two successes, all after it
+				time.Sleep(time.Second) // one success after it, Rise is two; those before do not count
+				expect(t, &l)
+				time.Sleep(time.Second)
 				expect(t, &l, "a down-up: hold-off ended early by monitor tcp: ok")
 			} else {
 				time.Sleep(5*time.Second - time.Nanosecond)
