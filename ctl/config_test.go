@@ -29,7 +29,7 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
 	sctp := times

@@ -151,7 +151,7 @@ type VirtualSpec struct {
 type Timeouts struct {
 	Handshake     uint32 // TCP before it is established
 	Established   uint32
-	Closing       uint32 // after a FIN
+	Closing       uint32 // after a FIN: the other end may go on sending for long, and its last segments be lost on the way
 	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
 	UDP           uint32
 	UDPUnanswered uint32
@@ -164,7 +164,7 @@ type Timeouts struct {
 
 // DefaultTimeouts are used where the configuration says nothing.
 var DefaultTimeouts = Timeouts{
-	Handshake: 30_000, Established: 3_600_000, Closing: 30_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
 	SCTPInit: 30_000, SCTPEstablished: 3_600_000, SCTPShutdown: 30_000, SCTPClosed: 2_000,
 }
 
