@@ -38,6 +38,7 @@ type Generator struct {
 // Result is what one Run did.
 type Result struct {
 	Sent    uint64 // packets that the kernel has taken and completed
+	Bytes   uint64 // of those, by the live generator only
 	Skipped uint64 // packets that were due while the generator had no core, and were left out rather than sent in a lump
 	Elapsed time.Duration
 }
