@@ -52,6 +52,7 @@ type bed struct {
 	live   *gen.Live
 	target gen.Target // without its port
 	dir    string     // for configurations
+	calm   func() error
 }
 
 // Missing says why nothing can be measured here, or is nil.
@@ -69,15 +70,15 @@ func openBed(ctx context.Context, o *Options) (_ *bed, err error) {
 	if err := Missing(); err != nil {
 		return nil, err
 	}
-	b := &bed{opt: o}
-	if b.dir, err = os.MkdirTemp("", "sluice-perf-"); err != nil {
-		return nil, err
-	}
+	b := &bed{opt: o, calm: raiseSession()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, b.close())
 		}
 	}()
+	if b.dir, err = os.MkdirTemp("", "sluice-perf-"); err != nil {
+		return nil, err
+	}
 	if b.Line, err = lab.NewLine(ctx, servers); err != nil {
 		return nil, err
 	}
@@ -99,7 +100,7 @@ func (b *bed) close() error {
 	if b.Line != nil {
 		errs = append(errs, b.Lab.Close())
 	}
-	return errors.Join(append(errs, os.RemoveAll(b.dir))...)
+	return errors.Join(append(errs, os.RemoveAll(b.dir), b.calm())...)
 }
 
 // sink puts a new sink at the far ends.

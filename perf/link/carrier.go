@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // A carrier takes packets from the outside wire to the inside wire and back.
@@ -83,22 +81,6 @@ type errAbsent struct{ error }
 func absent(err error) bool {
 	var a errAbsent
 	return errors.As(err, &a)
-}
-
-// raise gives a thread the priority and the core of the carrier under test.
-func raise(tid, core int) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, tid, workerNice); err != nil {
-		return fmt.Errorf("set the priority of thread %d: %w", tid, err)
-	}
-	if core < 0 {
-		return nil
-	}
-	var set unix.CPUSet
-	set.Set(core)
-	if err := unix.SchedSetaffinity(tid, &set); err != nil {
-		return fmt.Errorf("pin thread %d to core %d: %w", tid, core, err)
-	}
-	return nil
 }
 
 // tasksOf are the threads of a process whose name begins with prefix.

@@ -21,6 +21,7 @@ import (
 // product is `sluice run` as a process of its own in the balancer's namespace.
 type product struct {
 	b       *bed
+	driver  string
 	process *lab.Process
 	log     *os.File
 	socket  string
@@ -30,7 +31,7 @@ type product struct {
 
 func productUp(driver string) func(context.Context, *bed, setup) (running, error) {
 	return func(ctx context.Context, b *bed, s setup) (running, error) {
-		p := &product{b: b, socket: filepath.Join(b.dir, "sluice.sock")}
+		p := &product{b: b, driver: driver, socket: filepath.Join(b.dir, "sluice.sock")}
 		if err := p.up(ctx, driver, s); err != nil {
 			return nil, errors.Join(err, p.down())
 		}
