@@ -23,7 +23,7 @@ func perfCommand() *cli.Command {
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{perfLinkCommand(), perfForwarderCommand()},
+		Subcommands: []*cli.Command{perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfForwarderCommand()},
 	}
 }
 

@@ -138,6 +138,60 @@ func perfLinkCommand() *cli.Command {
 	}
 }
 
+func perfLatencyCommand() *cli.Command {
+	return &cli.Command{
+		Name: "latency", Usage: "round trips through the engine, beside the kernel, nftables and HAProxy, idle and under load",
+		UsageText: "sluice perf latency [--loads LIST] [--polling LIST] [--json FILE]",
+		Description: "A client sends at scheduled times and a server answers; a late answer counts from when it was due. The load is half and 90% of\n" +
+			"what each carrier carries without loss.",
+		Flags: linkFlags(
+			&cli.StringFlag{Name: "loads", Usage: "`LIST` of idle,half,90: parts of the loss-free rate", Value: "idle,half,90"},
+			&cli.StringFlag{Name: "polling", Usage: "of sluice: `LIST` of busy,adaptive,interrupt", Value: "busy,adaptive,interrupt"},
+			&cli.IntFlag{Name: "probes", Usage: "round trips per second: `N`", Value: 2000},
+			&cli.Float64Flag{Name: "loss", Usage: "percent that may be lost of a rate that is loss-free: `P`", Value: 0.01},
+		),
+		Action: func(c *cli.Context) error {
+			o, err := linkOptions(c)
+			if err != nil {
+				return err
+			}
+			l := link.LatencyOptions{Loads: words(c.String("loads")), Polling: words(c.String("polling")), Rate: c.Int("probes"), Loss: c.Float64("loss") / 100}
+			if o.Quick && !c.IsSet("loads") {
+				l.Loads = []string{"idle"}
+			}
+			if err := oneOf("loads", l.Loads, []string{"idle", "half", "90"}); err != nil {
+				return err
+			}
+			if err := oneOf("polling", l.Polling, []string{"busy", "adaptive", "interrupt"}); err != nil {
+				return err
+			}
+			if l.Rate < 1 || l.Rate > 100_000 || l.Loss < 0 || l.Loss > 1 {
+				return usagef("--probes is between 1 and 100000, and --loss between 0 and 100")
+			}
+			return perfLink(c, "latency", func(rec *result.Recorder) (link.Modes, error) { return link.Latency(c.Context, o, l, rec) })
+		},
+	}
+}
+
+func perfConnectionsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "connections", Usage: "new connections per second, UDP and whole TCP lives, and with a full table, beside nftables",
+		UsageText: "sluice perf connections [--json FILE]",
+		Flags:     linkFlags(&cli.Float64Flag{Name: "loss", Usage: "percent of connections that may fail at a rate that counts: `P`", Value: 0.1}),
+		Action: func(c *cli.Context) error {
+			o, err := linkOptions(c)
+			if err != nil {
+				return err
+			}
+			k := link.ConnectionsOptions{Loss: c.Float64("loss") / 100}
+			if k.Loss < 0 || k.Loss > 1 {
+				return usagef("--loss is between 0 and 100")
+			}
+			return perfLink(c, "connections", func(rec *result.Recorder) (link.Modes, error) { return link.Connections(c.Context, o, k, rec) })
+		},
+	}
+}
+
 // flowCounts reads numbers of connections; new is 0.
 func flowCounts(list []string) (flows []int, err error) {
 	for _, w := range list {

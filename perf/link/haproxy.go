@@ -25,7 +25,7 @@ type haproxy struct {
 
 const haproxyText = `global
   nbthread 1
-  maxconn 20000
+  maxconn 4000
 defaults
   mode %s
   timeout connect 5s

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+
 	"sluice/perf/lab"
 )
 
@@ -130,15 +132,26 @@ add rule ip sluice_perf balance ip daddr %s dnat to numgen inc mod %d map { %s }
 		_, err := lb.Run(context.WithoutCancel(ctx), "nft", "delete", "table", "ip", "sluice_perf")
 		return err
 	})
-	// As sluice: an unanswered datagram's connection is kept 5 s.
+	// As sluice: the connection of an unanswered datagram is kept 5 s, a closed one 2 s.
 	if err := lb.Sysctl("net.netfilter.nf_conntrack_udp_timeout", "5"); err != nil {
 		return err
+	}
+	for _, s := range [][2]string{
+		{"nf_conntrack_tcp_timeout_time_wait", "2"}, {"nf_conntrack_tcp_timeout_close", "2"}, {"nf_conntrack_tcp_timeout_last_ack", "2"},
+	} {
+		if err := lb.Sysctl("net.netfilter."+s[0], s[1]); err != nil {
+			return err
+		}
 	}
 	for file, want := range map[string]int{conntrackMax: s.connections, conntrackBuckets: s.connections / 4} {
 		if err := k.raiseTo(file, want); err != nil {
 			return errAbsent{fmt.Errorf("conntrack for %d connections: %w", s.connections, err)}
 		}
 	}
+	// What is left of this carrier shall not fill the table of the next.
+	k.undo = append(k.undo, func() error {
+		return lb.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
+	})
 	return nil
 }
 
