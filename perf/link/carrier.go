@@ -31,6 +31,7 @@ type setup struct {
 	mode        string // of AF_XDP: auto, copy, generic, zero-copy
 	polling     string // of the product: busy, adaptive, interrupt
 	ringSize    int    // of AF_XDP; 0 is the product's default
+	shared      bool   // others that matter have the same core: the carrier does not go before them
 }
 
 // running is a carrier that is up.

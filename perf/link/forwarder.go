@@ -265,7 +265,7 @@ func forwarderUp(driver string) func(context.Context, *bed, setup) (running, err
 		if len(f.worker) != 1 {
 			return nil, errors.Join(fmt.Errorf("forwarder %s has %d worker threads, not one", driver, len(f.worker)), f.down())
 		}
-		if err := raise(tidOf(f.worker[0]), s.core); err != nil {
+		if err := s.raise(tidOf(f.worker[0])); err != nil {
 			return nil, errors.Join(err, f.down())
 		}
 		return f, nil

@@ -69,7 +69,7 @@ func haproxyUp(ctx context.Context, b *bed, s setup) (running, error) {
 		return err == nil
 	})
 	if err == nil {
-		err = raise(h.process.PID(), s.core)
+		err = s.raise(h.process.PID())
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("haproxy: %w: %s", err, h.words), h.down())

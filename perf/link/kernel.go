@@ -45,7 +45,7 @@ func (k *kernel) up(ctx context.Context, s setup) error {
 		}
 	}
 	if !k.inline {
-		if err := k.thread(lb, s.core); err != nil {
+		if err := k.thread(lb, s); err != nil {
 			return err
 		}
 	}
@@ -68,7 +68,8 @@ func (k *kernel) do(err error, undo func() error) error {
 }
 
 // thread moves the receive work of the balancer's interfaces to threads.
-func (k *kernel) thread(lb *lab.Host, core int) error {
+func (k *kernel) thread(lb *lab.Host, s setup) error {
+	s.shared = false // they are outside of our session, and without it get little of a loaded machine
 	before := kernelThreads("napi/")
 	for _, ifname := range []string{k.b.Outside, k.b.Inside} {
 		if err := k.do(lb.Sysfs(ifname+"/threaded", "1"), func() error { return lb.Sysfs(ifname+"/threaded", "0") }); err != nil {
@@ -77,7 +78,7 @@ func (k *kernel) thread(lb *lab.Host, core int) error {
 	}
 	for pid := range kernelThreads("napi/") {
 		if !before[pid] {
-			if err := raise(tidOf(pid), core); err != nil {
+			if err := s.raise(tidOf(pid)); err != nil {
 				return err
 			}
 			k.threads = append(k.threads, pid)

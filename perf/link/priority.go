@@ -8,18 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// raise gives a thread the priority and the core of the carrier under test.
-func raise(tid, core int) error {
-	if err := unix.Setpriority(unix.PRIO_PROCESS, tid, workerNice); err != nil {
-		return fmt.Errorf("set the priority of thread %d: %w", tid, err)
-	}
-	if core < 0 {
-		return nil
+// raise gives a thread the core of the carrier under test, and the priority.
+func (s setup) raise(tid int) error {
+	if !s.shared {
+		if err := unix.Setpriority(unix.PRIO_PROCESS, tid, workerNice); err != nil {
+			return fmt.Errorf("set the priority of thread %d: %w", tid, err)
+		}
 	}
 	var set unix.CPUSet
-	set.Set(core)
+	set.Set(s.core)
 	if err := unix.SchedSetaffinity(tid, &set); err != nil {
-		return fmt.Errorf("pin thread %d to core %d: %w", tid, core, err)
+		return fmt.Errorf("pin thread %d to core %d: %w", tid, s.core, err)
 	}
 	return nil
 }
