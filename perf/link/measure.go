@@ -87,7 +87,9 @@ func (b *bed) flatOutOnce(ctx context.Context, c carrier, r running, load gen.Lo
 		return s, err
 	}
 	defer func() { err = errors.Join(err, sink.Close()) }()
-	load.Length = liveSetup + settling + b.opt.Window
+	load.Length = endless
+	sending, stop := context.WithCancel(ctx)
+	defer stop()
 	type outcome struct {
 		r   gen.Result
 		err error
@@ -98,26 +100,27 @@ func (b *bed) flatOutOnce(ctx context.Context, c carrier, r running, load gen.Lo
 		return s, err
 	}
 	go func() {
-		res, err := b.live.Run(ctx, load, b.opt.GeneratorCore)
+		res, err := b.live.Run(sending, load, b.opt.GeneratorCore)
 		done <- outcome{res, err}
 	}()
+	// The harness has no core of its own, so it looks at the clock rather than rely on its sleep, and ends the load after
+	// the window instead of before.
 	sleep(ctx, liveSetup+settling)
-	from, at, used := gen.SinkCounts{}, time.Now(), cpuTime(r.tasks())
-	if from, err = sink.Counts(); err == nil {
-		sleep(ctx, b.opt.Window)
-	}
-	to, errTo := sink.Counts()
-	long, cpu := time.Since(at), cpuTime(r.tasks())-used
+	from, err := look(sink, r)
+	sleep(ctx, b.opt.Window)
+	to, errTo := look(sink, r)
+	stop()
 	o := <-done
 	if err := errors.Join(err, errTo, o.err, ctx.Err()); err != nil {
 		return s, err
 	}
+	long, cpu := to.at.Sub(from.at), to.cpu-from.cpu
 	if s.counts, s.mismatch, err = b.compare(ctx, r, before, sink); err != nil {
 		return s, err
 	}
-	n := d.of(to, c.reflects) - d.of(from, c.reflects)
-	bytes := to.Requests.Bytes - from.Requests.Bytes + to.Answers.Bytes - from.Answers.Bytes
-	packets := to.Requests.Packets - from.Requests.Packets + to.Answers.Packets - from.Answers.Packets
+	n := d.of(to.counts, c.reflects) - d.of(from.counts, c.reflects)
+	bytes := to.counts.Requests.Bytes - from.counts.Requests.Bytes + to.counts.Answers.Bytes - from.counts.Answers.Bytes
+	packets := to.counts.Requests.Packets - from.counts.Requests.Packets + to.counts.Answers.Packets - from.counts.Answers.Packets
 	s.rate = float64(n) / long.Seconds()
 	s.bits = 8 * float64(bytes+fcs*packets) / long.Seconds()
 	s.cpu = cpu.Seconds() / long.Seconds()
@@ -129,6 +132,27 @@ func (b *bed) flatOutOnce(ctx context.Context, c carrier, r running, load gen.Lo
 	s.share = min(s.share, s.cpu)
 	s.loss = lossOf(o.r.Sent, d.of(s.counts, c.reflects))
 	return s, nil
+}
+
+// endless is longer than any sample: the load ends when it is told to.
+const endless = time.Hour
+
+// glance is what is seen at one moment.
+type glance struct {
+	at     time.Time
+	cpu    time.Duration
+	counts gen.SinkCounts
+}
+
+// look reads the clock and the counters together: one that was interrupted in between is no use.
+func look(sink *gen.Sink, r running) (g glance, err error) {
+	for range 100 {
+		g.at, g.cpu = time.Now(), cpuTime(r.tasks())
+		if g.counts, err = sink.Counts(); err != nil || time.Since(g.at) < time.Millisecond {
+			return g, err
+		}
+	}
+	return g, errors.New("the harness gets no core: something goes before it all the time")
 }
 
 // paced sends at a rate and counts what arrives of it.
