@@ -56,6 +56,9 @@ type Rewrite struct {
 // Tuple is source and destination.
 type Tuple struct{ Src, Dst netip.AddrPort }
 
+// Owner is the worker that owns packets of a tuple: where a NIC whose hash is ours delivers them.
+func (c *Config) Owner(k *flow.Key) int { return c.owner(k) }
+
 // Explain says what would happen to the first packet from src to dst under c.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}

@@ -23,7 +23,10 @@ func perfCommand() *cli.Command {
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfForwarderCommand()},
+		Subcommands: []*cli.Command{
+			perfPipelineCommand(), perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfScaleCommand(),
+			perfCompareCommand(), perfReportCommand(), perfForwarderCommand(),
+		},
 	}
 }
 

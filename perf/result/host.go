@@ -133,3 +133,17 @@ func revision() string {
 	}
 	return rev + changed
 }
+
+// Differences says in what two hosts differ that matters for a comparison.
+func Differences(a, b *Host) (d []string) {
+	for _, f := range []struct{ what, a, b string }{
+		{"CPU", a.CPU, b.CPU}, {"cores", fmt.Sprint(a.Cores), fmt.Sprint(b.Cores)}, {"kernel", a.Kernel, b.Kernel}, {"Go", a.Go, b.Go},
+		{"huge pages", a.HugePages, b.HugePages}, {"governor", a.Governor, b.Governor}, {"virtualisation", a.Virtualisation, b.Virtualisation},
+		{"driver", a.Driver, b.Driver}, {"mode", a.Mode, b.Mode},
+	} {
+		if f.a != f.b {
+			d = append(d, fmt.Sprintf("%s: %s then, %s now", f.what, f.a, f.b))
+		}
+	}
+	return d
+}

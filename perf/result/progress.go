@@ -32,6 +32,17 @@ func (p *Progress) Step(format string, args ...any) {
 	}
 	line += fmt.Sprintf(format, args...)
 	p.done++
+	p.show(line)
+}
+
+// Note says how far the present step is.
+func (p *Progress) Note(format string, args ...any) {
+	if p != nil && p.w != nil {
+		p.show(fmt.Sprintf("%4.0fs ", time.Since(p.began).Seconds()) + fmt.Sprintf(format, args...))
+	}
+}
+
+func (p *Progress) show(line string) {
 	if !p.terminal {
 		fmt.Fprintln(p.w, line)
 		return

@@ -4,29 +4,37 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
 
-// WriteTable prints the results for people: a row per case, a column per metric, medians with their spread.
+// WriteTable prints the results for people: a row per case, a column per metric, medians with their spread; then the
+// stages, where there are any.
 func (f *File) WriteTable(w io.Writer) error {
-	names := f.names()
-	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', tabwriter.AlignRight)
-	cells := []string{"case"}
-	for _, n := range names {
-		cells = append(cells, MetricOf(n).Title)
-	}
-	fmt.Fprintln(tw, strings.Join(cells, "\t")+"\t")
-	for i := range f.Results {
-		r := &f.Results[i]
-		cells = append(cells[:0], r.Case)
-		for _, n := range names {
-			cells = append(cells, r.Cell(n))
+	for _, g := range []Group{Main, Stage} {
+		names := f.Columns(g)
+		if len(names) == 0 {
+			continue
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t")+"\t")
-	}
-	if err := tw.Flush(); err != nil {
-		return err
+		tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		cells := []string{"CASE"}
+		for _, n := range names {
+			cells = append(cells, MetricOf(n).Title)
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		for i := range f.Results {
+			r := &f.Results[i]
+			cells = append(cells[:0], r.Case)
+			for _, n := range names {
+				cells = append(cells, r.Cell(n))
+			}
+			fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
 	}
 	for _, s := range f.Skipped {
 		if _, err := fmt.Fprintf(w, "skipped %s: %s\n", s.Case, s.Reason); err != nil {
@@ -36,14 +44,14 @@ func (f *File) WriteTable(w io.Writer) error {
 	return nil
 }
 
-// Columns are the metrics that any result has, in their order.
-func (f *File) Columns() []string { return f.names() }
-
-func (f *File) names() []string {
+// Columns are the metrics of the given groups that any result has, in their order.
+func (f *File) Columns(groups ...Group) []string {
 	all := Result{Metrics: Metrics{}}
 	for i := range f.Results {
 		for n := range f.Results[i].Metrics {
-			all.Metrics[n] = 0
+			if slices.Contains(groups, MetricOf(n).Group) {
+				all.Metrics[n] = 0
+			}
 		}
 	}
 	return all.Names()
