@@ -19,8 +19,8 @@ import (
 // packet that a carrier says it sent arrived translated with right checksums (the scenario itself fails otherwise), every
 // case is there with numbers, and nothing stays behind.
 
-// perfRun runs a scenario to its end and reads its results.
-func perfRun(t *testing.T, args ...string) *result.File {
+// linkRun runs a scenario to its end and reads its results.
+func linkRun(t *testing.T, args ...string) *result.File {
 	t.Helper()
 	needCarriers(t)
 	name := filepath.Join(t.TempDir(), "out.json")
@@ -97,7 +97,7 @@ func has(t *testing.T, f *result.File, name string, metrics ...string) *result.R
 
 // Packets of many connections and of new ones, one way and both, through sluice, the kernel and the forwarders.
 func TestPerfLink(t *testing.T) {
-	f := perfRun(t, "link", "--quick", "--window", "50ms", "--flows", "64,new", "--sizes", "64,imix",
+	f := linkRun(t, "link", "--quick", "--window", "50ms", "--flows", "64,new", "--sizes", "64,imix",
 		"--carriers", "forward-inline,sluice,rings,asavie", "--modes", "auto,generic,zero-copy")
 	if f.Scenario != "link" || f.Host.Driver != "veth" || !strings.Contains(f.Host.Mode, "sluice: outside: xsk native copy") {
 		t.Errorf("scenario %s, driver %s, mode %s", f.Scenario, f.Host.Driver, f.Host.Mode)
@@ -120,7 +120,7 @@ func TestPerfLink(t *testing.T) {
 
 // A paced load is carried without loss, and the search finds a rate.
 func TestPerfLinkPaced(t *testing.T) {
-	f := perfRun(t, "link", "--quick", "--window", "100ms", "--flows", "64", "--directions", "both", "--rate", "2000", "--search", "--loss", "5",
+	f := linkRun(t, "link", "--quick", "--window", "100ms", "--flows", "64", "--directions", "both", "--rate", "2000", "--search", "--loss", "5",
 		"--carriers", "sluice")
 	r := has(t, f, "sluice/flows=64/direction=both", "mpps", "loss_free_mpps")
 	if r.Metrics["mpps"] > 0.0022 {
@@ -129,14 +129,14 @@ func TestPerfLinkPaced(t *testing.T) {
 }
 
 func TestPerfConnections(t *testing.T) {
-	f := perfRun(t, "connections", "--quick", "--window", "100ms", "--loss", "5", "--carriers", "sluice")
+	f := linkRun(t, "connections", "--quick", "--window", "100ms", "--loss", "5", "--carriers", "sluice")
 	for _, k := range []string{"proto=udp/flows=new", "proto=tcp/flows=new/life=whole", "proto=udp/flows=new/table=full"} {
 		has(t, f, "sluice/"+k, "connections_per_second")
 	}
 }
 
 func TestPerfLatency(t *testing.T) {
-	f := perfRun(t, "latency", "--quick", "--window", "100ms", "--loss", "5", "--loads", "idle,half", "--probes", "500", "--carriers", "sluice,forward-inline")
+	f := linkRun(t, "latency", "--quick", "--window", "100ms", "--loss", "5", "--loads", "idle,half", "--probes", "500", "--carriers", "sluice,forward-inline")
 	for _, proto := range []string{"udp", "tcp"} {
 		has(t, f, "forward-inline/proto="+proto+"/load=idle", "p50_us", "p99_us", "p999_us", "max_us")
 		for _, polling := range []string{"busy", "adaptive", "interrupt"} {

@@ -95,7 +95,7 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 				m := result.Metrics{"connections_per_second": s.rate, "cpu_percent": 100 * s.cpu}
 				rates[c.name] = s.rate
 				if s.share > 0 { // flat out
-					m["core_share"], m["connections_per_core_second"] = s.share, s.rate/s.cpu
+					m["core_percent"], m["connections_per_core_second"] = 100*s.share, s.rate/s.cpu
 					rates[c.name] = s.rate / s.cpu
 				}
 				rec.Add(name, m)

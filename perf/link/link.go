@@ -227,7 +227,7 @@ func (b *bed) linkCase(ctx context.Context, l *LinkOptions, k linkCase, run int,
 }
 
 // compared are the carriers that ratios are given to.
-var compared = []string{"forward", "forward-inline", "nftables", "nftables-inline", "asavie", "rings"}
+var compared = []string{"forward", "forward-inline", "nftables", "nftables-inline", "asavie", "asavie-ports", "rings"}
 
 func metricWord(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
@@ -249,7 +249,7 @@ func (b *bed) carried(ctx context.Context, l *LinkOptions, k linkCase, c carrier
 	if err != nil {
 		return nil, err
 	}
-	m := result.Metrics{"mpps": s.rate / 1e6, "gbit_per_second": s.bits / 1e9, "cpu_percent": 100 * s.cpu, "core_share": s.share}
+	m := result.Metrics{"mpps": s.rate / 1e6, "gbit_per_second": s.bits / 1e9, "core_percent": 100 * s.share}
 	if s.cpu > 0 && l.Rate == 0 {
 		m["mpps_per_core"] = s.rate / 1e6 / s.cpu
 	}
