@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -95,6 +96,11 @@ func perfLinkCommand() *cli.Command {
 			&cli.Float64Flag{Name: "loss", Usage: "percent that may be lost of a rate that is loss-free: `P`", Value: 0.01},
 			&cli.IntFlag{Name: "ring-size", Usage: "of AF_XDP rings: `N`; 0 is the default of sluice", Value: 0},
 			&cli.BoolFlag{Name: "no-http", Usage: "leave HTTP out"},
+			&cli.StringFlag{Name: "in", Usage: "no lab: send out of this `INTERFACE`, and measure what is between it and --out"},
+			&cli.StringFlag{Name: "out", Usage: "count at this `INTERFACE`"},
+			&cli.StringFlag{Name: "to", Usage: "with --in: `ADDRESS` of the virtual server, which has UDP port 53", Value: "10.10.1.100"},
+			&cli.StringFlag{Name: "router", Usage: "with --in: `MAC` address that packets are sent to"},
+			&cli.StringFlag{Name: "name", Usage: "with --in: `NAME` of what carries", Value: "external"},
 		),
 		Action: func(c *cli.Context) error {
 			o, err := linkOptions(c)
@@ -133,9 +139,34 @@ func perfLinkCommand() *cli.Command {
 			if l.Rate < 0 || l.Loss < 0 || l.Loss > 1 {
 				return usagef("--rate cannot be negative, and --loss is between 0 and 100")
 			}
+			if e, err := external(c); err != nil || e != nil {
+				if err != nil {
+					return err
+				}
+				return perfLink(c, "link", func(rec *result.Recorder) (link.Modes, error) { return link.LinkExternal(c.Context, o, l, *e, rec) })
+			}
 			return perfLink(c, "link", func(rec *result.Recorder) (link.Modes, error) { return link.Link(c.Context, o, l, rec) })
 		},
 	}
+}
+
+// external reads the flags of two given interfaces; without them it is nil.
+func external(c *cli.Context) (*link.External, error) {
+	e := &link.External{In: c.String("in"), Out: c.String("out"), Name: c.String("name")}
+	if e.In == "" && e.Out == "" {
+		return nil, nil
+	}
+	if e.In == "" || e.Out == "" {
+		return nil, usagef("--in and --out go together")
+	}
+	var err error
+	if e.To, err = netip.ParseAddr(c.String("to")); err != nil || !e.To.Is4() {
+		return nil, usagef("--to %q is no IPv4 address", c.String("to"))
+	}
+	if e.Router, err = net.ParseMAC(c.String("router")); err != nil {
+		return nil, usagef("--router: %w; give the MAC address of the carrier's interface at --in", err)
+	}
+	return e, nil
 }
 
 func perfLatencyCommand() *cli.Command {
@@ -218,6 +249,9 @@ func perfLink(c *cli.Context, name string, scenario func(*result.Recorder) (link
 	modes, err := scenario(rec)
 	f := rec.File()
 	f.Host.Driver, f.Host.Mode = "veth", modes.String()
+	if c.String("in") != "" {
+		f.Host.Driver = c.String("in") + ", " + c.String("out")
+	}
 	if c.Context.Err() != nil {
 		return fmt.Errorf("interrupted; everything was taken down: %w", c.Context.Err())
 	}

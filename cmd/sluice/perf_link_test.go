@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,7 +156,7 @@ func TestPerfLinkUsage(t *testing.T) {
 	for _, args := range []string{
 		"link extra", "link --flows 0", "link --flows x", "link --sizes 65", "link --sizes ,", "link --directions up", "link --modes none",
 		"link --carriers ipvs", "link --window 1ms", "link --core 0", "link --runs 0", "link --rate -1", "latency --loads full", "latency --polling x",
-		"latency --probes 0", "connections --loss 200", "forwarder --driver mem", "forwarder --to-server x",
+		"latency --probes 0", "link --in x", "link --in x --out y", "link --in x --out y --to z", "connections --loss 200", "forwarder --driver mem", "forwarder --to-server x",
 	} {
 		if code := run(t.Context(), append([]string{"sluice", "perf"}, strings.Fields(args)...)); code != exitUsage {
 			t.Errorf("sluice perf %s: exit code %d, want %d", args, code, exitUsage)
@@ -187,5 +188,37 @@ func TestPerfLinkInterrupted(t *testing.T) {
 	}
 	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
 		t.Errorf("left behind: %s", left)
+	}
+}
+
+// A tester's two interfaces, with a router of the kernel between them.
+func TestPerfLinkExternal(t *testing.T) {
+	needCarriers(t)
+	program(t)
+	l := must(lab.New(t.Context(), "external"))(t)
+	t.Cleanup(func() { ok(t, l.Close()) })
+	tester, router := must(l.Host("tester"))(t), must(l.Host("router"))(t)
+	ok(t, l.Wire(tester, "near", router, "outside", lab.WireOptions{}))
+	ok(t, l.Wire(router, "inside", tester, "far", lab.WireOptions{}))
+	ok(t, router.Addr("outside", "172.16.10.1/24"))
+	ok(t, router.Addr("inside", "192.168.20.254/24"))
+	server, client := netip.MustParseAddr("192.168.20.1"), netip.MustParseAddr("172.16.10.55")
+	ok(t, router.Neighbour("inside", server, must(tester.MAC("far"))(t)))
+	ok(t, router.Neighbour("outside", client, must(tester.MAC("near"))(t)))
+	ok(t, router.Gateway(netip.MustParsePrefix("10.10.1.100/32"), server))
+	ok(t, router.Gateway(lab.Sources, client))
+	for _, name := range []string{"outside", "inside"} {
+		ok(t, router.GRO(name, true))
+	}
+	ok(t, router.Sysctl("net.ipv4.ip_forward", "1"))
+	name := filepath.Join(t.TempDir(), "out.json")
+	out, err := tester.Run(t.Context(), program(t), "perf", "link", "--quick", "--window", "50ms", "--flows", "64,new", "--verify",
+		"--in", "near", "--out", "far", "--router", must(router.MAC("outside"))(t).String(), "--name", "router", "--json", name)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	f := must(result.ReadFile(name))(t)
+	for _, k := range []string{"flows=64", "flows=new", "flows=64/direction=both"} {
+		has(t, f, "router/"+k, "mpps")
 	}
 }

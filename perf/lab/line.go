@@ -23,14 +23,19 @@ type Line struct {
 	Servers  *Host
 
 	Outside, Inside string // interfaces of the balancer
-	Sources         netip.Prefix
-	ServerNet       netip.Prefix
 	VIP4            netip.Addr
 	Client4         netip.Addr
 	Outside4        netip.Addr
 	Inside4         netip.Addr
 	ServerAddr4     []netip.Addr
 }
+
+// Sources is where a generator's packets come from, behind the client (RFC 2544 section C.2.2), and ServerNet the servers'
+// network.
+var (
+	Sources   = netip.MustParsePrefix("198.18.0.0/15")
+	ServerNet = netip.MustParsePrefix("192.168.20.0/24")
+)
 
 // NewLine builds the network with so many servers, 1 to 100. Closing its Lab, or the end of ctx, takes it down.
 func NewLine(ctx context.Context, servers int) (*Line, error) {
@@ -43,7 +48,6 @@ func NewLine(ctx context.Context, servers int) (*Line, error) {
 	}
 	t := &Line{
 		Lab: l, Outside: "outside", Inside: "inside",
-		Sources: netip.MustParsePrefix("198.18.0.0/15"), ServerNet: netip.MustParsePrefix("192.168.20.0/24"),
 		VIP4: netip.MustParseAddr("10.10.1.100"), Client4: netip.MustParseAddr("172.16.10.55"),
 		Outside4: netip.MustParseAddr("172.16.10.1"), Inside4: netip.MustParseAddr("192.168.20.254"),
 	}
@@ -69,7 +73,7 @@ func (t *Line) build() error {
 	}
 	b.do(func() error { return t.Client.DefaultRoute(t.Outside4.String()) })
 	b.do(func() error { return t.Servers.DefaultRoute(t.Inside4.String()) })
-	b.do(func() error { return t.Balancer.Route(t.Sources.String(), t.Client4.String()) })
+	b.do(func() error { return t.Balancer.Route(Sources.String(), t.Client4.String()) })
 	know := func(h *Host, ifname string, a netip.Addr, of *Host, ofName string) {
 		b.do(func() error {
 			mac, err := of.MAC(ofName)

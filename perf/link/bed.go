@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -51,8 +50,12 @@ type bed struct {
 	opt    *Options
 	live   *gen.Live
 	target gen.Target // without its port
+	to     netip.Addr // the virtual server
 	dir    string     // for configurations
-	calm   func() error
+	// The far ends: interfaces, and how to get to their namespaces.
+	clientIf, serverIf   string
+	atClients, atServers func(func() error) error
+	calm                 func() error
 }
 
 // Missing says why nothing can be measured here, or is nil.
@@ -82,7 +85,8 @@ func openBed(ctx context.Context, o *Options) (_ *bed, err error) {
 	if b.Line, err = lab.NewLine(ctx, servers); err != nil {
 		return nil, err
 	}
-	if err := b.Client.Do(func() (err error) { b.live, err = gen.OpenLive("eth0"); return err }); err != nil {
+	b.to, b.clientIf, b.serverIf, b.atClients, b.atServers = b.VIP4, "eth0", "eth0", b.Client.Do, b.Servers.Do
+	if err := b.atClients(func() (err error) { b.live, err = gen.OpenLive(b.clientIf); return err }); err != nil {
 		return nil, err
 	}
 	if b.target.SrcMAC, err = b.Client.MAC("eth0"); err != nil {
@@ -105,13 +109,13 @@ func (b *bed) close() error {
 
 // sink puts a new sink at the far ends.
 func (b *bed) sink(answer bool) (*gen.Sink, error) {
-	s, err := gen.NewSink(gen.SinkConfig{Clients: b.Sources, Servers: b.ServerNet, Answer: answer, Verify: b.opt.Verify})
+	s, err := gen.NewSink(gen.SinkConfig{Clients: lab.Sources, Servers: lab.ServerNet, Answer: answer, Verify: b.opt.Verify})
 	if err != nil {
 		return nil, err
 	}
-	err = b.Servers.Do(func() error { return s.AttachServers("eth0") })
+	err = b.atServers(func() error { return s.AttachServers(b.serverIf) })
 	if err == nil {
-		err = b.Client.Do(func() error { return s.AttachClients("eth0") })
+		err = b.atClients(func() error { return s.AttachClients(b.clientIf) })
 	}
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -121,22 +125,13 @@ func (b *bed) sink(answer bool) (*gen.Sink, error) {
 
 // load completes what a generator shall send to the virtual server.
 func (b *bed) load(l gen.Load) gen.Load {
-	l.Target, l.Sources = b.target, b.Sources
+	l.Target, l.Sources = b.target, lab.Sources
 	port := uint16(udpPort)
 	if l.TCP {
 		port = tcpPort
 	}
-	l.To = netip.AddrPortFrom(b.VIP4, port)
+	l.To = netip.AddrPortFrom(b.to, port)
 	return l
-}
-
-// mac is that of an interface as a value.
-func mac(h *lab.Host, ifname string) (m [6]byte, err error) {
-	var hw net.HardwareAddr
-	if hw, err = h.MAC(ifname); err == nil {
-		copy(m[:], hw)
-	}
-	return m, err
 }
 
 // wanted reports whether a carrier was asked for.
