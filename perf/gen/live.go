@@ -47,7 +47,7 @@ type Load struct {
 
 // IMIX is the simple mixture of 64, 594 and 1518 bytes in the relation 7 to 4 to 1, as near as 16 packets come to it. The
 // lengths here are without the four bytes of the check sequence.
-var IMIX = []int{60, 60, 590, 60, 60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 590, 60}
+var IMIX = []int{60, 60, 590, 60, 590, 60, 60, 590, 60, 1514, 590, 60, 590, 60, 590, 60}
 
 const (
 	sizeSlots   = 16   // of live.c
