@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"sluice/perf/gen"
 	"sluice/perf/result"
@@ -74,7 +75,7 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 		for _, kind := range connectionKinds {
 			rates := map[string]float64{}
 			for _, c := range o.turn(run) {
-				if !contains(connectionCarriers, c.name) {
+				if !slices.Contains(connectionCarriers, c.name) {
 					continue
 				}
 				name := c.name + "/" + kind.name

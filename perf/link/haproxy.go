@@ -19,7 +19,6 @@ import (
 type haproxy struct {
 	b       *bed
 	process *lab.Process
-	tcp     bool
 	words   *strings.Builder
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -70,7 +71,7 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 		}
 		rates := map[string]map[string]float64{"keep-alive": {}, "close": {}}
 		for _, c := range b.opt.turn(run) {
-			if !contains(httpCarriers, c.name) {
+			if !slices.Contains(httpCarriers, c.name) {
 				continue
 			}
 			b.opt.step("run %d of %d: %s over HTTP, %s", run+1, b.opt.Runs, c.name, p.name)
@@ -92,15 +93,6 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 		}
 	}
 	return nil
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 func httpCase(carrier, kind string, p placement) string {

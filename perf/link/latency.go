@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -88,7 +89,7 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, proto, load string, run int, free map[string]float64, rec *result.Recorder, modes Modes) error {
 	of := map[string]map[string]float64{}
 	for _, c := range b.opt.turn(run) {
-		if !contains(latencyCarriers, c.name) || c.proxy && proto != "tcp" {
+		if !slices.Contains(latencyCarriers, c.name) || c.proxy && proto != "tcp" {
 			continue
 		}
 		ways := []string{""}

@@ -21,7 +21,6 @@ type probe struct {
 	hist *hdrhistogram.Histogram // nanoseconds
 	sent int
 	lost int
-	cpu  float64 // of one core, by the carrier's threads
 }
 
 const (
