@@ -93,7 +93,10 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 				if err := errors.Join(err, s.mismatch, r.down()); err != nil {
 					return modes, fmt.Errorf("%s: %w", name, err)
 				}
-				m := result.Metrics{"connections_per_second": s.rate, "cpu_percent": 100 * s.cpu}
+				m := result.Metrics{"connections_per_second": s.rate}
+				if len(r.tasks()) > 0 {
+					m["cpu_percent"] = 100 * s.cpu
+				}
 				rates[c.name] = s.rate
 				if s.share > 0 { // flat out
 					m["core_percent"], m["connections_per_core_second"] = 100*s.share, s.rate/s.cpu

@@ -29,6 +29,9 @@ const (
 	probeLimit = 200 * time.Millisecond
 	probePrio  = 10 // SCHED_FIFO
 	nanosecond = int64(1)
+	// spinTime is how long before it is due a client without a load beside it is awake. It must not be so all the time: the
+	// kernel stops a thread of its class that runs without a pause (sched_rt_runtime_us).
+	spinTime = 60 * time.Microsecond
 )
 
 // echo answers on all addresses of the servers until the result is called.
@@ -142,7 +145,7 @@ func (b *bed) answer(c *net.TCPConn) {
 
 // roundTrips sends at scheduled times, rate per second, for so long, and notes how long each answer took from when it
 // was due: a send that has to wait for the answer before it is late for a reason that counts (coordinated omission). With
-// spin the client waits awake, which only a core without a load allows.
+// spin the client is awake before a send is due, which only a core without a load allows.
 func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, tcp, spin bool, rate int, long time.Duration) (*probe, error) {
 	network := "udp"
 	if tcp {
@@ -190,10 +193,12 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 		if due.Sub(begin) >= long {
 			return nil
 		}
-		if !spin {
-			if wait := time.Until(due); wait > 0 {
-				_ = unix.Nanosleep(&unix.Timespec{Sec: int64(wait / time.Second), Nsec: int64(wait % time.Second)}, nil)
-			}
+		wait := time.Until(due)
+		if spin {
+			wait -= spinTime
+		}
+		if wait > 0 {
+			_ = unix.Nanosleep(&unix.Timespec{Sec: int64(wait / time.Second), Nsec: int64(wait % time.Second)}, nil)
 		}
 		for time.Now().Before(due) {
 		}
