@@ -13,6 +13,9 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
+
+	"sluice/perf/gen"
+	"sluice/perf/lab"
 )
 
 // probe measures round trips of real sockets: a client's, whose sends are scheduled, and an echo server's. Both have the
@@ -34,8 +37,24 @@ const (
 	spinTime = 60 * time.Microsecond
 )
 
+// kernelAnswers answers the client's datagrams at the servers' end of the wire.
+func (b *bed) kernelAnswers() (stop func(), err error) {
+	s, err := gen.NewSink(gen.SinkConfig{Clients: netip.PrefixFrom(b.Client4, 32), Servers: lab.ServerNet, Answer: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.atServers(func() error { return s.AttachServers(b.serverIf) }); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return func() { s.Close() }, nil
+}
+
 // echo answers on all addresses of the servers until the result is called.
-func (b *bed) echo(tcp bool) (stop func(), err error) {
+func (b *bed) echo(proto string) (stop func(), err error) {
+	if proto == kernelEcho {
+		return b.kernelAnswers()
+	}
+	tcp := proto == "tcp"
 	var closers []func()
 	stop = func() {
 		for _, c := range closers {
@@ -146,8 +165,8 @@ func (b *bed) answer(c *net.TCPConn) {
 // roundTrips sends at scheduled times, rate per second, for so long, and notes how long each answer took from when it
 // was due: a send that has to wait for the answer before it is late for a reason that counts (coordinated omission). With
 // spin the client is awake before a send is due, which only a core without a load allows.
-func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, tcp, spin bool, rate int, long time.Duration) (*probe, error) {
-	network := "udp"
+func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, spin bool, rate int, long time.Duration) (*probe, error) {
+	tcp, network := proto == "tcp", "udp"
 	if tcp {
 		network = "tcp"
 	}
@@ -171,6 +190,9 @@ func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, tcp, spin bool,
 		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 			return nil, err
 		}
+	}
+	if err := unix.SetNonblock(fd, proto == kernelEcho); err != nil {
+		return nil, err
 	}
 	p := &probe{hist: hdrhistogram.New(nanosecond, int64(10*time.Second), 3)}
 	done := make(chan error, 1)
@@ -226,9 +248,12 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 
 // receive waits for the answer to a probe, and passes over late ones of others. It reports whether it came in time.
 func (p *probe) receive(fd int, in, want []byte) bool {
+	began := time.Now()
 	for got := 0; ; {
 		n, err := unix.Read(fd, in[got:])
 		switch {
+		case errors.Is(err, unix.EAGAIN) && time.Since(began) < probeLimit: // at once without sleep, or the end of the limit
+			continue
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNREFUSED):
 			continue
 		case err != nil || n <= 0:
