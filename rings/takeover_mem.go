@@ -4,7 +4,12 @@ import "fmt"
 
 // Successor is a queue over the same rings, as another process would map them: its state is to be imported. The wire stays.
 func (m *Mem) Successor() *Mem {
-	return &Mem{region: m.region, fill: m.fill, completion: m.completion, rx: m.rx, tx: m.tx, wire: m.wire, closed: true}
+	return &Mem{region: m.region, fill: m.fill.again(), completion: m.completion.again(), rx: m.rx.again(), tx: m.tx.again(), wire: m.wire, closed: true}
+}
+
+// again is the ring as it is mapped for a second time: what is shared, without the indices of whoever uses it now.
+func (r *ring[T]) again() ring[T] {
+	return ring[T]{slots: r.slots, mask: r.mask, producer: r.producer, consumer: r.consumer, flags: r.flags}
 }
 
 // Export implements Transferable. The memory driver keeps no ledger by frame.
