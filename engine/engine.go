@@ -215,12 +215,15 @@ func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-ch
 	}
 }
 
-// await waits until a worker has applied a message. One that has ended will not, and need not.
-func await(ctx context.Context, w *worker, done <-chan struct{}) error {
+// await waits until a worker has applied a message. One that has ended will not, and need not, unless a successor has its work.
+func (e *Engine) await(ctx context.Context, w *worker, done <-chan struct{}) error {
 	select {
 	case <-done:
 		return nil
 	case <-w.runtime.gone:
+		if e.left.Load() {
+			return ErrStopped
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("worker %d does not answer: %w", w.id, ctx.Err())
@@ -233,7 +236,7 @@ func (e *Engine) wait(ctx context.Context, w *worker, f func(*worker)) error {
 	if err != nil {
 		return err
 	}
-	return await(ctx, w, done)
+	return e.await(ctx, w, done)
 }
 
 // ask has workers apply f, at the same time, and waits for all.
@@ -246,7 +249,7 @@ func (e *Engine) ask(ctx context.Context, workers []*worker, f func(*worker)) er
 		}
 	}
 	for i, w := range workers {
-		if err := await(ctx, w, waits[i]); err != nil {
+		if err := e.await(ctx, w, waits[i]); err != nil {
 			return err
 		}
 	}

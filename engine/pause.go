@@ -66,7 +66,7 @@ func (p *Pause) park(w *worker) {
 		w.transmit()
 		w.reclaim()
 		if !busy {
-			runtime.Gosched()
+			time.Sleep(restStep) // not a spin: the last one may need this core
 		}
 	}
 	p.parked <- struct{}{}
@@ -75,6 +75,9 @@ func (p *Pause) park(w *worker) {
 		runtime.Goexit() // not one more step: queues and tables are another's
 	}
 }
+
+// restStep is how often a worker that rests looks whether another has handed something over.
+const restStep = 20 * time.Microsecond
 
 // drain has the workers, which rest, finish what they have handed to each other. This ends: nothing new is received, and a
 // frame is handed on twice at most, to the worker of its egress port and, when it is free, back to where it came from.

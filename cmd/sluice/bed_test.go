@@ -168,11 +168,11 @@ type daemon struct {
 	log *output
 }
 
-// launch starts the program and does not wait.
-func (b *bed) launch() *daemon {
+// launch starts the program, with more flags if given, and does not wait.
+func (b *bed) launch(flags ...string) *daemon {
 	b.t.Helper()
 	d := &daemon{bed: b, log: &output{}}
-	cmd := exec.Command(program(b.t), "run", "-c", b.config)
+	cmd := exec.Command(program(b.t), append([]string{"run", "-c", b.config}, flags...)...)
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	d.Process = must(b.Balancer.Start(cmd))(b.t)
 	b.daemons = append(b.daemons, d)
