@@ -31,6 +31,8 @@ type stream struct {
 	back   []atomic.Uint32 // and back to the client
 	came   atomic.Int64
 	before dropped
+	began  time.Time
+	took   time.Duration
 }
 
 // dropped is who has dropped how many, by name. ours are those that sluice and its sockets count.
@@ -44,8 +46,8 @@ type streamReport struct {
 }
 
 func (r streamReport) String() string {
-	return fmt.Sprintf("%d sent in %s, %d lost on the way there, %d on the way back, %d twice; dropped by us %v, by others %v",
-		r.sent, r.took.Round(time.Millisecond), r.lostThere, r.lostBack, r.double, r.ours, r.others)
+	return fmt.Sprintf("%d sent in %s (%.0f/s), %d lost on the way there, %d on the way back, %d twice; dropped by us %v, by others %v",
+		r.sent, r.took.Round(time.Millisecond), float64(r.sent)/r.took.Seconds(), r.lostThere, r.lostBack, r.double, r.ours, r.others)
 }
 
 func (r streamReport) byUs() (n uint64) {
@@ -133,17 +135,27 @@ func (s *stream) receive() {
 	}
 }
 
-// send keeps the rate: what a late turn has missed goes out at once.
+// catchUp is how much of what a late turn has missed goes out at once: more would be a burst that no queue holds.
+const catchUp = 10 * time.Millisecond
+
+// send keeps the rate as well as the machine lets it.
 func (s *stream) send(rate int) {
 	var b [8]byte
 	start := time.Now()
+	s.began = start
+	defer func() { s.took = time.Since(s.began) }()
 	for s.sent < len(s.there) {
 		select {
 		case <-s.ending:
 			return
 		default:
 		}
-		for due := int(time.Since(start).Seconds() * float64(rate)); s.sent < min(due, len(s.there)); s.sent++ {
+		due := int(time.Since(start).Seconds() * float64(rate))
+		if most := s.sent + int(catchUp.Seconds()*float64(rate)); due > most {
+			start = start.Add(time.Duration(due-most) * time.Second / time.Duration(rate))
+			due = most
+		}
+		for ; s.sent < min(due, len(s.there)); s.sent++ {
 			binary.BigEndian.PutUint64(b[:], uint64(s.sent))
 			if _, err := s.client.Write(b[:]); err != nil {
 				s.b.t.Errorf("send datagram %d: %v", s.sent, err)
@@ -178,7 +190,7 @@ func (s *stream) stop() streamReport {
 	}
 	now := s.drops()
 	r.dropped = dropped{ours: minus(now.ours, s.before.ours), others: minus(now.others, s.before.others)}
-	r.took = time.Duration(float64(s.sent) / 10_000 * float64(time.Second))
+	r.took = s.took
 	return r
 }
 
