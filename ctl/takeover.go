@@ -421,6 +421,9 @@ func (t *taking) take(ctx context.Context) error {
 		closeAll(fds)
 		return fmt.Errorf("the running sluice sends %q with %d descriptors, not its state", m.Type, len(fds))
 	}
+	clock := stopwatch{at: m.PausedAt}
+	clock.until("rest", m.RestedAt)
+	clock.until("state", monotonicNow())
 	state, err := readMemory(fds[0])
 	if err != nil {
 		return err
@@ -428,11 +431,7 @@ func (t *taking) take(ctx context.Context) error {
 	if err := t.rest.Import(state); err != nil {
 		return err
 	}
-	for _, p := range t.programs {
-		if err := p.Replace(); err != nil {
-			return err
-		}
-	}
+	clock.until("import", monotonicNow())
 	if t.tables = t.store; t.tables != nil {
 		if err := t.noteIDs(); err != nil {
 			return err
@@ -448,9 +447,21 @@ func (t *taking) take(ctx context.Context) error {
 	t.rest.Resume()
 	t.awaitStep(before)
 	paused := time.Duration(monotonicNow() - m.PausedAt)
+	clock.until("workers", monotonicNow())
 	_ = t.conn.send(takeoverMessage{Type: msgTook}) // if the predecessor is gone, so be it
-	t.settleIn(ctx, paused)
+	t.settleIn(ctx, paused, clock.parts)
 	return nil
+}
+
+// stopwatch takes the parts of the pause.
+type stopwatch struct {
+	at    int64
+	parts []any // for the log
+}
+
+func (c *stopwatch) until(part string, now int64) {
+	c.parts = append(c.parts, part, time.Duration(now-c.at).Round(time.Microsecond))
+	c.at = now
 }
 
 // awaitStep waits until every worker has begun a step.
@@ -468,7 +479,7 @@ func (t *taking) awaitStep(before []uint64) {
 
 // settleIn does what can be done when packets go again. What fails is said, and does not end what serves: the next look at
 // the kernel tries again.
-func (t *taking) settleIn(ctx context.Context, paused time.Duration) {
+func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any) {
 	s := t.Server
 	connections, queues := 0, 0
 	for _, n := range s.queues {
@@ -480,9 +491,16 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration) {
 		}
 	}
 	_ = t.decision.Close()
-	s.log.Info(fmt.Sprintf("took over in %s, %d connections, %d queues", paused.Round(10*time.Microsecond), connections, queues), "process", t.conn.peer.Pid)
+	s.log.Info(fmt.Sprintf("took over in %s, %d connections, %d queues", paused.Round(10*time.Microsecond), connections, queues), append([]any{"process", t.conn.peer.Pid}, parts...)...)
 	if s.file.Control.Socket != t.offer.Socket {
 		_ = os.Remove(t.offer.Socket)
+	}
+	// Not in the pause: it takes the kernel tens of milliseconds. Until then the predecessor's programs send to the same
+	// sockets; workers know what is new before packets for it come.
+	for _, p := range s.programs {
+		if err := p.Replace(); err != nil {
+			s.log.Error("the predecessor's XDP program stays; restart when it suits", "error", err)
+		}
 	}
 	if err := errors.Join(s.expectHeirs(ctx), s.resolveHops(), s.placeAddresses()); err != nil {
 		s.log.Warn("taken over, but not all of it", "error", err)

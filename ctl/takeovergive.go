@@ -349,7 +349,7 @@ func (h *handing) give(ctx context.Context) error {
 	if h.pause, err = h.engine.Pause(resting); err != nil {
 		return err
 	}
-	if err := h.sendState(pausedAt); err != nil {
+	if err := h.sendState(pausedAt, monotonicNow()); err != nil {
 		return h.carryOn(ctx, err)
 	}
 	if err := h.await(ctx, msgTook, takeTime-time.Duration(monotonicNow()-pausedAt), false); err != nil {
@@ -358,7 +358,7 @@ func (h *handing) give(ctx context.Context) error {
 	return h.gone(nil)
 }
 
-func (h *handing) sendState(pausedAt int64) error {
+func (h *handing) sendState(pausedAt, restedAt int64) error {
 	state, err := h.pause.Export(nil)
 	if err != nil {
 		return err
@@ -368,7 +368,7 @@ func (h *handing) sendState(pausedAt int64) error {
 		return err
 	}
 	defer unix.Close(fd)
-	return h.conn.send(takeoverMessage{Type: msgState, PausedAt: pausedAt}, fd)
+	return h.conn.send(takeoverMessage{Type: msgState, PausedAt: pausedAt, RestedAt: restedAt}, fd)
 }
 
 // carryOn ends the pause here, unless the successor has gone on.
@@ -380,9 +380,6 @@ func (h *handing) carryOn(ctx context.Context, reason error) error {
 		return h.gone(reason)
 	}
 	errs := []error{reason}
-	for _, p := range h.programs {
-		errs = append(errs, p.Replace())
-	}
 	if h.tables != nil {
 		d := h.tables.dictionary
 		_, err := d.Seek(h.noted, io.SeekStart)

@@ -26,16 +26,16 @@ import (
 //	  maps everything, compiles, loads its XDP programs, starts its threads
 //	  prepared  ─────────────────────────▶ brings its workers to rest
 //	            ◀────────────────── state  what is in no shared memory
-//	  imports it, puts its XDP programs into the links, notes its ids
+//	  imports it, notes its ids
 //	  decides "taken over"
 //	  workers go on
 //	  took      ─────────────────────────▶ ends, without touching anything
+//	  puts its XDP programs into the links
 //
 // Either may say "failed" instead, and either may be killed. The decision is one word in shared memory, made by a
 // compare-and-swap: the successor decides "taken over" when it has everything, the predecessor "carry on" when it has waited
 // long enough or the other is gone. So they agree at every instant, and until the decision nothing has happened that
-// cannot be taken back: the predecessor puts its XDP programs back, cuts the dictionary to its length, and its workers go
-// on from where they rested.
+// cannot be taken back: the predecessor cuts the dictionary to its length, and its workers go on from where they rested.
 //
 // The lock of the namespace is a lock on an open file, which the successor gets with the other descriptors: from then on it is
 // held as long as either lives. If the predecessor is killed before it has sent the state, the successor lets go of
@@ -78,6 +78,7 @@ type takeoverMessage struct {
 	Names    []string `json:"names,omitempty"`     // descriptors: what each is
 	Last     bool     `json:"last,omitempty"`      // descriptors: there are no more
 	PausedAt int64    `json:"paused_at,omitempty"` // state: nanoseconds of CLOCK_MONOTONIC
+	RestedAt int64    `json:"rested_at,omitempty"` // state: when all workers rested
 	Reason   string   `json:"reason,omitempty"`    // failed
 }
 

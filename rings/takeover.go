@@ -14,10 +14,12 @@ import (
 //	predecessor                            successor
 //	  serves                                 maps region and rings (ImportRegion, ImportXSK), loads its program (SucceedProgram)
 //	  rests, Export                          rests
-//	  rests                                  Import, Replace, and then
+//	  rests                                  Import
 //	     Decision: whoever is first, the successor to go on or the predecessor to carry on
+//	                                         serves, Replace
 //
-// The kernel knows nothing of it: its indices of the rings are in the memory that both have mapped. What it does not know,
+// The predecessor's program sends to the same sockets, so there is no haste to replace it, which takes the kernel long. The
+// kernel knows nothing of all that: its indices of the rings are in the memory that both have mapped. What it does not know,
 // which frames it was given and has not returned, is our ledger, and goes over in a QueueState.
 
 // ErrBoundRing is returned where the kernel does not map the rings of a socket that is bound.

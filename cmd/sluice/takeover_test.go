@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -140,6 +141,7 @@ func TestTakeoverUnderLoad(t *testing.T) {
 func takeoversUnderLoad(t *testing.T, workers int) {
 	// Rings for the time that a worker may be without its core on a machine that does other things as well.
 	b := newBed(t, lab.TwoArmOptions{Servers: 4, Queues: 2}, settings{engine: fmt.Sprintf("workers: %d, ring-size: 4096", workers)})
+	b.urgent = true
 	d := b.start()
 	finish := b.transfers(100, 2<<20)
 	stream := b.newStream(t, 10_000)
@@ -158,13 +160,19 @@ func takeoversUnderLoad(t *testing.T, workers int) {
 	for _, err := range finish() {
 		t.Error(err)
 	}
-	t.Logf("pauses: %v", pauses)
+	slices.Sort(pauses)
+	t.Logf("pauses: %v, half of them up to %v", pauses, pauses[len(pauses)/2])
 	t.Logf("stream: %s", report)
 	t.Logf("%d connections, dropped %v", after.Connections, b.drops())
+	if report.double != 0 {
+		t.Errorf("%d datagrams came twice", report.double)
+	}
 	if report.unexplained() != 0 {
 		t.Errorf("%d datagrams are missing and nobody has counted them", report.unexplained())
 	}
-	if n := report.byUs(); n != 0 {
+	// One worker loses none. Two, on the cores that client and servers use as well, drop what one hands to the other while that is
+	// not on its core: the number of handoff_full, exactly.
+	if n := report.byUs(); workers == 1 && n != 0 || workers > 1 && n != report.ours["drop handoff_full"] {
 		t.Errorf("sluice has lost %d datagrams", n)
 	}
 	if after.Received <= before.Received || after.Opened < before.Opened || after.Connections < 101 {
