@@ -194,7 +194,7 @@ func (t *taking) prepare(ctx context.Context) error {
 		return err
 	}
 	t.generation = t.offer.Generation
-	cfg, rules, err := t.compile() // without tables: ids are noted when the predecessor rests
+	cfg, rules, err := t.compile(t.plan.workers) // without tables: ids are noted when the predecessor rests
 	if err != nil {
 		return err
 	}
@@ -204,8 +204,8 @@ func (t *taking) prepare(ctx context.Context) error {
 	if err := t.inheritPorts(rules); err != nil {
 		return err
 	}
-	opt := t.options()
-	opt.Successor = true
+	opt := t.seats(t.plan, t.memory)
+	opt.Region, opt.Secret, opt.Successor = t.region, t.secret, true
 	if t.engine, err = engine.New(opt, cfg, t.dict); err != nil {
 		return err
 	}
@@ -297,14 +297,14 @@ func (t *taking) inheritMemory() (err error) {
 		if fd, err = t.fd(fdDictionary); err != nil {
 			return err
 		}
-		t.store = &tableStore{dir: o.Dir, generation: o.Generation, logged: o.Logged, boot: o.Boot, log: t.log}
+		t.store = &tableStore{dir: o.Dir, generation: o.Generation, made: o.Made, logged: o.Logged, boot: o.Boot, log: t.log}
 		t.store.dictionary = os.NewFile(uintptr(fd), t.store.path("dictionary", o.Generation))
 	}
 	for w := range t.plan.workers {
 		if fd, err = t.fd(fdTable(w)); err != nil {
 			return err
 		}
-		size := t.file.tableSize(t.plan.workers)
+		size := flow.Size(t.file.tableCapacity(t.plan.workers))
 		if t.store != nil {
 			size += flow.HeaderSize
 		}
@@ -312,15 +312,14 @@ func (t *taking) inheritMemory() (err error) {
 		if err != nil {
 			return fmt.Errorf("connection table of worker %d: %w", w, err)
 		}
+		table := tableMemory{Mapping: m, flows: m.Bytes}
 		if w < len(t.offer.Tables) {
-			m.Pages = rings.Pages(t.offer.Tables[w])
+			table.Pages, table.path = rings.Pages(t.offer.Tables[w].Pages), t.offer.Tables[w].Path
 		}
 		if t.store != nil {
-			t.store.files = append(t.store.files, m)
-			t.flows = append(t.flows, m.Bytes[flow.HeaderSize:])
-		} else {
-			t.memory, t.flows = append(t.memory, m), append(t.flows, m.Bytes)
+			table.flows = m.Bytes[flow.HeaderSize:]
 		}
+		t.memory = append(t.memory, table)
 	}
 	return nil
 }

@@ -148,15 +148,13 @@ func (s *Server) bequest(ctx context.Context, decision *rings.Decision) (names [
 	}
 	add(fdRegion, s.region.FD())
 	add(fdLock, int(s.state.lock.Fd()))
-	tables := s.memory
 	if s.tables != nil {
-		tables = s.tables.files
 		add(fdDictionary, int(s.tables.dictionary.Fd()))
-		o.Store = &storeOffer{Dir: s.tables.dir, Generation: s.tables.generation, Logged: s.tables.logged, Boot: s.tables.boot}
+		o.Store = &storeOffer{Dir: s.tables.dir, Generation: s.tables.generation, Made: s.tables.made, Logged: s.tables.logged, Boot: s.tables.boot}
 	}
-	for i := range tables {
-		add(fdTable(i), tables[i].FD)
-		o.Tables = append(o.Tables, string(tables[i].Pages))
+	for i := range s.memory {
+		add(fdTable(i), s.memory[i].FD)
+		o.Tables = append(o.Tables, tableOffer{string(s.memory[i].Pages), s.memory[i].path})
 	}
 	for i, p := range s.programs {
 		h, err := p.Handover()

@@ -93,8 +93,8 @@ type takeoverOffer struct {
 	Ends       []rings.MemberRule
 	State      kernelState
 	Host       *hostOffer
-	Pages      string   // of the frames
-	Tables     []string // the pages of each
+	Pages      string // of the frames
+	Tables     []tableOffer
 	Store      *storeOffer
 	Programs   []rings.ProgramHandover
 	Notes      [][]string // of the queues, by port
@@ -107,10 +107,15 @@ type hostOffer struct {
 	EngineMAC, KernelMAC [6]byte
 }
 
+type tableOffer struct {
+	Pages string
+	Path  string // of its file in the store
+}
+
 type storeOffer struct {
-	Dir                string
-	Generation, Logged int
-	Boot               [16]byte
+	Dir                      string
+	Generation, Made, Logged int
+	Boot                     [16]byte
 }
 
 // Names of descriptors.

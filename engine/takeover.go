@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"reflect"
+	"slices"
 	"strings"
 
 	"sluice/flow"
@@ -130,6 +131,7 @@ func (w *worker) export(out *encoder) error {
 		}
 		s := q.Export()
 		out.count(w.rx[i].Port)
+		out.count(w.rx[i].Number)
 		out.count(s.HeldFill)
 		out.count(s.HeldTx)
 		out.u64(s.Foreign)
@@ -232,15 +234,20 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 	if n := in.count(); in.err == nil && n != len(w.rx) {
 		return fmt.Errorf("%d queues, here %d", n, len(w.rx))
 	}
-	for i := range w.rx {
+	for range w.rx {
 		var s rings.QueueState
-		port := in.count()
+		port, number := in.count(), in.count()
 		s.HeldFill, s.HeldTx, s.Foreign = in.count(), in.count(), in.u64()
 		in.fixed(&s.Stats)
 		s.Held = in.bytes()
+		// A worker that was scaled has them in another order.
+		i := slices.IndexFunc(w.rx, func(q PortQueue) bool { return q.Port == port && q.Number == number })
+		if in.err != nil || i < 0 {
+			return errors.Join(in.err, fmt.Errorf("queue %d of port %d is another worker's here", number, port))
+		}
 		q, ok := w.rx[i].Queue.(rings.Transferable)
-		if in.err != nil || port != w.rx[i].Port || !ok {
-			return errors.Join(in.err, fmt.Errorf("queue %d of port %d, here of port %d", i, port, w.rx[i].Port))
+		if !ok {
+			return fmt.Errorf("a queue of driver %T cannot be taken over", w.rx[i].Queue)
 		}
 		for f, held := range s.Held {
 			if held != 0 {
