@@ -143,6 +143,9 @@ func (t *taking) ask() error {
 	if t.decision, err = rings.ImportDecision(fd); err != nil {
 		return err
 	}
+	if t.file.Engine.Frames == 0 { // auto: what there is, whatever number a start would come to
+		t.plan.frames = t.offer.Frames
+	}
 	if err := differences(t.offer.Fixed, t.fixedSettings(t.plan.workers)); err != nil {
 		return fmt.Errorf("%w\n%s: a takeover keeps ports, queues, workers and memory; take over with the same values, and reload afterwards what a reload can change", err, t.file.Name)
 	}

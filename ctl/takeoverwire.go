@@ -93,6 +93,7 @@ type takeoverOffer struct {
 	Ends       []rings.MemberRule
 	State      kernelState
 	Host       *hostOffer
+	Frames     int
 	Pages      string // of the frames
 	Tables     []tableOffer
 	Store      *storeOffer

@@ -183,3 +183,63 @@ func takeoversUnderLoad(t *testing.T, workers int) {
 	}
 	d.stop()
 }
+
+// A successor with another file: what is gone drains, what is new serves, and a reload afterwards changes the workers, whose
+// queues and tables the next successor takes over as they are then.
+func TestTakeoverOtherFile(t *testing.T) {
+	b := newBed(t, lab.TwoArmOptions{Servers: 2, Queues: 2}, settings{engine: "workers: 1"})
+	b.serve(webPort, lab.HTTPServer)
+	for i := range b.Servers {
+		b.echoServer(b.Servers[i], b.serverAddr(i, bulkPort))
+	}
+	full := b.configText(settings{engine: "workers: 1"})
+	d := b.start()
+	var shells []*session
+	for range 4 {
+		s := must(openSession(b.Client, b.vips(bulkPort)[0]))(t)
+		defer s.Close()
+		shells = append(shells, s)
+	}
+	speak := func(when string) {
+		t.Helper()
+		for i, s := range shells {
+			if err := s.say(waitTime); err != nil {
+				t.Errorf("%s: session %d: %v\n%s", when, i, err, d.log)
+			}
+		}
+	}
+	less := dropVirtual(dropMember(full, "server-2"), "bulk")
+	b.write(less)
+	d, _ = b.takeover(d)
+	speak("without their virtual server, and half of them without their member")
+	for range 4 {
+		if who, err := ask(b.Client, b.vips(webPort)[0], waitTime); err != nil || who != "server-1" {
+			t.Errorf("%q %v, where only server-1 is left", who, err)
+		}
+	}
+	if s, err := openSession(b.Client, b.vips(bulkPort)[0]); err == nil {
+		s.Close()
+		t.Error("a virtual server that is gone takes a connection")
+	}
+	b.write(strings.Replace(full, "workers: 1", "workers: 2", 1))
+	if r := b.sluice(nil, "reload", "--socket", b.socket); r.code != 0 {
+		t.Fatalf("reload: %s", r.stderr)
+	}
+	speak("after a reload")
+	for range 2 {
+		d, _ = b.takeover(d)
+		speak("after another takeover")
+	}
+	seen := map[string]bool{}
+	for range 4 {
+		who, err := ask(b.Client, b.vips(webPort)[0], waitTime)
+		if err != nil {
+			t.Error(err)
+		}
+		seen[who] = true
+	}
+	if !seen["server-1"] || !seen["server-2"] {
+		t.Errorf("only %v serve", seen)
+	}
+	d.stop()
+}
