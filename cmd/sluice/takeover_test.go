@@ -20,7 +20,13 @@ import (
 func (b *bed) takeover(old *daemon) (*daemon, time.Duration) {
 	b.t.Helper()
 	d := b.launch("--takeover")
-	d.awaitTakeover()
+	for range 3 { // on a busy machine a worker may not come to rest in time: then the running one says so and carries on
+		if d.awaitTakeover() {
+			break
+		}
+		b.t.Logf("once more, after: %s", d.log)
+		d = b.launch("--takeover")
+	}
 	old.ended()
 	if !strings.Contains(old.log.String(), "taken over; this process ends") {
 		b.t.Errorf("the predecessor says nothing of it:\n%s", old.log)
@@ -28,17 +34,20 @@ func (b *bed) takeover(old *daemon) (*daemon, time.Duration) {
 	return d, d.pause()
 }
 
-// awaitTakeover waits until d serves, whoever answers before.
-func (d *daemon) awaitTakeover() {
+// awaitTakeover waits until d serves, whoever answers before. It is false if its predecessor carries on for lack of time.
+func (d *daemon) awaitTakeover() bool {
 	t := d.bed.t
 	t.Helper()
 	for deadline := time.Now().Add(startTime); ; time.Sleep(2 * time.Millisecond) {
 		var s ctl.StatusView
 		if ctl.Get(t.Context(), d.bed.socket, "/v1/status", &s) == nil && s.PID == d.PID() {
-			return
+			return true
 		}
 		select {
 		case <-d.Done():
+			if said := d.log.String(); strings.Contains(said, "do not come to rest") || strings.Contains(said, "has not waited and carries on") {
+				return false
+			}
 			t.Fatalf("sluice run --takeover ended: %v\n%s", d.Wait(), d.log)
 		default:
 		}
