@@ -102,13 +102,18 @@ func (p *Pause) Export(b []byte) ([]byte, error) {
 		out.count(v)
 	}
 	out.bytes(cfg.owners.worker[:])
-	out.count(len(e.dict.actives))
-	for _, a := range e.dict.actives {
-		out.u64(uint64(a.Load()))
+	for _, list := range [][]*shared{e.dict.shared, e.dict.services} {
+		out.count(len(list))
+		for _, s := range list {
+			out.u64(uint64(s.active.Load()))
+			out.u64(s.rate.Load())
+			out.u64(s.latency.Load())
+		}
 	}
 	out.count(len(e.dict.turns))
-	for name, turn := range e.dict.turns {
-		out.text(name)
+	for k, turn := range e.dict.turns {
+		out.text(k.pool)
+		out.u64(uint64(int64(k.priority)))
 		out.u64(turn.Load())
 	}
 	for _, w := range e.workers {
@@ -191,15 +196,20 @@ func (p *Pause) Import(state []byte) error {
 	if string(in.bytes()) != string(cfg.owners.worker[:]) {
 		return fmt.Errorf("%w: its workers own other bins", ErrState)
 	}
-	n := in.limited(in.count(), 8)
-	if n > len(e.dict.actives) {
-		return fmt.Errorf("%w: %d members, the dictionary has %d", ErrState, n, len(e.dict.actives))
+	for _, list := range [][]*shared{e.dict.shared, e.dict.services} {
+		n := in.limited(in.count(), 24)
+		if n > len(list) {
+			return fmt.Errorf("%w: %d ids, the dictionary has %d", ErrState, n, len(list))
+		}
+		for _, s := range list[:n] {
+			s.active.Store(int64(in.u64()))
+			s.rate.Store(in.u64())
+			s.latency.Store(in.u64())
+		}
 	}
-	for i := range n {
-		e.dict.actives[i].Store(int64(in.u64()))
-	}
-	for range in.limited(in.count(), 16) {
-		e.dict.turn(in.text()).Store(in.u64())
+	for range in.limited(in.count(), 24) {
+		pool, priority := in.text(), int(int64(in.u64()))
+		e.dict.turn(pool, priority).Store(in.u64())
 	}
 	frames := ledger{seen: make([]uint8, e.opt.Region.Frames()), size: uint64(e.opt.Region.FrameSize())}
 	for _, w := range e.workers {

@@ -111,8 +111,8 @@ func TestTakeoverKeepsState(t *testing.T) {
 			b.Step(b.now)
 		}
 		b.check()
-		for id, active := range b.dict.actives {
-			if n := active.Load(); n != 0 {
+		for id, active := range b.dict.shared {
+			if n := active.active.Load(); n != 0 {
 				t.Errorf("node %d has %d connections at the end", id, n)
 			}
 		}
