@@ -197,7 +197,13 @@ func (q *XSK) bind() error {
 			Ifindex: uint32(q.cfg.Ifindex),
 			QueueID: uint32(q.cfg.Queue),
 		}
-		err := retryBusy(deadline, func() error { return unix.Bind(q.fd, sa) })
+		var err error
+		if mode == unix.XDP_ZEROCOPY && !q.cfg.TxOnly {
+			err = refusedRoom(q.cfg, q.region.frameSize)
+		}
+		if err == nil {
+			err = retryBusy(deadline, func() error { return unix.Bind(q.fd, sa) })
+		}
 		if err == nil {
 			if refused != nil {
 				q.note = "zero-copy refused: " + refused.Error()

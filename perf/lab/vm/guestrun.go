@@ -90,6 +90,10 @@ func (g *guest) steps(ctx context.Context) error {
 		})
 	})
 	run(StepFewer, func() error { return g.serveWhile(ctx, 1, func(*daemon) error { traffic(); return nil }) })
+	if g.plan.Small {
+		g.plan.FrameSize = 2048
+		run(StepSmall, func() error { return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil }) })
+	}
 	return ctx.Err()
 }
 

@@ -44,6 +44,9 @@ func (p Plan) steps() []string {
 	if p.Full {
 		steps = append(steps, StepFlap, StepFewer)
 	}
+	if p.Small {
+		steps = append(steps, StepSmall)
+	}
 	return steps
 }
 
@@ -158,6 +161,10 @@ func expectedSums(m *Move) (sent, received string) {
 const refusal = "zero-copy refused: "
 
 func (j *judge) state(step string, s *State) {
+	zeroCopy, reason := j.s.ZeroCopy, refusal
+	if step == StepSmall {
+		zeroCopy, reason = false, refusal+"driver "+j.s.Driver+" receives"
+	}
 	for _, name := range []string{outside, inside} {
 		i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Name == name })
 		if i < 0 {
@@ -169,9 +176,9 @@ func (j *judge) state(step string, s *State) {
 			j.wrong(step, "%s: XDP is %s, not native (%s)", name, p.XDP, p.Note)
 		}
 		switch {
-		case j.s.ZeroCopy && (p.Mode != "zero-copy" || p.Note != ""):
+		case zeroCopy && (p.Mode != "zero-copy" || p.Note != ""):
 			j.wrong(step, "%s: mode %s (%s), not zero-copy", name, p.Mode, p.Note)
-		case !j.s.ZeroCopy && (p.Mode != "copy" || !strings.Contains(p.Note, refusal)):
+		case !zeroCopy && (p.Mode != "copy" || !strings.Contains(p.Note, reason)):
 			j.wrong(step, "%s: mode %s (%q), not copy with the reason", name, p.Mode, p.Note)
 		}
 		if p.State != "up" || p.Queues != j.s.Queues || p.Received == 0 || p.Sent == 0 || p.Invalid != 0 {
@@ -185,7 +192,7 @@ func (j *judge) state(step string, s *State) {
 	j.workers(step, s)
 	for _, d := range s.Drops {
 		// Of a burst some packets may find a ring full; any other reason is a mistake.
-		if d.Reason != "transmit-full" && d.Reason != "handoff-full" {
+		if d.Reason != "tx_full" && d.Reason != "handoff_full" {
 			j.wrong(step, "%d packets dropped: %s", d.Count, d.Reason)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 type Plan struct {
 	FrameSize int  `json:"frame_size"` // engine.frame-size
 	Full      bool `json:"full"`       // also the steps that need zero-copy to say something
+	// Small adds a start with frames of 2048 bytes, which are too small for the driver's zero-copy mode.
+	Small bool `json:"small"`
 }
 
 // Steps of a plan, in order.
@@ -19,6 +21,7 @@ const (
 	StepKill   = "kill -9 and restart"
 	StepTake   = "takeover"
 	StepFlap   = "link down and up"
+	StepSmall  = "frames too small for zero-copy"
 	StepFewer  = "fewer workers than queues"
 )
 
