@@ -4,11 +4,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -54,6 +56,7 @@ func run() int {
 		if errors.Is(err, vm.ErrUnavailable) {
 			return skip(err)
 		}
+		saveRecords(filepath.Join(*cache, "records-"+s.Name+".json"), records)
 		problems := vm.Judge(s, records)
 		if err != nil {
 			problems = append(problems, err)
@@ -72,10 +75,21 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "nictest: there is no scenario %q\n", *only)
 		return 2
 	case failed > 0:
-		fmt.Printf("%d of %d scenarios failed; the consoles are in %s\n", failed, ran, *cache)
+		fmt.Printf("%d of %d scenarios failed; consoles and records are in %s\n", failed, ran, *cache)
 		return 1
 	}
 	return 0
+}
+
+// saveRecords keeps what the guest reported, for a look at single sessions.
+func saveRecords(path string, records []vm.Record) {
+	text, err := json.MarshalIndent(records, "", " ")
+	if err == nil {
+		err = os.WriteFile(path, text, 0o644)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "nictest:", err)
+	}
 }
 
 // skip says why nothing was tested; where lab tests are required that is a failure.

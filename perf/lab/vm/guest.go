@@ -19,7 +19,7 @@ import (
 // recordPort is the serial port that the host reads records from; the kernel's messages go to the first one.
 const recordPort = "/dev/ttyS1"
 
-// guestTime bounds what a guest does, so that a hang is reported by the guest itself, with its records.
+// guestTime bounds what a guest does, so that a hang is reported by the guest itself.
 const guestTime = machineTime - 30*time.Second
 
 // Init is the whole life of a guest, as its process 1: mount, load modules, do the plan, power off. It returns only if it

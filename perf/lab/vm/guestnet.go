@@ -188,8 +188,25 @@ func (g *guest) nics() (all []NIC, err error) {
 	return all, err
 }
 
-// rxCounter is a driver's counter of packets on a receive queue: igb writes rx_queue_0_packets, virtio_net rx0_packets or,
-// before 6.9, rx_queue_0_packets.
+// setChannels gives both NICs under test a number of queues.
+func (g *guest) setChannels(n int) error {
+	return g.withEthtool(func(e *ethtool.Ethtool) error {
+		for _, name := range []string{outside, inside} {
+			c, err := e.GetChannels(name)
+			if err != nil {
+				return fmt.Errorf("channels of %s: %w", name, err)
+			}
+			c.CombinedCount = uint32(n)
+			if _, err := e.SetChannels(name, c); err != nil {
+				return fmt.Errorf("give %s %d channels: %w", name, n, err)
+			}
+		}
+		return nil
+	})
+}
+
+// rxCounter is a driver's counter of packets on a receive queue: igb and older virtio_net write rx_queue_0_packets. Newer
+// ones count elsewhere: see qstats.
 var rxCounter = regexp.MustCompile(`^rx(?:_queue_|)(\d+)_packets$`)
 
 // queuePackets are the packets that the drivers have counted, by port and receive queue.
@@ -201,7 +218,12 @@ func (g *guest) queuePackets() (map[string][]uint64, error) {
 			if err != nil {
 				return fmt.Errorf("counters of %s: %w", name, err)
 			}
-			out[name] = perQueue(stats)
+			if out[name] = perQueue(stats); out[name] != nil {
+				continue
+			}
+			if out[name], err = qstats(name); err != nil {
+				return err
+			}
 		}
 		return nil
 	})

@@ -20,15 +20,15 @@ import (
 const (
 	configPath = "/tmp/sluice.yaml"
 	// serveTime bounds a start, stopTime a stop, readyTime the wait for members' next hops and for a killed engine's data.
-	serveTime = 30 * time.Second
-	stopTime  = 20 * time.Second
-	readyTime = 30 * time.Second
+	serveTime = time.Minute
+	stopTime  = time.Minute
+	readyTime = time.Minute
 )
 
 // config is the file for a number of workers; 0 is auto.
 func config(p Plan, workers int) string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "engine: {connections: 16384, huge-pages: off, frame-size: %d", p.FrameSize)
+	fmt.Fprintf(&w, "engine: {connections: 16384, huge-pages: off, hold-time: 2m, frame-size: %d", p.FrameSize)
 	if workers > 0 {
 		fmt.Fprintf(&w, ", workers: %d", workers)
 	}
@@ -64,8 +64,9 @@ func (g *guest) steps(ctx context.Context) error {
 		}
 	}
 	traffic := func() {
-		g.transfers(ctx, conns, conn, &atomic.Int64{})
-		g.echoes(ctx, echoClients, echoSize)
+		n := sessions(g.step)
+		g.transfers(ctx, n.conns, n.size, &atomic.Int64{})
+		g.echoes(ctx, n.echoes, n.datagrams)
 	}
 	for _, step := range []string{StepFirst, StepSecond} {
 		run(step, func() error { return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil }) })
@@ -89,10 +90,22 @@ func (g *guest) steps(ctx context.Context) error {
 			return nil
 		})
 	})
-	run(StepFewer, func() error { return g.serveWhile(ctx, 1, func(*daemon) error { traffic(); return nil }) })
 	if g.plan.Small {
-		g.plan.FrameSize = 2048
-		run(StepSmall, func() error { return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil }) })
+		small := g.plan
+		small.FrameSize = 2048
+		run(StepSmall, func() error {
+			defer func(p Plan) { g.plan = p }(g.plan)
+			g.plan = small
+			return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil })
+		})
+	}
+	if g.plan.Channels > 0 {
+		run(StepChannels, func() error {
+			if err := g.setChannels(g.plan.Channels); err != nil {
+				return err
+			}
+			return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil })
+		})
 	}
 	return ctx.Err()
 }
@@ -303,7 +316,7 @@ func (g *guest) killed(ctx context.Context) error {
 	}
 	var moved atomic.Int64
 	done := g.transferring(ctx, &moved)
-	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > killConns*killSize/8 }); err != nil {
+	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > 512<<10 }); err != nil {
 		return err
 	}
 	k := &Killed{MovedBefore: moved.Load()}
@@ -323,7 +336,7 @@ func (g *guest) killed(ctx context.Context) error {
 	g.report(Record{Killed: k})
 	<-done
 	if err := g.state(ctx, nil); err != nil {
-		return err
+		g.report(Record{Failed: err.Error()})
 	}
 	return g.stop(d)
 }
@@ -333,7 +346,8 @@ func (g *guest) transferring(ctx context.Context, moved *atomic.Int64) <-chan st
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		g.transfers(ctx, killConns, killSize, moved)
+		n := sessions(g.step)
+		g.transfers(ctx, n.conns, n.size, moved)
 	}()
 	return done
 }
@@ -372,7 +386,7 @@ func (g *guest) handedOver(ctx context.Context) error {
 	}
 	var moved atomic.Int64
 	done := g.transferring(ctx, &moved)
-	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > killConns*killSize/8 }); err != nil {
+	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > 512<<10 }); err != nil {
 		return err
 	}
 	d, err := g.start(0, "--takeover")
@@ -394,7 +408,7 @@ func (g *guest) handedOver(ctx context.Context) error {
 	}
 	<-done
 	if err := g.state(ctx, nil); err != nil {
-		return err
+		g.report(Record{Failed: err.Error()})
 	}
 	return g.stop(d)
 }

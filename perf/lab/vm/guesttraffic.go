@@ -24,9 +24,9 @@ const (
 
 const (
 	// moveTime bounds one transfer or echo session.
-	moveTime = time.Minute
+	moveTime = 2 * time.Minute
 	// answerTime is how long an answer to a datagram may take before it is sent again.
-	answerTime = time.Second
+	answerTime = 3 * time.Second
 	// answerTries bounds how often.
 	answerTries = 20
 	datagram    = 1400 // bytes of payload

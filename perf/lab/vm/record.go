@@ -11,18 +11,20 @@ type Plan struct {
 	Full      bool `json:"full"`       // also the steps that need zero-copy to say something
 	// Small adds a start with frames of 2048 bytes, which are too small for the driver's zero-copy mode.
 	Small bool `json:"small"`
+	// Channels, if not 0, adds a start with as many queues, more than there are workers.
+	Channels int `json:"channels"`
 }
 
 // Steps of a plan, in order.
 const (
-	StepBoot   = "boot"
-	StepFirst  = "first start"
-	StepSecond = "second start"
-	StepKill   = "kill -9 and restart"
-	StepTake   = "takeover"
-	StepFlap   = "link down and up"
-	StepSmall  = "frames too small for zero-copy"
-	StepFewer  = "fewer workers than queues"
+	StepBoot     = "boot"
+	StepFirst    = "first start"
+	StepSecond   = "second start"
+	StepKill     = "kill -9 and restart"
+	StepTake     = "takeover"
+	StepFlap     = "link down and up"
+	StepSmall    = "frames too small for zero-copy"
+	StepChannels = "more queues than workers"
 )
 
 // Record is one fact that a guest reports. Of the pointers one is set.
