@@ -32,6 +32,7 @@ func run() int {
 	cache := flag.String("cache", ".cache/nictest", "`directory` for packages and kernels")
 	sluice := flag.String("sluice", "bin/sluice", "the static `binary` under test")
 	only := flag.String("only", "", "run only the scenario `name`")
+	step := flag.String("step", "", "do only the `step` of that name")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -52,6 +53,7 @@ func run() int {
 			continue
 		}
 		ran++
+		s.Plan.Only = *step
 		records, err := vm.Run(ctx, s, o)
 		if errors.Is(err, vm.ErrUnavailable) {
 			return skip(err)

@@ -40,6 +40,7 @@ type guest struct {
 	plan               Plan
 	lab                *lab.Lab
 	client, lb, server *lab.Host
+	daemons            []*daemon // of the step
 }
 
 // build moves the NICs into namespaces, gives them addresses and starts the servers.

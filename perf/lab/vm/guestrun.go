@@ -25,12 +25,12 @@ const (
 	readyTime = time.Minute
 )
 
-// config is the file for a number of workers; 0 is auto.
-func config(p Plan, workers int) string {
+// config is the file of a start.
+func config(p Plan) string {
 	var w strings.Builder
 	fmt.Fprintf(&w, "engine: {connections: 16384, huge-pages: off, hold-time: 2m, frame-size: %d", p.FrameSize)
-	if workers > 0 {
-		fmt.Fprintf(&w, ", workers: %d", workers)
+	if p.RingSize > 0 {
+		fmt.Fprintf(&w, ", ring-size: %d", p.RingSize)
 	}
 	w.WriteString("}\nports:\n  - {name: outside, interface: outside}\n  - {name: inside, interface: inside}\npools:\n")
 	for _, pool := range []struct {
@@ -53,7 +53,7 @@ func config(p Plan, workers int) string {
 // steps does the plan.
 func (g *guest) steps(ctx context.Context) error {
 	run := func(step string, fn func() error) {
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || g.plan.Only != "" && g.plan.Only != step {
 			return
 		}
 		g.mu.Lock()
@@ -62,49 +62,48 @@ func (g *guest) steps(ctx context.Context) error {
 		if err := fn(); err != nil {
 			g.report(Record{Failed: err.Error()})
 		}
+		g.sweep(ctx)
 	}
-	traffic := func() {
+	traffic := func() error {
 		n := sessions(g.step)
 		g.transfers(ctx, n.conns, n.size, &atomic.Int64{})
 		g.echoes(ctx, n.echoes, n.datagrams)
+		return nil
 	}
 	for _, step := range []string{StepFirst, StepSecond} {
-		run(step, func() error { return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil }) })
+		run(step, func() error { return g.serveWhile(ctx, traffic) })
 	}
 	run(StepKill, func() error { return g.killed(ctx) })
 	run(StepTake, func() error { return g.takeOver(ctx) })
-	if !g.plan.Full {
-		return ctx.Err()
-	}
-	run(StepFlap, func() error {
-		return g.serveWhile(ctx, 0, func(*daemon) error {
-			for _, name := range []string{outside, inside} {
-				if err := g.flap(name); err != nil {
+	if g.plan.Full {
+		run(StepFlap, func() error {
+			return g.serveWhile(ctx, func() error {
+				for _, name := range []string{outside, inside} {
+					if err := g.flap(name); err != nil {
+						return err
+					}
+				}
+				if err := g.membersReady(ctx); err != nil {
 					return err
 				}
-			}
-			if err := g.membersReady(ctx); err != nil {
-				return err
-			}
-			traffic()
-			return nil
-		})
-	})
-	if g.plan.Small {
-		small := g.plan
-		small.FrameSize = 2048
-		run(StepSmall, func() error {
-			defer func(p Plan) { g.plan = p }(g.plan)
-			g.plan = small
-			return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil })
+				return traffic()
+			})
 		})
 	}
-	if g.plan.Channels > 0 {
+	plan := g.plan
+	if plan.Small {
+		g.plan.FrameSize = 2048
+		run(StepSmall, func() error { return g.serveWhile(ctx, traffic) })
+		g.plan = plan
+	}
+	if plan.Channels > 0 {
+		// Every socket registers all frames, page by page; with the default rings that alone takes the machine a minute.
+		g.plan.RingSize = 128
 		run(StepChannels, func() error {
-			if err := g.setChannels(g.plan.Channels); err != nil {
+			if err := g.setChannels(plan.Channels); err != nil {
 				return err
 			}
-			return g.serveWhile(ctx, 0, func(*daemon) error { traffic(); return nil })
+			return g.serveWhile(ctx, traffic)
 		})
 	}
 	return ctx.Err()
@@ -152,8 +151,8 @@ func (o *output) String() string {
 }
 
 // start starts sluice and waits until it serves.
-func (g *guest) start(workers int, flags ...string) (*daemon, error) {
-	if err := os.WriteFile(configPath, []byte(config(g.plan, workers)), 0o644); err != nil {
+func (g *guest) start(flags ...string) (*daemon, error) {
+	if err := os.WriteFile(configPath, []byte(config(g.plan)), 0o644); err != nil {
 		return nil, err
 	}
 	d := &daemon{log: &output{}, began: time.Now()}
@@ -163,6 +162,7 @@ func (g *guest) start(workers int, flags ...string) (*daemon, error) {
 	if d.Process, err = g.lb.Start(cmd); err != nil {
 		return nil, err
 	}
+	g.daemons = append(g.daemons, d)
 	for deadline := time.Now().Add(serveTime); !strings.Contains(d.log.String(), "msg=serving"); {
 		select {
 		case <-d.Done():
@@ -172,10 +172,31 @@ func (g *guest) start(workers int, flags ...string) (*daemon, error) {
 		if time.Now().After(deadline) {
 			_ = d.Signal(unix.SIGQUIT) // where it hangs is in its last words
 			<-d.Done()
-			return nil, fmt.Errorf("sluice run does not serve after %s:\n%s", serveTime, d.log)
+			return nil, fmt.Errorf("sluice run does not serve after %s:\n%.3000s", serveTime, d.log)
 		}
 	}
 	return d, nil
+}
+
+// sweep ends what a failed step has left running, so that the next one starts on clean ground.
+func (g *guest) sweep(ctx context.Context) {
+	left := false
+	for _, d := range g.daemons {
+		select {
+		case <-d.Done():
+		default:
+			left = true
+			_ = d.Signal(unix.SIGKILL)
+			<-d.Done()
+			g.report(Record{Failed: "a sluice still ran after the step:\n" + d.log.String()})
+		}
+	}
+	g.daemons = nil
+	if left {
+		if out, err := g.lb.Run(ctx, guestSluice, "port", "release", "--all"); err != nil {
+			g.report(Record{Failed: fmt.Sprintf("sluice port release: %v\n%s", err, out)})
+		}
+	}
 }
 
 // ready reports a start when every member has its next hop.
@@ -269,7 +290,7 @@ func (g *guest) stop(d *daemon) error {
 	case <-time.After(stopTime):
 		_ = d.Signal(unix.SIGQUIT)
 		<-d.Done()
-		return fmt.Errorf("sluice run does not end within %s:\n%s", stopTime, d.log)
+		return fmt.Errorf("sluice run does not end within %s:\n%.3000s", stopTime, d.log)
 	}
 	s := &Stop{MS: time.Since(start).Milliseconds(), Log: d.log.String()}
 	if err := d.Wait(); err != nil {
@@ -283,15 +304,15 @@ func (g *guest) stop(d *daemon) error {
 }
 
 // serveWhile runs sluice around fn: start, fn, state, stop.
-func (g *guest) serveWhile(ctx context.Context, workers int, fn func(*daemon) error) error {
-	d, err := g.start(workers)
+func (g *guest) serveWhile(ctx context.Context, fn func() error) error {
+	d, err := g.start()
 	if err != nil {
 		return err
 	}
 	if err := g.ready(ctx, d); err == nil {
 		var before map[string][]uint64
 		if before, err = g.queuePackets(); err == nil {
-			err = fn(d)
+			err = fn()
 		}
 		if err == nil {
 			err = g.state(ctx, before)
@@ -307,7 +328,7 @@ func (g *guest) serveWhile(ctx context.Context, workers int, fn func(*daemon) er
 
 // killed kills sluice while transfers run and starts it again; the transfers must end all the same.
 func (g *guest) killed(ctx context.Context) error {
-	d, err := g.start(0)
+	d, err := g.start()
 	if err != nil {
 		return err
 	}
@@ -325,7 +346,7 @@ func (g *guest) killed(ctx context.Context) error {
 	}
 	<-d.Done()
 	start, at := time.Now(), moved.Load()
-	if d, err = g.start(0); err != nil {
+	if d, err = g.start(); err != nil {
 		return err
 	}
 	k.ServingMS = time.Since(start).Milliseconds()
@@ -377,7 +398,7 @@ func (g *guest) takeOver(ctx context.Context) error {
 
 // handedOver: the first sluice ends by itself, in order, and no transfer notices.
 func (g *guest) handedOver(ctx context.Context) error {
-	old, err := g.start(0)
+	old, err := g.start()
 	if err != nil {
 		return err
 	}
@@ -389,7 +410,7 @@ func (g *guest) handedOver(ctx context.Context) error {
 	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > 512<<10 }); err != nil {
 		return err
 	}
-	d, err := g.start(0, "--takeover")
+	d, err := g.start("--takeover")
 	if err != nil {
 		return err
 	}

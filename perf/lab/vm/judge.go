@@ -40,6 +40,9 @@ func Judge(s Scenario, records []Record) []error {
 
 // steps are those that a plan has after boot.
 func (p Plan) steps() []string {
+	if p.Only != "" {
+		return []string{p.Only}
+	}
 	steps := []string{StepFirst, StepSecond, StepKill, StepTake}
 	if p.Full {
 		steps = append(steps, StepFlap)

@@ -8,11 +8,14 @@ import (
 // Plan is what a guest does.
 type Plan struct {
 	FrameSize int  `json:"frame_size"` // engine.frame-size
+	RingSize  int  `json:"ring_size"`  // engine.ring-size; 0 is the default
 	Full      bool `json:"full"`       // also the steps that need zero-copy to say something
 	// Small adds a start with frames of 2048 bytes, which are too small for the driver's zero-copy mode.
 	Small bool `json:"small"`
 	// Channels, if not 0, adds a start with as many queues, more than there are workers.
 	Channels int `json:"channels"`
+	// Only, if not empty, is the one step that is done.
+	Only string `json:"only"`
 }
 
 // Steps of a plan, in order.
