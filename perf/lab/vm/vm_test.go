@@ -2,6 +2,7 @@ package vm
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"sluice/perf/lab"
@@ -261,5 +263,40 @@ func TestJudge(t *testing.T) {
 		if problems := Judge(s, spoil(all)); len(problems) == 0 {
 			t.Errorf("%s: not seen", name)
 		}
+	}
+}
+
+func TestAddQueue(t *testing.T) {
+	attr := func(kind uint16, value uint64, size int) syscall.NetlinkRouteAttr {
+		b := binary.NativeEndian.AppendUint64(nil, value)
+		if size == 4 {
+			b = binary.NativeEndian.AppendUint32(nil, uint32(value))
+		}
+		return syscall.NetlinkRouteAttr{Attr: syscall.RtAttr{Type: kind}, Value: b}
+	}
+	counts := addQueue(nil, []syscall.NetlinkRouteAttr{attr(netdevAQstatsID, 1, 4), attr(netdevAQstatsType, typeRx, 4), attr(netdevAQstatsRxPacket, 1<<40, 8)})
+	counts = addQueue(counts, []syscall.NetlinkRouteAttr{attr(netdevAQstatsID, 0, 4), attr(netdevAQstatsType, typeRx, 4), attr(netdevAQstatsRxPacket, 7, 4)})
+	counts = addQueue(counts, []syscall.NetlinkRouteAttr{attr(netdevAQstatsID, 0, 4), attr(netdevAQstatsType, 1, 4), attr(netdevAQstatsRxPacket, 99, 4)})
+	if !slices.Equal(counts, []uint64{7, 1 << 40}) {
+		t.Errorf("%v", counts)
+	}
+}
+
+func TestModuleNames(t *testing.T) {
+	for path, want := range map[string]string{"/x/i2c-algo-bit.ko.xz": "i2c_algo_bit", "virtio_net.ko": "virtio_net"} {
+		if got := moduleName(path); got != want {
+			t.Errorf("%s: %s, not %s", path, got, want)
+		}
+	}
+	for name, want := range map[string]bool{
+		"./lib/modules/6.1/kernel/drivers/net/veth.ko": true, "./boot/vmlinuz-6.1": true,
+		"./lib/modules/6.1/kernel/sound/soundcore.ko": false, "./usr/share/doc/drivers/net/README": false,
+	} {
+		if wanted(name) != want {
+			t.Errorf("wanted(%s) is not %v", name, want)
+		}
+	}
+	if _, err := dependencies([]byte("no ELF")); err == nil {
+		t.Error("a file that is no module went unnoticed")
 	}
 }
