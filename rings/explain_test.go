@@ -43,7 +43,7 @@ func TestModeIsExplained(t *testing.T) {
 		{nil, XSK{budgetNote: "budget"}, []string{"budget"}},
 		{unix.EOPNOTSUPP, XSK{}, []string{"zero-copy refused: ", "driver has none"}},
 		{unix.EINVAL, XSK{budgetNote: "budget"}, []string{"zero-copy refused: ", "iommu_platform=on", "; budget"}},
-		{roomRefusal("igb", 2048, 1500), XSK{}, []string{"zero-copy refused: driver igb receives", "engine.frame-size"}},
+		{roomRefusal("igb", 2048, 1500), XSK{}, []string{"zero-copy refused: driver igb would receive", "engine.frame-size"}},
 	} {
 		note := c.q.explainMode(c.refused)
 		if c.want == nil && note != "" {

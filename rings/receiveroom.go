@@ -39,7 +39,7 @@ func roomRefusal(driver string, frameSize, mtu int) error {
 	if frameSize < 4096 && mtu+linkOverhead <= receiveRoom(driver, 4096) {
 		advice = "set engine.frame-size to 4096"
 	}
-	return fmt.Errorf("driver %s receives packets of at most %d bytes into frames of %d, and the MTU of %d needs %d: %s",
+	return fmt.Errorf("driver %s would receive packets of at most %d bytes into frames of %d, and the MTU of %d needs %d: %s",
 		driver, room, frameSize, mtu, mtu+linkOverhead, advice)
 }
 

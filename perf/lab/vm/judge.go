@@ -187,7 +187,7 @@ func (j *judge) state(step string, s *State) {
 	}
 	zeroCopy, reason := j.s.ZeroCopy, refusal+"the driver has none"
 	if step == StepSmall {
-		zeroCopy, reason = false, refusal+"driver "+j.s.Driver+" receives"
+		zeroCopy, reason = false, refusal+"driver "+j.s.Driver+" would receive"
 	}
 	for _, name := range []string{outside, inside} {
 		i := slices.IndexFunc(s.Ports, func(p Port) bool { return p.Name == name })

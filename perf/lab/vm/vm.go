@@ -57,7 +57,7 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{Name: "igb", Release: Testing, Driver: "igb", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 4096, Full: true, Small: true, Channels: 8}},
 		{Name: "virtio", Release: Testing, Driver: "virtio_net", Queues: 1, ZeroCopy: true, Plan: Plan{FrameSize: 2048, Full: true}},
-		{Name: "igb-6.1", Release: Bookworm, Driver: "igb", Queues: cpus, Plan: Plan{FrameSize: 2048}},
+		{Name: "igb-6.1", Release: Bookworm, Driver: "igb", Queues: cpus, Plan: Plan{FrameSize: 4096}},
 		{Name: "virtio-6.1", Release: Bookworm, Driver: "virtio_net", Queues: 1, Plan: Plan{FrameSize: 2048}},
 	}
 }

@@ -163,7 +163,7 @@ func goodState(s Scenario, step string) *State {
 	}
 	switch {
 	case step == StepSmall:
-		mode, note = "copy", refusal+"driver "+s.Driver+" receives at most"
+		mode, note = "copy", refusal+"driver "+s.Driver+" would receive at most"
 	case !s.ZeroCopy:
 		mode, note = "copy", refusal+"the driver has none; the kernel has no XDP_MAX_TX_SKB_BUDGET"
 	}
