@@ -29,7 +29,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: ## micro-benchmarks: pipeline, look-ups
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./engine ./flow
 
-nic-test: build ## sluice on real NIC drivers in an emulated machine (QEMU and apt; about 5 minutes)
+nic-test: build ## sluice on real NIC drivers in an emulated machine (QEMU and apt; ten minutes at most)
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/nictest ./cmd/nictest
 	@bin/nictest
 
