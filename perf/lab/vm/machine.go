@@ -10,7 +10,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -73,6 +75,10 @@ const lastWords = 4000
 func (m *machine) run(ctx context.Context, log func(string, ...any)) ([]Record, error) {
 	cmd := exec.CommandContext(ctx, m.qemu, m.args()...)
 	cmd.WaitDelay = 5 * time.Second
+	// The machine dies with us; the signal fires when the thread that started it ends, so this one is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()

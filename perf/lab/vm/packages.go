@@ -212,11 +212,12 @@ func findQEMU(ctx context.Context, o Options) (string, error) {
 	if os.Geteuid() != 0 || !strings.Contains(string(release), "\nVERSION_CODENAME=bookworm") {
 		return "", unavailable("%w; install QEMU 8 or newer (Debian's package qemu-system-x86)", err)
 	}
-	o.Log("%v: installing it", err)
-	a, err := newAPT(filepath.Join(o.Cache, "qemu"), "/var/lib/dpkg/status", "bookworm", "bookworm-updates", "bookworm-backports")
-	if err == nil {
-		_, err = a.run(ctx, "apt-get", "update")
+	a, aptErr := newAPT(filepath.Join(o.Cache, "qemu"), "/var/lib/dpkg/status", "bookworm", "bookworm-updates", "bookworm-backports")
+	if aptErr != nil {
+		return "", aptErr
 	}
+	o.Log("%v: installing it", err)
+	_, err = a.run(ctx, "apt-get", "update")
 	if err == nil {
 		_, err = a.run(ctx, "apt-get", "install", "-y", "--no-install-recommends", "-t", "bookworm-backports", "qemu-system-x86")
 	}
