@@ -215,13 +215,20 @@ func (g *guest) queuePackets() (map[string][]uint64, error) {
 	out := map[string][]uint64{}
 	err := g.withEthtool(func(e *ethtool.Ethtool) error {
 		for _, name := range []string{outside, inside} {
-			stats, err := e.Stats(name)
-			if err != nil {
-				return fmt.Errorf("counters of %s: %w", name, err)
+			// Asked once, igb was seen to list no counters at all; asked again it does.
+			for range 5 {
+				stats, err := e.Stats(name)
+				if err != nil {
+					return fmt.Errorf("counters of %s: %w", name, err)
+				}
+				if out[name] = perQueue(stats); out[name] != nil {
+					break
+				}
 			}
-			if out[name] = perQueue(stats); out[name] != nil {
+			if out[name] != nil {
 				continue
 			}
+			var err error
 			if out[name], err = qstats(name); err != nil {
 				return err
 			}
