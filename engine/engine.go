@@ -25,6 +25,9 @@ type Options struct {
 	Secret   flow.Secret
 	Cores    []int // by worker; nil or -1: not pinned
 	Polling  Polling
+	// Handoff is the number of descriptors between two workers, a power of two: what a worker may miss while it is not on its
+	// core. 0 is defaultHandoff.
+	Handoff int
 	// Clock gives milliseconds; nil is the monotonic clock. Micros gives microseconds on the same clock; nil is Clock's
 	// milliseconds, or the monotonic clock with it.
 	Clock, Micros func() uint64
@@ -55,6 +58,9 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if n == 0 || n > Bins || n != len(opt.Tables) || n != cfg.owners.workers {
 		return nil, fmt.Errorf("an engine needs 1 to %d workers, a table for each, and a configuration for as many", Bins)
 	}
+	if opt.Handoff == 0 {
+		opt.Handoff = defaultHandoff
+	}
 	switch clock := opt.Clock; {
 	case clock == nil:
 		opt.Micros = monotonicMicros()
@@ -74,7 +80,7 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 		}
 		e.workers = append(e.workers, w)
 	}
-	connect(nil, e.workers)
+	e.connect(nil, e.workers)
 	vias := viasOf(e.workers, len(cfg.Ports))
 	for _, w := range e.workers {
 		w.route(vias)
@@ -143,8 +149,7 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	return w, nil
 }
 
-// handoffSize is the number of descriptors between two workers: what a worker may miss while it is not on its core.
-const handoffSize = 1024
+const defaultHandoff = 1024
 
 // Start runs the workers. It makes sure that Go has threads for them and for everything else.
 func (e *Engine) Start() error { return e.start(nil) }
