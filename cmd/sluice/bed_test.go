@@ -64,9 +64,11 @@ func newBed(t *testing.T, o lab.TwoArmOptions, s settings) *bed {
 	return b
 }
 
+// write replaces the configuration file at once, as editors do: a reload that goes on meanwhile reads the one or the other.
 func (b *bed) write(config string) {
 	b.t.Helper()
-	ok(b.t, os.WriteFile(b.config, []byte(config), 0o644))
+	ok(b.t, os.WriteFile(b.config+".new", []byte(config), 0o644))
+	ok(b.t, os.Rename(b.config+".new", b.config))
 }
 
 // Ports of the virtual servers. Members have none of their own: it is that of the virtual server.
