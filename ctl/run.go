@@ -72,6 +72,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}

@@ -98,6 +98,6 @@ func (s *Server) seat(o scaled) {
 		return
 	}
 	runtime.GC() // of the former workers
-	s.log.Info("workers changed", "workers", o.view.Workers, "cores", fmt.Sprint(o.plan.cores), "connections_moved", o.view.Moved,
+	s.log.Info("workers changed", "workers", o.view.Workers, "cores", fmt.Sprint(o.plan.cores), "why", o.plan.why, "connections_moved", o.view.Moved,
 		"connections_lost", o.view.Lost, "took_us", o.view.TookUS)
 }
