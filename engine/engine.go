@@ -33,6 +33,7 @@ type Options struct {
 // concurrent use, except Step and Close.
 type Engine struct {
 	opt     Options
+	clock   clock
 	dict    *Dictionary
 	cfg     atomic.Pointer[Config]
 	running atomic.Bool
@@ -50,10 +51,8 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if n == 0 || n > Bins || n != len(opt.Tables) || n != cfg.owners.workers {
 		return nil, fmt.Errorf("an engine needs 1 to %d workers, a table for each, and a configuration for as many", Bins)
 	}
-	if opt.Clock == nil {
-		opt.Clock = MonotonicClock()
-	}
-	e := &Engine{opt: opt, dict: dict}
+	e := &Engine{opt: opt, dict: dict, clock: newClock(opt.Clock)}
+	e.opt.Clock = func() uint64 { return e.clock.millis(e.clock.nanos()) }
 	e.cfg.Store(cfg)
 	for id := range n {
 		e.slots = append(e.slots, uint8(id))
@@ -75,16 +74,6 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 		e.workers[f*n/frames].pool.Put(uint64(f) * uint64(opt.Region.FrameSize()))
 	}
 	return e, nil
-}
-
-// MonotonicClock is milliseconds since boot, through the vDSO.
-func MonotonicClock() func() uint64 {
-	start := time.Now()
-	var base uint64
-	if ns, err := monotonicNow(); err == nil {
-		base = ns
-	}
-	return func() uint64 { return (base + uint64(time.Since(start))) / 1e6 }
 }
 
 // newWorker makes a worker with its number, its slot, and what opt has for it.
@@ -146,7 +135,7 @@ func (e *Engine) Start() error {
 // launch runs a worker; an error says that it does not.
 func (e *Engine) launch(w *worker) error {
 	ready := make(chan error, 1)
-	go w.run(e.opt.Clock, ready)
+	go w.run(&e.clock, ready)
 	return <-ready
 }
 
