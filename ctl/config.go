@@ -84,6 +84,7 @@ type Engine struct {
 	HoldTime    time.Duration
 	AfterHold   AfterHold
 	ClientEnd   ClientEnd
+	Steering    Steering
 	HostPort    bool
 	HugePages   HugePages
 	OutOfWindow OutOfWindow
@@ -188,6 +189,7 @@ type (
 	Polling         string
 	AfterHold       string
 	ClientEnd       string
+	Steering        string
 	HugePages       string
 	LogLevel        string
 	LogFormat       string
@@ -219,6 +221,9 @@ const (
 
 	ClientEndAddressPort ClientEnd = "address+port"
 	ClientEndAddress     ClientEnd = "address"
+
+	SteeringAuto Steering = "auto"
+	SteeringOff  Steering = "off"
 
 	HugePagesAuto HugePages = "auto"
 	HugePagesOff  HugePages = "off"

@@ -195,13 +195,16 @@ type PortView struct {
 	XDP       string `json:"xdp"`   // native | generic
 	Mode      string `json:"mode"`  // zero-copy | copy
 	Note      string `json:"note,omitempty"`
-	Received  uint64 `json:"received"`
-	Sent      uint64 `json:"sent"`
-	RingFull  uint64 `json:"ring_full"`
-	FillEmpty uint64 `json:"fill_empty"`
-	Invalid   uint64 `json:"invalid"`
-	Passed    uint64 `json:"passed"` // by the XDP program, to the kernel
-	Held      uint64 `json:"held"`   // by the XDP program, while no engine served the port
+	Steering  string `json:"steering,omitempty"` // full, or what is missing and why
+	// HandedOver is the share of its packets that steering is expected to leave to be handed over, from 0 to 1.
+	HandedOver float64 `json:"expected_handed_over"`
+	Received   uint64  `json:"received"`
+	Sent       uint64  `json:"sent"`
+	RingFull   uint64  `json:"ring_full"`
+	FillEmpty  uint64  `json:"fill_empty"`
+	Invalid    uint64  `json:"invalid"`
+	Passed     uint64  `json:"passed"` // by the XDP program, to the kernel
+	Held       uint64  `json:"held"`   // by the XDP program, while no engine served the port
 }
 
 // StatusView is the engine as a whole.
@@ -356,6 +359,9 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 			if c, err := s.programs[i].Counters(); err == nil {
 				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held
 			}
+		}
+		if i < len(s.steerings) {
+			v.Steering, v.HandedOver = s.steerings[i].Text, s.steerings[i].Share
 		}
 		notes := map[string]bool{}
 		for _, q := range s.queues[i] {

@@ -13,7 +13,10 @@ import (
 func RSSKey(n int) []byte {
 	key := make([]byte, n)
 	for i := range key {
-		key[i] = byte(toeplitzKey >> (8 * (1 - i&1)))
+		key[i] = byte(toeplitzKey & 0xff)
+		if i&1 == 0 {
+			key[i] = toeplitzKey >> 8
+		}
 	}
 	return key
 }
