@@ -32,6 +32,7 @@ type Server struct {
 	drain  draining
 	spec   engine.Spec // that the engine's configuration was compiled from
 	nics   *nics
+	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -343,8 +344,16 @@ func (s *Server) stopEngine() error {
 // Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.observe(sampling)
+	}()
 	err := s.watch(ctx)
 	s.api.close()
+	stop()
+	<-sampled
 	return errors.Join(err, s.shutdown())
 }
 

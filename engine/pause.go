@@ -17,14 +17,13 @@ func PauseBounds() (out []time.Duration) {
 	return out
 }
 
-// activity is where a worker's time goes. The clock is read once a step: what passed between two readings belongs to the
-// step before and what came after it, and is busy if that step found work, else idle or asleep. A long gap is a pause,
+// activity is where a worker's time goes. The clock is read once a step, and around a sleep: what passed between two
+// readings belongs to the step before and what came after it, and is busy if that step found work. A long gap is a pause,
 // whatever it came from: the scheduler, an interrupt, the collector, a message of control, a fault. Only the worker writes.
 type activity struct {
 	began uint64 // nanoseconds since boot, as all times here
-	last  uint64 // of the step before
+	last  uint64 // of the step before, or the end of a sleep
 	found bool   // it found work
-	slept bool   // it was followed by a sleep, so that the gap is no pause
 	busy  uint64 // sum
 	Pauses
 	largest   uint64 // since it was asked for last
@@ -47,14 +46,10 @@ func (a *activity) next(now uint64) {
 	if gap > a.largest || gap > pauseBounds[0] {
 		a.gap(gap, now)
 	}
-	a.slept = false
 }
 
 // gap notes a gap that is the largest of late or long.
 func (a *activity) gap(gap, now uint64) {
-	if a.slept {
-		return
-	}
 	if gap > a.largest {
 		a.largest, a.largestAt = gap, now
 	}

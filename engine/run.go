@@ -42,8 +42,9 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 				continue
 			}
 		}
+		a.next(clock.nanos())
 		w.sleep()
-		a.slept = true
+		a.last = clock.nanos()
 	}
 }
 
