@@ -97,9 +97,7 @@ func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, 
 		v := &f.VirtualServers[i]
 		to := target{flow: flowType(v.Protocol, v.Address), addr: v.Address}
 		for j := range out {
-			if v.Port == "" || v.Port == out[j].name {
-				out[j].targets = append(out[j].targets, to)
-			}
+			out[j].targets = append(out[j].targets, to)
 		}
 		pool := f.Pool(v.Pool)
 		for j := range pool.Members {
@@ -111,10 +109,11 @@ func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, 
 			}
 		}
 	}
+	// Clients come from where members are not. If members are everywhere, they come to the ports of virtual servers.
+	everywhere := !slices.ContainsFunc(out, func(p steeredPort) bool { return !p.server })
 	for i := range out {
 		p := &out[i]
-		// Without a port of its own a virtual server's clients come from wherever members are not.
-		p.client = !p.server || slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Port == p.name })
+		p.client = !p.server || everywhere && slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Port == p.name })
 		if !p.client {
 			p.targets = slices.DeleteFunc(p.targets, func(t target) bool { return !t.member })
 		}

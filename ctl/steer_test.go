@@ -298,13 +298,21 @@ func TestSteeringFollows(t *testing.T) {
 // On one arm requests are steered and answers are handed over; client-end: address needs no ports.
 func TestSteeringSides(t *testing.T) {
 	one := strings.ReplaceAll(steerFile, "port: inside", "port: outside")
-	one = strings.ReplaceAll(one, "protocol: tcp,", "protocol: tcp, port: outside,")
-	one = strings.ReplaceAll(one, "protocol: udp,", "protocol: udp, port: outside,")
+	one = strings.ReplaceAll(one, `  - {name: inside, interface: eth2, mac: 02:00:00:00:01:02, addresses: [192.168.20.254/24, "fd00:192::1/64"]}`+"\n", "")
+	one = strings.ReplaceAll(one, "addresses: [172.16.10.1/24,", `addresses: [192.168.20.254/24, "fd00:192::1/64", 172.16.10.1/24,`)
 	ds := drivers{"eth1": newDriver(4, 256, 40), "eth2": newDriver(4, 256, 40)}
 	s := steerBed(t, one, 2, ds)
 	s.steerNow(t)
 	if got := s.steerings[0]; got.Text != "half: answers are handed over" || math.Abs(got.Share-0.25) > 0.05 {
 		t.Errorf("one arm: %+v", got)
+	}
+	ds = drivers{"eth1": newDriver(4, 256, 40), "eth2": newDriver(4, 256, 40)}
+	lines := strings.Split(steerFile, "\n") // the inside first: virtual addresses are put there, clients come from outside all the same
+	lines[2], lines[3] = lines[3], lines[2]
+	s = steerBed(t, strings.Join(lines, "\n"), 2, ds)
+	s.steerNow(t)
+	if s.steerings[0].Text != "full" || s.steerings[1].Text != "full" || ds["eth2"].now.Fields[rings.FlowTCP4] != rings.HashDestination|rings.HashDestPort {
+		t.Errorf("inside first: %+v, %v", s.steerings, ds["eth2"].now.Fields)
 	}
 	ds = drivers{"eth1": newDriver(4, 256, 40), "eth2": newDriver(4, 256, 40)}
 	s = steerBed(t, "engine: {client-end: address}\n"+steerFile, 4, ds)
