@@ -232,9 +232,8 @@ func (n *nics) restore(ifname string, before *rings.RSS, queues int) error {
 
 // steer does so for all ports, if anything has changed since it was done last.
 func (s *Server) steer(cfg *engine.Config) {
-	var want steered
-	want.on = s.file.Engine.Steering == SteeringAuto && s.plan.workers > 1
-	want.workers, want.end = s.plan.workers, s.file.Engine.ClientEnd
+	want := steered{setting: s.file.Engine.Steering, workers: s.plan.workers, end: s.file.Engine.ClientEnd}
+	on := want.setting == SteeringAuto && want.workers > 1
 	want.ports = s.file.steeredPorts(s.ifaces, func(a endpoint) (int, bool) {
 		if hop, ok := s.file.staticHop(a.Addr()); ok {
 			return hop.Port, true
@@ -249,16 +248,16 @@ func (s *Server) steer(cfg *engine.Config) {
 	for i := range want.ports {
 		p := &want.ports[i]
 		switch {
-		case s.file.Engine.Steering != SteeringAuto:
+		case want.setting != SteeringAuto:
 			result[i].Text = "off"
-		case !want.on:
+		case !on:
 			result[i].Text = "not needed: there is one worker"
 		default:
 			result[i] = s.nics.steer(p, cfg, want.end, want.workers, func(before rings.RSS) error { return s.state.noteSteering(p.iface, before) })
 			s.log.Info("steering", "port", p.name, "result", result[i].Text, "expected_handed_over", fmt.Sprintf("%.3f", result[i].Share))
 		}
 	}
-	if !want.on {
+	if !on {
 		if _, err := s.state.restoreSteering(""); err != nil {
 			s.log.Warn("the steering that was there before could not be put back", "error", err)
 		}
@@ -284,7 +283,7 @@ func (s *Server) readSteering() (err error) {
 
 // steered is what steering was last done for.
 type steered struct {
-	on      bool
+	setting Steering
 	workers int
 	end     ClientEnd
 	ports   []steeredPort
