@@ -106,6 +106,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, err
 	}
 	s.steer(cfg)
+	setProcs(s.plan.workers)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}

@@ -5,20 +5,14 @@ import (
 	"runtime/debug"
 )
 
-// The collector's settings of `sluice run`, measured in docs/design/004-runtime.md. Packets cause no garbage; reloads,
-// lists and scrapes do, and a collection takes cores from the workers for a moment. So it waits until there is enough to
-// make it worth while, and no longer than until this much memory is in use.
-const (
-	gcPercent   = 400
-	memoryLimit = 512 << 20
-)
+// gcPercent is the collector's setting of `sluice run`, measured in docs/design/004-runtime.md. Packets cause no garbage;
+// reloads, lists and scrapes do, and a collection stops the workers for a moment and takes cores from them. So it waits
+// until there is eight times as much garbage as there is data, some tens of MiB: tables and frames are not the collector's.
+const gcPercent = 800
 
-// tuneRuntime sets them, unless the environment does.
+// tuneRuntime sets it, unless the environment does.
 func tuneRuntime() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(memoryLimit)
 	}
 }
