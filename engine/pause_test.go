@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -145,4 +146,57 @@ func BenchmarkActivity(b *testing.B) {
 		a.found = now&8192 == 0
 		a.next(now)
 	}
+}
+
+// BenchmarkObserved runs the pipeline with the loop's clock alone, and with the accounting of time beside it, in turns of a
+// few bursts each, and reports the ratio of their medians: noise of the machine meets both.
+func BenchmarkObserved(b *testing.B) {
+	const flows, turn = 1000, 16
+	bn := newBench(b, a4(1), flows+flows/4+16, 2048)
+	defer bn.close()
+	var frames [2][][]byte
+	for i := range flows {
+		c2s, s2c := establish(b, bn, i)
+		frames[0], frames[1] = append(frames[0], c2s), append(frames[1], s2c)
+	}
+	clock, w := newClock(nil), bn.workers[0]
+	clock.given = func() uint64 { return bn.now }
+	at := 0
+	burst := func(observed bool) {
+		for d := range frames {
+			bn.wire(0, d).SendBurst(frames[d][at : at+burstSize/2])
+		}
+		if at += burstSize / 2; at+burstSize/2 > flows {
+			at = 0
+		}
+		w.control()
+		now := clock.nanos()
+		if observed {
+			w.runtime.activity.next(now)
+			w.runtime.activity.found = w.step(clock.millis(now))
+		} else {
+			w.step(clock.millis(now))
+		}
+		bn.wire(0, inside).Recv(nil)
+		bn.wire(0, outside).Recv(nil)
+	}
+	var took [2][]time.Duration
+	for i := 0; b.Loop(); i++ {
+		begin := time.Now()
+		for range turn {
+			burst(i&1 == 1)
+		}
+		took[i&1] = append(took[i&1], time.Since(begin))
+	}
+	if len(took[1]) == 0 {
+		return
+	}
+	for i := range took {
+		slices.Sort(took[i])
+	}
+	median := func(i int) float64 { return float64(took[i][len(took[i])/2]) / (turn * burstSize) }
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(0), "ns/packet-without")
+	b.ReportMetric(median(1), "ns/packet-with")
+	b.ReportMetric(median(1)/median(0), "ratio")
 }
