@@ -7,6 +7,7 @@ import (
 
 	"sluice/engine"
 	"sluice/flow"
+	"sluice/sched"
 )
 
 // topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
@@ -41,9 +42,10 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
-			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
+			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
+			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 		})
 	}
 	return s
@@ -53,21 +55,37 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 const HostPortName = "host"
 
 func (p *Pool) spec(t *topology) engine.PoolSpec {
-	s := engine.PoolSpec{Name: p.Name, Scheduler: string(p.Scheduler)}
+	s := engine.PoolSpec{
+		Name: p.Name, Scheduler: string(p.Scheduler), Minimum: p.MinimumActive,
+		Options:     sched.Options{TableSize: p.TableSize, HalfLife: milliseconds(p.HalfLife)},
+		Hash:        sched.HashInput{Ports: p.Hash.Ports, Prefix4: uint8(p.Hash.Prefix4), Prefix6: uint8(p.Hash.Prefix6)},
+		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart),
+	}
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
 		})
 	}
 	return s
 }
 
-func (p Protocol) number() uint8 {
-	switch p {
+func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
+
+// number is the protocol in packets of the virtual server's family; 0 is any.
+func (v *VirtualServer) number() uint8 {
+	switch v.Protocol {
 	case UDP:
 		return flow.UDP
 	case SCTP:
 		return flow.SCTP
+	case AnyProtocol:
+		return 0
+	case ICMP:
+		if v.Address.Addr().Is6() {
+			return flow.ICMPv6
+		}
+		return flow.ICMP
 	}
 	return flow.TCP
 }
@@ -88,6 +106,7 @@ func (t *Timeouts) compile() engine.Timeouts {
 	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
 	c.Closed = ms(t.TCPClosed)
 	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
+	c.ICMP, c.Other = ms(t.ICMP), ms(t.Other)
 	c.SCTPInit, c.SCTPEstablished, c.SCTPShutdown = ms(t.SCTPInit), ms(t.SCTPEstablished), ms(t.SCTPShutdown)
 	c.SCTPClosed = ms(t.SCTPClosed)
 	return c

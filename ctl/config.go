@@ -105,7 +105,7 @@ type BusyPoll struct {
 // the global value.
 type Timeouts struct {
 	TCPHandshake, TCPEstablished, TCPClosing, TCPClosed time.Duration
-	UDP, UDPUnanswered                                  time.Duration
+	UDP, UDPUnanswered, ICMP, Other                     time.Duration
 	SCTPInit, SCTPEstablished, SCTPShutdown, SCTPClosed time.Duration
 }
 
@@ -145,9 +145,21 @@ type Route struct {
 
 // Pool is a set of members and the way to choose among them.
 type Pool struct {
-	Name      string
-	Scheduler Scheduler
-	Members   []Member
+	Name          string
+	Scheduler     Scheduler
+	Members       []Member
+	Hash          Hash
+	TableSize     int           // of maglev and source-hash; 0: by the number of members
+	HalfLife      time.Duration // of what fastest has measured
+	MinimumActive int
+	ReturnAfter   time.Duration
+	SlowStart     time.Duration
+}
+
+// Hash is what tells clients apart for schedulers that hash.
+type Hash struct {
+	Ports            bool
+	Prefix4, Prefix6 int
 }
 
 // Member is a server of a pool.
@@ -155,6 +167,10 @@ type Member struct {
 	Name    string
 	Address netip.AddrPort // port 0: the port of the virtual server
 	Weight  int            // 0: no new connections
+
+	Priority        int // the highest takes the connections
+	ConnectionLimit int // 0: none
+	RateLimit       int // new connections a second; 0: none
 }
 
 // Target is the member's address and port as a virtual server with that port reaches it.
@@ -168,7 +184,7 @@ func (m *Member) Target(virtualPort uint16) netip.AddrPort {
 // VirtualServer is an address, port and protocol that clients connect to.
 type VirtualServer struct {
 	Name            string
-	Address         netip.AddrPort
+	Address         netip.AddrPort // port 0: any
 	Protocol        Protocol
 	Pool            string // name of a Pool
 	Mode            Mode
@@ -180,6 +196,10 @@ type VirtualServer struct {
 	OnePacket       bool
 	ResetExpired    bool
 	HalfOpenLimit   int // 0: none
+	ConnectionLimit int // 0: none
+	RateLimit       int // new connections a second; 0: none
+	Refused         Refused
+	TableFull       TableFull
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -200,6 +220,8 @@ type (
 	Unmatched       string
 	MidStream       string
 	OutOfWindow     string
+	Refused         string
+	TableFull       string
 )
 
 // The words themselves.
@@ -236,13 +258,23 @@ const (
 	LogText LogFormat = "text"
 	LogJSON LogFormat = "json"
 
-	RoundRobin         Scheduler = "round-robin"
-	WeightedRoundRobin Scheduler = "weighted-round-robin"
-	LeastConnections   Scheduler = "least-connections"
+	RoundRobin               Scheduler = "round-robin"
+	WeightedRoundRobin       Scheduler = "weighted-round-robin"
+	LeastConnections         Scheduler = "least-connections"
+	WeightedLeastConnections Scheduler = "weighted-least-connections"
+	Fastest                  Scheduler = "fastest"
+	TwoChoices               Scheduler = "two-choices"
+	SourceHash               Scheduler = "source-hash"
+	Maglev                   Scheduler = "maglev"
+	First                    Scheduler = "first"
+	Random                   Scheduler = "random"
 
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
 	SCTP Protocol = "sctp"
+	ICMP Protocol = "icmp"
+
+	AnyProtocol Protocol = "any"
 
 	ModeNAT Mode = "nat"
 
@@ -255,6 +287,12 @@ const (
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"
 	MidStreamReset MidStream = "reset"
+
+	TableFullRefuse  TableFull = "refuse"
+	TableFullForward TableFull = "forward"
+
+	RefusedDrop  Refused = "drop"
+	RefusedReset Refused = "reset"
 
 	OutOfWindowForward OutOfWindow = "forward"
 	OutOfWindowDrop    OutOfWindow = "drop"

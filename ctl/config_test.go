@@ -29,7 +29,7 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 10 * time.Second, 10 * time.Minute, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
 	sctp := times
@@ -53,28 +53,31 @@ func TestExample(t *testing.T) {
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
 		Pools: []Pool{
-			{"web", RoundRobin, []Member{
-				{"s1", end("192.168.20.1:80"), 1}, {"s2", end("192.168.20.2:80"), 1},
-				{"s3", end("192.168.20.3:8080"), 1}, {"s4", end("192.168.20.4:80"), 0},
+			{Name: "web", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
+				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
+				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0},
 			}},
-			{"resolvers", WeightedRoundRobin, []Member{
-				{"192.168.20.1", netip.AddrPortFrom(addr("192.168.20.1"), 0), 3},
-				{"192.168.20.2", netip.AddrPortFrom(addr("192.168.20.2"), 0), 1},
+			{Name: "resolvers", Scheduler: WeightedRoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
+				{Name: "192.168.20.1", Address: netip.AddrPortFrom(addr("192.168.20.1"), 0), Weight: 3},
+				{Name: "192.168.20.2", Address: netip.AddrPortFrom(addr("192.168.20.2"), 0), Weight: 1},
 			}},
 		},
 		VirtualServers: []VirtualServer{
-			{"web", end("10.10.1.100:80"), TCP, "web", ModeNAT, "outside", AddressManaged, UnmatchedDrop, times, MidStreamDrop, false, false, 0},
-			{"dns", end("10.10.1.100:53"), UDP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, dns, MidStreamDrop, false, false, 0},
-			{"signalling", end("10.10.1.100:2905"), SCTP, "resolvers", ModeNAT, "outside", AddressManaged, UnmatchedDrop, sctp, MidStreamDrop, false, false, 0},
+			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
+				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+			{Name: "dns", Address: end("10.10.1.100:53"), Protocol: UDP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
+				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
+				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 90 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 102 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 87 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 99 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -3,6 +3,7 @@ package ctl
 import (
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/goccy/go-yaml/ast"
 )
@@ -45,29 +46,59 @@ var routeKeys = mapping[Route]{what: "a route", later: []string{"port", "metric"
 		parseAddr, func(r *Route) *netip.Addr { return &r.Via }),
 }}
 
-var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "slow-start", "minimum-active", "all-down", "snat"}, keys: []configKey[Pool]{
+// virtualKey is the address of a virtual server.
+func virtualKey(doc keyDoc) configKey[VirtualServer] {
+	k := textKey(doc, parseVirtual, func(v *VirtualServer) *netip.AddrPort { return &v.Address })
+	k.show = func(v *VirtualServer, at string, emit func(Setting)) { emit(Setting{at, endText(v.Address)}) }
+	return k
+}
+
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "all-down", "snat"}, keys: []configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
-	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "weighted-round-robin", text: "How the member of a new connection is chosen. Only weighted-round-robin looks at weights other than 0."},
-		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections},
-		[]Scheduler{"weighted-least-connections", "fastest", "two-choices", "source-hash", "maglev", "first", "random"}, func(p *Pool) *Scheduler { return &p.Scheduler }),
+	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
+		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections, WeightedLeastConnections, Fastest, TwoChoices, SourceHash, Maglev, First, Random},
+		nil, func(p *Pool) *Scheduler { return &p.Scheduler }),
 	listKey(keyDoc{name: "members", required: true, example: "[{address: 192.168.20.1:80}]", text: "The servers."},
 		&memberKeys, func(p *Pool) *[]Member { return &p.Members }),
+	nestedKey(keyDoc{name: "hash", example: "{prefix-v4: 24}", text: "What tells clients apart for source-hash and maglev."},
+		&hashKeys, func(p *Pool) *Hash { return &p.Hash }),
+	autoNumberKey(keyDoc{name: "table-size", example: "65537", text: "Slots of the table of source-hash and maglev, a prime at least twice the members. auto is 100 a member or more; a pool that grows over 655, 1,311 or 5,243 members then moves most clients, which a fixed size avoids."},
+		2, 16777213, func(p *Pool) *int { return &p.TableSize }),
+	durationKey(keyDoc{name: "half-life", def: "2s", example: "10s", text: "The time in which fastest halves a handshake time that is not measured again, so that a slow member gets its chance."},
+		time.Millisecond, time.Hour, func(p *Pool) *time.Duration { return &p.HalfLife }),
+	numberKey(keyDoc{name: "minimum-active", def: "1", example: "2", text: "How many usable members the members of a priority must have to take connections; else the next lower priority does. Where none has as many, the highest that has any."},
+		1, 65535, func(p *Pool) *int { return &p.MinimumActive }),
+	durationKey(keyDoc{name: "return-after", def: "0s", example: "30s", text: "How long after the last connection that it could not take a priority takes connections again from the lower one."},
+		0, time.Hour, func(p *Pool) *time.Duration { return &p.ReturnAfter }),
+	durationKey(keyDoc{name: "slow-start", def: "0s", example: "30s", text: "How long a member that comes up takes part in choices with a share that grows from nothing to all."},
+		0, time.Hour, func(p *Pool) *time.Duration { return &p.SlowStart }),
 }}
 
-var memberKeys = mapping[Member]{what: "a member", later: []string{"priority", "connection-limit", "monitor", "snat", "mac", "slow-start"}, keys: []configKey[Member]{
+var hashKeys = mapping[Hash]{what: "the hash", keys: []configKey[Hash]{
+	flagKey(keyDoc{name: "ports", def: "false", example: "true", text: "Whether the client's port is part of it."}, func(h *Hash) *bool { return &h.Ports }),
+	numberKey(keyDoc{name: "prefix-v4", def: "32", example: "24", text: "How many bits of an IPv4 address are part of it."}, 1, 32, func(h *Hash) *int { return &h.Prefix4 }),
+	numberKey(keyDoc{name: "prefix-v6", def: "128", example: "64", text: "How many bits of an IPv6 address are part of it."}, 1, 128, func(h *Hash) *int { return &h.Prefix6 }),
+}}
+
+var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "snat", "mac"}, keys: []configKey[Member]{
 	nameKey("its address", "s1", "Name of the member, unique in the pool.", func(m *Member) *string { return &m.Name }),
 	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip", example: "192.168.20.1:8080", text: "Where the member listens. Without a port it is that of the virtual server."},
 		parseTarget, func(m *Member) *netip.AddrPort { return &m.Address }),
 	numberKey(keyDoc{name: "weight", def: "1", example: "3", text: "Share of new connections. 0 takes none, and running ones continue."},
 		0, 65535, func(m *Member) *int { return &m.Weight }),
+	numberKey(keyDoc{name: "priority", def: "0", example: "10", text: "Members of the highest priority take the connections. When they are full or fewer than minimum-active are usable, the next lower priority does, such as a server that says sorry."},
+		0, 65535, func(m *Member) *int { return &m.Priority }),
+	numberKey(keyDoc{name: "connection-limit", def: "0", example: "50", text: "How many connections it may have, over all workers and virtual servers, exactly. 0 is no limit."},
+		0, 100_000_000, func(m *Member) *int { return &m.ConnectionLimit }),
+	numberKey(keyDoc{name: "rate-limit", def: "0", example: "100", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
+		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "snat", "hairpin", "tls", "cookie", "rule", "source", "affinity", "connection-limit"}, keys: []configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "snat", "hairpin", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
-	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port or [ip]:port", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. No multicast, broadcast, loopback or link-local address."},
-		parseEnd, func(v *VirtualServer) *netip.AddrPort { return &v.Address }),
-	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The transport protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection."},
-		[]Protocol{TCP, UDP, SCTP}, []Protocol{"any", "icmp"}, func(v *VirtualServer) *Protocol { return &v.Protocol }),
+	virtualKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip:any", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. any is every port that has no virtual server of its own; a member without a port is then reached on the port that the client asked for. No multicast, broadcast, loopback or link-local address."}),
+	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol but ICMP that has no virtual server of its own, by address alone where ports are not known. Both have no ports: the address is ip:any."},
+		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
 	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
 	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice."},
@@ -88,6 +119,14 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		func(v *VirtualServer) *bool { return &v.ResetExpired }),
 	numberKey(keyDoc{name: "half-open-limit", def: "0", example: "10000", text: "How many half-open or unanswered connections it may have; the packets that would open more are dropped before a member sees them. 0 is no limit. Each worker enforces its share."},
 		0, 100_000_000, func(v *VirtualServer) *int { return &v.HalfOpenLimit }),
+	numberKey(keyDoc{name: "connection-limit", def: "0", example: "10000", text: "How many connections it may have, over all workers, exactly. 0 is no limit."},
+		0, 100_000_000, func(v *VirtualServer) *int { return &v.ConnectionLimit }),
+	numberKey(keyDoc{name: "rate-limit", def: "0", example: "1000", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
+		0, 100_000_000, func(v *VirtualServer) *int { return &v.RateLimit }),
+	wordKey(keyDoc{name: "refused", def: "drop", example: "reset", text: "What happens to a SYN that a limit forbids or for which there is no member: reset answers with a RST."},
+		[]Refused{RefusedDrop, RefusedReset}, nil, func(v *VirtualServer) *Refused { return &v.Refused }),
+	wordKey(keyDoc{name: "table-full", def: "refuse", example: "forward", text: "What happens to a new connection when the table is full of established ones: forward sends its packets to the member that the client's hash says, without an entry, until there is room. Only with source-hash or maglev; its members may serve no other such virtual server on the same port."},
+		[]TableFull{TableFullRefuse, TableFullForward}, nil, func(v *VirtualServer) *TableFull { return &v.TableFull }),
 }}
 
 // coresKey is engine.cores, the one key that is a word or a list.

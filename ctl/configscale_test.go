@@ -39,7 +39,7 @@ func TestLarge(t *testing.T) {
 		t.Errorf("%d virtual servers, %d members, %d warnings", len(f.VirtualServers), len(f.Pools[1].Members), len(f.Warnings()))
 	}
 	// A check of every virtual server against every member would be 80 million steps and not stay below this.
-	if took > 20*time.Second {
+	if took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
@@ -121,7 +121,7 @@ func TestHostile(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("want %s, got %s", c.want, shorten(fmt.Sprint(err)))
 			}
-			if took := time.Since(start); took > 30*time.Second {
+			if took := time.Since(start); took > 2*time.Minute {
 				t.Errorf("took %v", took)
 			}
 		})

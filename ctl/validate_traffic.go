@@ -5,10 +5,13 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+
+	"sluice/sched"
 )
 
 // timeoutFields are all of Timeouts.
 var timeoutFields = []func(*Timeouts) *time.Duration{
+	func(t *Timeouts) *time.Duration { return &t.ICMP }, func(t *Timeouts) *time.Duration { return &t.Other },
 	func(t *Timeouts) *time.Duration { return &t.TCPHandshake },
 	func(t *Timeouts) *time.Duration { return &t.TCPEstablished },
 	func(t *Timeouts) *time.Duration { return &t.TCPClosing },
@@ -83,8 +86,13 @@ func (v *validator) checkMembers(p *Pool, at string) *poolFacts {
 	if weights == 0 && len(p.Members) > 0 {
 		v.warn(at, "all members have weight 0: the pool takes no new connection")
 	}
-	if uneven != "" && p.Scheduler != WeightedRoundRobin && p.Scheduler != "" {
+	if uneven != "" && p.Scheduler != "" && !sched.UsesWeights(string(p.Scheduler)) {
 		v.warn(uneven, "scheduler %s does not look at weights other than 0; weighted-round-robin does", p.Scheduler)
+	}
+	if p.TableSize != 0 {
+		if err := sched.CheckTableSize(p.TableSize, len(p.Members)); err != nil {
+			v.errorf(at+".table-size", "%v", err)
+		}
 	}
 	return facts
 }
@@ -136,7 +144,17 @@ func (v *validator) checkVirtualServers() {
 
 // checkConnections refuses settings that the protocol has no use for.
 func (v *validator) checkConnections(s *VirtualServer, at string) {
-	switch {
+	switch portless := s.Protocol == ICMP || s.Protocol == AnyProtocol; {
+	case portless && s.Address.IsValid() && s.Address.Port() != 0:
+		v.errorf(at+".address", "protocol %s has no ports; write %s", s.Protocol, endText(netip.AddrPortFrom(s.Address.Addr(), 0)))
+	case s.OnePacket && (portless || s.Address.IsValid() && s.Address.Port() == 0):
+		v.errorf(at+".one-packet", "one-packet is for one port of UDP: answers are told by the member's port")
+	case s.TableFull == TableFullForward && (portless || s.Address.IsValid() && s.Address.Port() == 0):
+		v.errorf(at+".table-full", "forward is for one port of TCP or UDP: answers are told by the member's port")
+	case s.Protocol == ICMP && s.MidStream != MidStreamDrop && s.MidStream != "":
+		v.errorf(at+".mid-stream", "ICMP has no streams; mid-stream is for TCP")
+	case s.Protocol == ICMP && s.ResetExpired:
+		v.errorf(at+".reset-on-expiry", "ICMP has no resets; reset-on-expiry is for TCP")
 	case s.OnePacket && s.Protocol == TCP:
 		v.errorf(at+".one-packet", "TCP has connections; one-packet is for UDP")
 	case s.OnePacket && s.Protocol == SCTP:
@@ -149,9 +167,19 @@ func (v *validator) checkConnections(s *VirtualServer, at string) {
 		v.errorf(at+".reset-on-expiry", "UDP has no resets; reset-on-expiry is for TCP")
 	case s.Protocol == SCTP && s.ResetExpired:
 		v.errorf(at+".reset-on-expiry", "an SCTP association that expires ends in silence; reset-on-expiry is for TCP")
+	case s.TableFull == TableFullForward && s.Protocol == SCTP:
+		v.errorf(at+".table-full", "SCTP needs an association's tags; forward is for TCP and UDP")
+	case s.TableFull == TableFullForward && !v.hashes(s.Pool):
+		v.errorf(at+".table-full", "forward needs a pool that hashes clients: scheduler source-hash or maglev")
 	case s.OnePacket && s.HalfOpenLimit > 0:
 		v.warn(at+".half-open-limit", "has no effect with one-packet, which opens no connections")
 	}
+}
+
+// hashes reports whether the pool's scheduler goes by the client alone; a pool that is not there is reported elsewhere.
+func (v *validator) hashes(pool string) bool {
+	p := v.file.Pool(pool)
+	return p == nil || p.Scheduler == SourceHash || p.Scheduler == Maglev
 }
 
 // portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).
@@ -252,6 +280,9 @@ func (v *validator) checkOverrides(s *VirtualServer, at string) {
 	}
 	for _, k := range timeoutKeys(false).keys {
 		own := k.doc.name == string(s.Protocol) || strings.HasPrefix(k.doc.name, string(s.Protocol)+"-")
+		if s.Protocol == AnyProtocol && !strings.HasPrefix(k.doc.name, "icmp") {
+			own = true
+		}
 		if key := at + ".timeouts." + k.doc.name; !own && v.where[key] != (position{}) {
 			v.warn(key, "has no effect: the virtual server's protocol is %s", s.Protocol)
 		}

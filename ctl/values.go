@@ -119,9 +119,13 @@ func flagKey[T any](doc keyDoc, field func(*T) *bool) configKey[T] {
 	}, field)
 }
 
-// durationKey is a time from lo to hi, in whole units of lo.
+// durationKey is a time from lo to hi, in whole units of lo, or of a millisecond where 0 is allowed.
 func durationKey[T any](doc keyDoc, lo, hi time.Duration, field func(*T) *time.Duration) configKey[T] {
 	doc.kind, doc.limits = "duration", fmt.Sprintf("%s to %s", plainDuration(lo), plainDuration(hi))
+	unit := lo
+	if lo == 0 {
+		unit = time.Millisecond
+	}
 	return textKey(doc, func(text string) (time.Duration, error) {
 		v, err := time.ParseDuration(text)
 		switch {
@@ -133,8 +137,8 @@ func durationKey[T any](doc keyDoc, lo, hi time.Duration, field func(*T) *time.D
 			return 0, wrong("want a duration, found %q", shorten(text)).orUse("such as 500ms, 30s or 1h30m")
 		case v < lo || v > hi:
 			return 0, wrong("%s is out of range: %s", shorten(text), doc.limits)
-		case v%lo != 0:
-			return 0, wrong("%s is finer than %s", shorten(text), plainDuration(lo))
+		case v%unit != 0:
+			return 0, wrong("%s is finer than %s", shorten(text), plainDuration(unit))
 		}
 		return v, nil
 	}, field)
@@ -285,6 +289,35 @@ func noEnd(text string) *problem {
 		return wrong("several ports, %q, are not in this release; want one", shorten(port))
 	}
 	return wrong("%q is not a port; want 1 to 65535", shorten(port))
+}
+
+// parseVirtual reads ip:port, or ip:any, whose port is 0.
+func parseVirtual(text string) (netip.AddrPort, error) {
+	host, found := strings.CutSuffix(text, ":any")
+	if !found {
+		return parseEnd(text)
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		host = strings.TrimSuffix(inner, "]")
+	} else if strings.Contains(host, ":") {
+		return netip.AddrPort{}, wrong("want ip:any, found %q", shorten(text)).orUse("such as [%s]:any", shorten(host))
+	}
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.AddrPort{}, wrong("want ip:any, found %q", shorten(text)).orUse("such as 10.10.1.100:any or [2001:db8::1]:any")
+	}
+	return netip.AddrPortFrom(a, 0), checkUsable(a)
+}
+
+// endText is the address of a virtual server as the file would have it.
+func endText(a netip.AddrPort) string {
+	switch {
+	case a.Port() != 0:
+		return a.String()
+	case a.Addr().Is6():
+		return "[" + a.Addr().String() + "]:any"
+	}
+	return a.Addr().String() + ":any"
 }
 
 // parseTarget reads a member's address, whose port may be left out.

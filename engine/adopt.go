@@ -103,7 +103,7 @@ func (w *worker) adopt(rec *flow.Record, a *Adoption) {
 	if r.HalfOpen() {
 		w.open(r)
 	}
-	w.runtime.actives[r.Node].Add(1)
+	w.runtime.counts.add(r, 1)
 	w.node[r.Node].Active++
 	w.virtual[r.VS].Active++
 	a.Adopted++

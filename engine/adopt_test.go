@@ -133,8 +133,8 @@ func TestAdoptOtherWorkers(t *testing.T) {
 			next.Step(next.now)
 		}
 		next.check()
-		for id, active := range next.dict.actives {
-			if n := active.Load(); n != 0 {
+		for id, active := range next.dict.shared {
+			if n := active.active.Load(); n != 0 {
 				t.Errorf("workers %v: node %d has %d connections at the end", workers, id, n)
 			}
 		}
@@ -195,7 +195,7 @@ func TestAdoptDraining(t *testing.T) {
 			next.Step(next.now)
 		}
 		next.check()
-		if n := next.dict.active(node).Load(); n != 0 {
+		if n := next.dict.shared[node].active.Load(); n != 0 {
 			t.Errorf("the member that drains has %d connections at the end", n)
 		}
 		old.close()

@@ -25,6 +25,14 @@ func (c *clock) millis(now uint64) uint64 {
 	return now / 1e6
 }
 
+// micros is the time now, in microseconds.
+func (c *clock) micros() uint64 {
+	if c.given != nil {
+		return c.given() * 1000
+	}
+	return c.nanos() / 1e3
+}
+
 // MonotonicClock is milliseconds since boot.
 func MonotonicClock() func() uint64 {
 	c := newClock(nil)

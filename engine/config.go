@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"sluice/flow"
@@ -81,27 +82,55 @@ type Hop struct {
 
 // MemberSpec is a member of a pool.
 type MemberSpec struct {
-	Name   string
-	Addr   netip.Addr
-	Port   uint16 // 0: the port of the virtual server
-	Weight uint32
-	Hop    Hop
+	Name     string
+	Addr     netip.Addr
+	Port     uint16 // 0: the port of the virtual server
+	Weight   uint32
+	Priority int // of its group: the highest takes the connections
+	Limit    int // connections; 0: no limit
+	Rate     int // new connections per second; 0: no limit
+	State    MemberState
+	Hop      Hop
 }
+
+// MemberState is whether a member takes connections, and since when.
+type MemberState struct {
+	Kind  MemberKind
+	Since uint64 // milliseconds of the engine's clock when it came up; 0: long ago
+}
+
+// MemberKind is whether a member takes connections.
+type MemberKind uint8
+
+// The kinds. Connections that a member has go on, whatever it is.
+const (
+	MemberUp       MemberKind = iota
+	MemberDown                // by its monitors
+	MemberDraining            // none but by persistence
+	MemberDisabled
+)
 
 // PoolSpec is a pool of members.
 type PoolSpec struct {
 	Name      string
 	Scheduler string
+	Options   sched.Options
+	Hash      sched.HashInput
 	Members   []MemberSpec
+	// Minimum is how many usable members a group needs to take connections, if any group has as many. 0 is 1.
+	Minimum int
+	// ReturnAfter is how long a group must have been usable again before it takes over from a lower one, and SlowStart how
+	// long a member that comes up takes part with a growing share; milliseconds.
+	ReturnAfter, SlowStart uint32
 }
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
 	Name     string
 	Addr     netip.Addr
-	Port     uint16
-	Proto    uint8
-	Pool     int // index in Pools
+	Port     uint16 // 0: any
+	Proto    uint8  // 0: any but ICMP
+	Pool     int    // index in Pools
 	Timeouts Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
@@ -112,16 +141,25 @@ type VirtualSpec struct {
 	ResetExpired bool
 	// HalfOpenLimit bounds the half-open and unanswered connections; 0: no limit.
 	HalfOpenLimit int
+	// Limit bounds the connections over all workers, Rate the new ones per second; 0: no limit.
+	Limit, Rate int
+	// Stateless forwards what finds the table full by the pool's hash alone, without an entry: the member is the same for
+	// every packet of a client. Only for pools that hash.
+	Stateless bool
+	// ResetRefused answers a SYN that finds no member, or a limit, with a RST; else it is dropped.
+	ResetRefused bool
 }
 
 // Timeouts are idle times in milliseconds, below 2^31.
 type Timeouts struct {
 	Handshake     uint32 // TCP before it is established
 	Established   uint32
-	Closing       uint32 // after a FIN
+	Closing       uint32 // after a FIN: the other end may go on sending for long, and its last segments be lost on the way
 	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
 	UDP           uint32
 	UDPUnanswered uint32
+	ICMP          uint32 // queries, answered or not
+	Other         uint32 // protocols of which nothing is known
 
 	SCTPInit        uint32 // SCTP before it is established
 	SCTPEstablished uint32
@@ -131,14 +169,23 @@ type Timeouts struct {
 
 // DefaultTimeouts are used where the configuration says nothing.
 var DefaultTimeouts = Timeouts{
-	Handshake: 30_000, Established: 3_600_000, Closing: 30_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000, ICMP: 10_000, Other: 600_000,
 	SCTPInit: 30_000, SCTPEstablished: 3_600_000, SCTPShutdown: 30_000, SCTPClosed: 2_000,
 }
 
 // of is the timeout that applies to a connection in its present state.
-func (t *Timeouts) of(r *flow.Record) uint32 {
-	if r.Proto() == flow.SCTP {
+func (t *Timeouts) of(r *flow.Record) uint32 { return t.at(r.Proto(), r) }
+
+// at is of for a record that has yet to be given its protocol.
+func (t *Timeouts) at(proto uint8, r *flow.Record) uint32 {
+	switch proto {
+	case flow.TCP, flow.UDP:
+	case flow.SCTP:
 		return t.ofSCTP(r.SCTPState())
+	case flow.ICMP, flow.ICMPv6:
+		return t.ICMP
+	default:
+		return t.Other
 	}
 	switch r.TCPState() {
 	case flow.TCPNone:
@@ -181,7 +228,7 @@ type Config struct {
 	pools       []pool
 	services    services
 	owners      owners
-	answers     services // of members of one-packet virtual servers: whose answers they are
+	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
 }
@@ -191,6 +238,7 @@ type virtual struct {
 	exists bool
 	addr   flow.Addr
 	pool   *pool
+	shared *shared
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 }
@@ -201,26 +249,48 @@ type node struct {
 	port   uint16
 	ok     bool
 	exists bool
+	// halfLife is that of the member's handshake times, in milliseconds; 0: they are not measured.
+	halfLife uint32
 }
 
 type member struct {
 	MemberSpec
 	id     uint32
 	addr   flow.Addr
-	active *atomic.Int64 // connections over all workers
+	shared *shared
 }
 
 type memberName struct{ pool, Name string }
 
 type pool struct {
-	name      string
-	scheduler sched.Scheduler
+	name                   string
+	index                  int
+	schedulerName          string
+	needs                  sched.Needs // of any group
+	hash                   sched.HashInput
+	minimum                int
+	returnAfter, slowStart uint64
+	groups                 []group // the highest priority first
+}
 
-	schedulerName string
-	needs         sched.Needs
-	members       []member
-	weights       []sched.Candidate // Active is not kept here
-	turn          *atomic.Uint64    // shared by all workers
+// group is the members of a pool that have a priority.
+type group struct {
+	priority  int
+	scheduler sched.Scheduler
+	needs     sched.Needs
+	members   []member
+	weights   []sched.Candidate // only the weights
+	turn      *atomic.Uint64    // shared by all workers
+	limited   bool              // a member has a limit of connections
+}
+
+// each calls f for every member.
+func (p *pool) each(f func(g *group, m *member)) {
+	for i := range p.groups {
+		for j := range p.groups[i].members {
+			f(&p.groups[i], &p.groups[i].members[j])
+		}
+	}
 }
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
@@ -232,7 +302,8 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
-		if err := c.compilePool(&c.pools[i], &spec.Pools[i], dict); err != nil {
+		c.pools[i].index = i
+		if err := c.pools[i].compile(&spec.Pools[i], dict); err != nil {
 			return nil, err
 		}
 	}
@@ -240,14 +311,23 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	c.nodes = make([]node, len(c.addrs))
 	c.names = map[uint32]*memberName{}
 	for i := range c.pools {
-		for j := range c.pools[i].members {
-			m := &c.pools[i].members[j]
-			c.names[m.id] = &memberName{c.pools[i].name, m.Name}
-			c.nodes[m.id] = node{exists: true, ok: m.Hop.OK, port: uint16(m.Hop.Port)}
-			if m.Hop.Port < 0 || m.Hop.Port >= len(spec.Ports) {
-				return nil, fmt.Errorf("pool %s member %s: no port %d", c.pools[i].name, m.Name, m.Hop.Port)
+		var err error
+		halfLife := uint32(0)
+		if c.pools[i].needs&sched.NeedsLatency != 0 {
+			if halfLife = spec.Pools[i].Options.HalfLife; halfLife == 0 {
+				halfLife = sched.DefaultHalfLife
 			}
-			c.nodes[m.id].l2 = rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)
+		}
+		c.pools[i].each(func(_ *group, m *member) {
+			c.names[m.id] = &memberName{c.pools[i].name, m.Name}
+			if m.Hop.Port < 0 || m.Hop.Port >= len(spec.Ports) {
+				err = fmt.Errorf("pool %s member %s: no port %d", c.pools[i].name, m.Name, m.Hop.Port)
+				return
+			}
+			c.nodes[m.id] = node{halfLife: halfLife, exists: true, ok: m.Hop.OK, port: uint16(m.Hop.Port), l2: rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)}
+		})
+		if err != nil {
+			return nil, err
 		}
 	}
 	for id, d := range spec.Draining.Nodes {
@@ -271,20 +351,40 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	return c, nil
 }
 
-func (c *Config) compilePool(p *pool, spec *PoolSpec, dict *Dictionary) error {
-	p.name, p.schedulerName, p.turn = spec.Name, spec.Scheduler, dict.turn(spec.Name)
-	members := make([]sched.Member, len(spec.Members))
-	for i, m := range spec.Members {
-		id := dict.node(spec.Name, m.Addr, m.Port)
-		p.members = append(p.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), active: dict.active(id)})
-		p.weights = append(p.weights, sched.Candidate{Weight: m.Weight})
-		members[i] = sched.Member{Weight: m.Weight, ID: sched.Identity(p.members[i].addr, m.Port)}
-	}
-	var err error
-	if p.scheduler, err = sched.New(spec.Scheduler, members, sched.Options{}); err != nil {
+func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
+	p.name, p.schedulerName, p.hash, p.minimum = spec.Name, spec.Scheduler, spec.Hash, spec.Minimum
+	p.returnAfter, p.slowStart = uint64(spec.ReturnAfter), uint64(spec.SlowStart)
+	if err := spec.Hash.Check(); err != nil {
 		return fmt.Errorf("pool %s: %w", spec.Name, err)
 	}
-	p.needs = p.scheduler.Needs()
+	for _, m := range spec.Members {
+		at := slices.IndexFunc(p.groups, func(g group) bool { return g.priority <= m.Priority })
+		if at < 0 {
+			at = len(p.groups)
+		}
+		if at == len(p.groups) || p.groups[at].priority != m.Priority {
+			p.groups = slices.Insert(p.groups, at, group{priority: m.Priority, turn: dict.turn(spec.Name, m.Priority)})
+		}
+		g := &p.groups[at]
+		id := dict.node(spec.Name, m.Addr, m.Port)
+		g.members = append(g.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.shared[id]})
+		g.weights = append(g.weights, sched.Candidate{Weight: m.Weight})
+		g.limited = g.limited || m.Limit > 0
+	}
+	for i := range p.groups {
+		g := &p.groups[i]
+		members := make([]sched.Member, len(g.members))
+		for j := range g.members {
+			m := &g.members[j]
+			members[j] = sched.Member{Weight: m.Weight, ID: sched.Identity(m.addr, m.Port)}
+		}
+		var err error
+		if g.scheduler, err = sched.New(spec.Scheduler, members, spec.Options); err != nil {
+			return fmt.Errorf("pool %s: %w", spec.Name, err)
+		}
+		g.needs = g.scheduler.Needs()
+		p.needs |= g.needs
+	}
 	return nil
 }
 
@@ -301,7 +401,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if c.virtuals[id].exists {
 			return fmt.Errorf("virtual server %s: %s already has %v port %d", s.Name, c.virtuals[id].Name, s.Addr, s.Port)
 		}
-		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(s.Addr), pool: &c.pools[s.Pool]}
+		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(s.Addr), pool: &c.pools[s.Pool], shared: dict.services[id]}
 		if v.Timeouts == (Timeouts{}) {
 			v.Timeouts = DefaultTimeouts
 		}
@@ -317,30 +417,40 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 // share is a worker's part of a limit, at least one.
 func share(limit, workers int) int { return (limit + workers - 1) / workers }
 
-// compileAnswers makes the table of the members of one-packet virtual servers. A member's answers must belong to one
+// withoutEntry reports whether packets may be forwarded without an entry in the table.
+func (v *virtual) withoutEntry() bool { return v.OnePacket || v.Stateless }
+
+// compileAnswers makes the table of the members of virtual servers that may do without entries. A member's answers must belong to one
 // virtual server: without an entry nothing else tells them apart.
 func (c *Config) compileAnswers() error {
 	n := 0
 	for i := range c.virtuals {
-		if c.virtuals[i].exists && c.virtuals[i].OnePacket {
-			n += len(c.virtuals[i].pool.members)
+		if c.virtuals[i].exists && c.virtuals[i].withoutEntry() {
+			c.virtuals[i].pool.each(func(*group, *member) { n++ })
 		}
 	}
 	c.answers = newServices(n)
 	for id := range c.virtuals {
 		v := &c.virtuals[id]
-		if !v.exists || !v.OnePacket {
+		if !v.exists || !v.withoutEntry() {
 			continue
 		}
-		for j := range v.pool.members {
-			m := &v.pool.members[j]
+		if v.Stateless && v.pool.needs != sched.NeedsHash {
+			return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table", v.Name)
+		}
+		var err error
+		v.pool.each(func(_ *group, m *member) {
 			port := m.servicePort(v.Port)
 			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
-				return fmt.Errorf("virtual servers %s and %s are both one-packet and share member %s port %d: its answers could belong to either",
+				err = fmt.Errorf("virtual servers %s and %s may both forward without an entry in the table and share member %s port %d: its answers could belong to either",
 					v.Name, c.virtuals[other].Name, m.Name, port)
+				return
 			}
 			c.answers.add(m.addr, port, v.Proto, uint32(id), false)
 			c.answers.slot(m.addr, uint32(v.Proto)<<16|uint32(port)).node = m.id
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

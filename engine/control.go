@@ -23,8 +23,9 @@ type runtimeState struct {
 	gone    chan struct{} // closed when the worker has ended
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
-	pick    pickScratch
-	actives []*atomic.Int64 // by node id; the pointers are the dictionary's
+	choice  choice
+	micros  func() uint64 // microseconds on the clock of the worker's milliseconds
+	counts  counts        // the dictionary's
 	polling Polling
 	secret  flow.Secret
 	// Prefix lengths that half-open connections of a source are counted by.
@@ -59,10 +60,11 @@ func (w *worker) control() {
 
 // applyConfig makes cfg the worker's configuration, whose workers sit in slots. It allocates: between bursts that is
 // allowed.
-func (w *worker) applyConfig(cfg *Config, slots []uint8, actives []*atomic.Int64) {
+func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.cfg, w.slots = cfg, slots
 	w.table.SetNodes(cfg.addrs)
-	w.runtime.actives = actives
+	w.runtime.counts = counts
+	w.runtime.choice.apply(cfg)
 	w.virtual = grow(w.virtual, len(cfg.virtuals))
 	w.node = grow(w.node, len(cfg.nodes))
 	for len(w.half.virtual) < len(cfg.virtuals) {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"sluice/flow"
@@ -15,8 +16,9 @@ type Dictionary struct {
 	virtuals map[virtualKey]uint32
 	nodes    map[nodeKey]uint32
 	values   []flow.Addr // by node id
-	actives  []*atomic.Int64
-	turns    map[string]*atomic.Uint64
+	shared   []*shared   // by node id
+	services []*shared   // by virtual server id
+	turns    map[turnKey]*atomic.Uint64
 	log      []Entry // every id in the order it was given
 }
 
@@ -32,11 +34,16 @@ type nodeKey struct {
 	port uint16
 }
 
+type turnKey struct {
+	pool     string
+	priority int
+}
+
 // NewDictionary makes an empty dictionary. Id 0 means none in both spaces.
 func NewDictionary() *Dictionary {
 	return &Dictionary{
-		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[string]*atomic.Uint64{},
-		values: make([]flow.Addr, 1), actives: []*atomic.Int64{new(atomic.Int64)},
+		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{},
+		values: make([]flow.Addr, 1), shared: []*shared{new(shared)}, services: []*shared{new(shared)},
 	}
 }
 
@@ -46,6 +53,7 @@ func (d *Dictionary) virtual(addr netip.Addr, port uint16, proto uint8) uint32 {
 	if !ok {
 		id = uint32(len(d.virtuals) + 1)
 		d.virtuals[k] = id
+		d.services = append(d.services, new(shared))
 		d.log = append(d.log, Entry{Kind: "virtual", ID: id, Addr: addr, Port: port, Proto: proto})
 	}
 	return id
@@ -58,20 +66,31 @@ func (d *Dictionary) node(pool string, addr netip.Addr, port uint16) uint32 {
 		id = uint32(len(d.values))
 		d.nodes[k] = id
 		d.values = append(d.values, flow.AddrFrom(addr))
-		d.actives = append(d.actives, new(atomic.Int64))
+		d.shared = append(d.shared, new(shared))
 		d.log = append(d.log, Entry{Kind: "node", ID: id, Pool: pool, Addr: addr, Port: port})
 	}
 	return id
 }
 
-func (d *Dictionary) active(id uint32) *atomic.Int64 { return d.actives[id] }
-
-func (d *Dictionary) turn(pool string) *atomic.Uint64 {
-	if d.turns[pool] == nil {
-		d.turns[pool] = new(atomic.Uint64)
+// turn is whose turn it is in a pool's group.
+func (d *Dictionary) turn(pool string, priority int) *atomic.Uint64 {
+	k := turnKey{pool, priority}
+	if d.turns[k] == nil {
+		d.turns[k] = new(atomic.Uint64)
 	}
-	return d.turns[pool]
+	return d.turns[k]
 }
+
+// counts are what workers share about nodes and virtual servers, by id.
+type counts struct{ nodes, virtuals []*shared }
+
+func (d *Dictionary) counts() counts { return counts{slices.Clone(d.shared), slices.Clone(d.services)} }
 
 // addrs is a copy of the addresses by id, for a Config.
 func (d *Dictionary) addrs() []flow.Addr { return append([]flow.Addr(nil), d.values...) }
+
+// add counts a connection that comes or goes.
+func (c *counts) add(r *flow.Record, n int64) {
+	c.nodes[r.Node].active.Add(n)
+	c.virtuals[r.VS].active.Add(n)
+}

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 
 	"sluice/flow"
-	"sluice/sched"
 )
 
 // Decision is where a packet goes.
@@ -38,12 +37,13 @@ type Explanation struct {
 
 // CandidateInfo is a member as the scheduler sees it.
 type CandidateInfo struct {
-	Member  string
-	Address string
-	Weight  uint32
-	Active  int64
-	Chosen  bool
-	Note    string // why it cannot take the connection
+	Member   string
+	Address  string
+	Weight   uint32
+	Priority int
+	Active   int64
+	Chosen   bool
+	Note     string // why it cannot take the connection
 }
 
 // Rewrite is one direction of a connection before and after.
@@ -55,6 +55,9 @@ type Rewrite struct {
 
 // Tuple is source and destination.
 type Tuple struct{ Src, Dst netip.AddrPort }
+
+// Owner is the worker that owns packets of a tuple: where a NIC whose hash is ours delivers them.
+func (c *Config) Owner(k *flow.Key) int { return c.owner(k) }
 
 // Explain says what would happen to the first packet from src to dst under c.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
@@ -74,45 +77,61 @@ func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 	}
 	v := &c.virtuals[id]
 	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
-	e.Turn = v.pool.turn.Load()
-	c.explainPick(&e, v, &k)
+	var search choice
+	search.apply(c)
+	c.explainPick(&e, v, &k, &search, 0)
 	return e
 }
 
-// explainPick repeats the loop of connect with turns that are looked at and not taken.
-func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key) {
+// explainPick does what connect does, with turns and places that are looked at and not taken.
+func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *choice, now uint64) {
 	p := v.pool
-	for i := range p.members {
-		m := &p.members[i]
-		info := CandidateInfo{Member: m.Name, Weight: m.Weight, Active: m.active.Load(),
-			Address: netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort())).String()}
-		switch {
-		case m.Weight == 0:
-			info.Note = "weight 0 takes no new connection"
-		case !m.Hop.OK:
-			info.Note = NoNeighbour.String()
+	for i := range p.groups {
+		g, s := &p.groups[i], &search.pools[p.index].groups[i]
+		for j := range g.members {
+			m := &g.members[j]
+			info := CandidateInfo{Member: m.Name, Weight: m.Weight, Priority: m.Priority, Active: m.shared.active.Load(),
+				Address: netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort())).String()}
+			switch {
+			case m.Weight == 0:
+				info.Note = "weight 0 takes no new connection"
+			case m.State.Kind != MemberUp:
+				info.Note = m.State.Kind.String()
+			case !m.Hop.OK:
+				info.Note = NoNeighbour.String()
+			case !s.available.Has(j):
+				info.Note = "not available"
+			case m.Limit > 0 && info.Active >= int64(m.Limit):
+				info.Note = MemberLimit.String()
+			}
+			e.Candidates = append(e.Candidates, info)
 		}
-		e.Candidates = append(e.Candidates, info)
 	}
-	why := NoMember
-	var scratch pickScratch
-	for try := range uint64(pickAttempts) {
-		turn := uint64(0)
-		if p.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 {
-			turn = e.Turn + try
-		}
-		m := p.pick(turn, k.Src, &scratch)
-		if m == nil {
-			break
-		}
-		if !m.Hop.OK {
-			why = NoNeighbour
-			continue
-		}
-		c.explainRewrite(e, k, m)
+	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
+		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
 		return
 	}
-	e.Decision, e.Reason = DecideDrop, why.String()
+	search.begin(p, k, now, true)
+	m := search.next()
+	e.Turn = search.in.Turn
+	if m == nil {
+		e.Decision, e.Reason = DecideDrop, search.why.String()
+		return
+	}
+	c.explainRewrite(e, k, m)
+}
+
+// String is the word for people.
+func (k MemberKind) String() string {
+	switch k {
+	case MemberDown:
+		return "down"
+	case MemberDraining:
+		return "draining"
+	case MemberDisabled:
+		return "disabled"
+	}
+	return "up"
 }
 
 func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
@@ -156,8 +175,7 @@ func (c *Config) Virtuals() []VirtualInfo {
 type PoolInfo struct {
 	Name      string
 	Scheduler string
-	Turn      uint64
-	Members   []MemberInfo
+	Members   []MemberInfo // the highest priority first
 }
 
 // MemberInfo is a member, with its id in Snapshot.Node.
@@ -172,11 +190,10 @@ func (c *Config) Pools() []PoolInfo {
 	out := make([]PoolInfo, len(c.pools))
 	for i := range c.pools {
 		p := &c.pools[i]
-		out[i] = PoolInfo{Name: p.name, Scheduler: p.schedulerName, Turn: p.turn.Load()}
-		for j := range p.members {
-			m := &p.members[j]
-			out[i].Members = append(out[i].Members, MemberInfo{m.id, m.MemberSpec, m.active.Load()})
-		}
+		out[i] = PoolInfo{Name: p.name, Scheduler: p.schedulerName}
+		p.each(func(_ *group, m *member) {
+			out[i].Members = append(out[i].Members, MemberInfo{m.id, m.MemberSpec, m.shared.active.Load()})
+		})
 	}
 	return out
 }

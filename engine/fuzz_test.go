@@ -11,21 +11,26 @@ import (
 
 // consistent holds the counts of an engine that is not running against its tables, and the tables against themselves.
 func (b *bench) consistent() error {
-	actives := make([]int64, len(b.dict.actives))
+	actives, services := make([]int64, len(b.dict.shared)), make([]int64, len(b.dict.services))
 	for _, w := range b.workers {
-		if err := w.consistent(actives); err != nil {
+		if err := w.consistent(actives, services); err != nil {
 			return fmt.Errorf("worker %d: %w", w.id, err)
 		}
 	}
 	for id, n := range actives {
-		if got := b.dict.actives[id].Load(); got != n {
+		if got := b.dict.shared[id].active.Load(); got != n {
 			return fmt.Errorf("node %d counts %d connections over all workers, there are %d", id, got, n)
+		}
+	}
+	for id, n := range services {
+		if got := b.dict.services[id].active.Load(); got != n {
+			return fmt.Errorf("virtual server %d counts %d connections over all workers, there are %d", id, got, n)
 		}
 	}
 	return b.Audit()
 }
 
-func (w *worker) consistent(actives []int64) error {
+func (w *worker) consistent(actives, services []int64) error {
 	if err := w.table.Check(); err != nil {
 		return err
 	}
@@ -35,6 +40,7 @@ func (w *worker) consistent(actives []int64) error {
 		virtual[r.VS]++
 		node[r.Node]++
 		actives[r.Node]++
+		services[r.VS]++
 		if r.HalfOpen() {
 			half[r.VS]++
 			source[w.sourceCounter(r.Client)]++

@@ -192,7 +192,7 @@ func (w *worker) takeOver(rec *flow.Record) {
 	if res != flow.Inserted { // no room, or a new connection has taken its place
 		w.stats.Closed++
 		w.runtime.unplaced++
-		w.runtime.actives[rec.Node].Add(-1)
+		w.runtime.counts.add(rec, -1)
 		return
 	}
 	r := w.table.Record(i)

@@ -74,10 +74,10 @@ func TestNATVariants(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// Each variant starts from the first member.
 			for i := range b.Config().pools {
-				b.Config().pools[i].turn.Store(0)
+				b.Config().pools[i].groups[0].turn.Store(0)
 			}
 			if c.req.noChecksum {
-				b.Config().pools[2].turn.Store(1)
+				b.Config().pools[2].groups[0].turn.Store(1)
 			}
 			req, to := c.req, c.to
 			req.srcMAC, req.dstMAC = clientMAC, outsideMAC
@@ -241,7 +241,7 @@ func TestCollisionPicksAnother(t *testing.T) {
 	b := newBench(t, spec, 1000, 2048)
 	defer b.close()
 	only(t, b.send(outside, fromClient(4003, "S").build(t)), inside)
-	b.Config().pools[0].turn.Store(0) // the same member is next
+	b.Config().pools[0].groups[0].turn.Store(0) // the same member is next
 	p := fromClient(4003, "S")
 	p.dst = vip.Next()
 	got := only(t, b.send(outside, p.build(t)), inside)

@@ -6,7 +6,8 @@ import (
 )
 
 // One-packet virtual servers keep no connection: every datagram is scheduled by itself, and an answer finds its virtual
-// server by the member that it comes from. All that is remembered of a client is the way back to it, in a cache that
+// server by the member that it comes from. Those that are stateless when the table is full do the same with what finds
+// no room. All that is remembered of a client is the way back to it, in a cache that
 // may forget: an answer for a forgotten client is dropped by name.
 type clientCache struct {
 	entries [clientEntries]clientEntry
@@ -24,12 +25,13 @@ func (w *worker) clientEntry(a flow.Addr) *clientEntry {
 	return &w.clients.entries[w.runtime.secret.Hash(&flow.Key{Dst: a})&(clientEntries-1)]
 }
 
-// forwardOne sends datagram i of a one-packet virtual server to a member.
+// forwardOne sends packet i to a member of v without an entry in the table.
 func (w *worker) forwardOne(i int, v *virtual) {
 	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
-	m := v.pool.pick(v.pool.takeTurn(), k.Src, &w.runtime.pick)
+	c := &w.runtime.choice
+	m := c.only(v.pool, k, w.now)
 	if m == nil {
-		w.drop(d, NoMember)
+		w.drop(d, c.why)
 		return
 	}
 	n := &w.cfg.nodes[m.id]
@@ -47,18 +49,17 @@ func (w *worker) forwardOne(i int, v *virtual) {
 	w.send(int(n.port), d)
 }
 
-// answered says which one-packet virtual server's member sent a datagram, or is nil.
+// answered says which virtual server's member sent a packet that has no entry, or is nil. A segment to somebody who has
+// sent nothing that way is the host's or the member's own affair.
 func (w *worker) answered(k *flow.Key) *service {
-	if k.Proto != flow.UDP {
+	a := w.cfg.answers.slot(k.Src, uint32(k.Proto)<<16|uint32(k.SrcPort()))
+	if !a.used || k.Proto != flow.UDP && w.clientEntry(k.Dst).addr != k.Dst {
 		return nil
 	}
-	if a := w.cfg.answers.slot(k.Src, flow.UDP<<16|uint32(k.SrcPort())); a.used {
-		return a
-	}
-	return nil
+	return a
 }
 
-// answerOne sends a member's datagram i back to the client as its virtual server.
+// answerOne sends a member's packet i back to the client as its virtual server.
 func (w *worker) answerOne(i int, a *service) {
 	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
 	c := w.clientEntry(k.Dst)

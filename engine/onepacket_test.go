@@ -72,7 +72,9 @@ func TestOnePacket(t *testing.T) {
 // What cannot be answered or sent has its name.
 func TestOnePacketDrops(t *testing.T) {
 	spec := onePacket(1)
-	spec.Pools[3].Members[0].Hop.OK = false
+	for i := range spec.Pools[3].Members {
+		spec.Pools[3].Members[i].Hop.OK = false
+	}
 	for i := range spec.Pools[2].Members {
 		spec.Pools[2].Members[i].Weight = 0
 	}

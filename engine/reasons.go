@@ -14,8 +14,11 @@ const (
 	BadSource
 	TTLExpired
 	NoVirtualServer
+	Untranslatable
 	NoConnection
 	NoMember
+	MemberLimit
+	VirtualLimit
 	HalfOpenVirtual
 	HalfOpenSource
 	NoNeighbour
@@ -45,8 +48,11 @@ var reasons = [numReasons]ReasonInfo{
 	BadSource:        {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
 	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0"},
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
+	Untranslatable:   {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
+	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},
+	VirtualLimit:     {"virtual_limit", "the virtual server has as many connections as it may, or as many new ones this second (connection-limit, rate-limit)"},
 	HalfOpenVirtual:  {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
 	HalfOpenSource:   {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},

@@ -22,6 +22,9 @@ func (w *worker) expire(r *flow.Record) {
 	if r.Proto() == flow.TCP && r.TCPState() == flow.TCPEstablished && int(r.VS) < len(w.cfg.virtuals) && w.cfg.virtuals[r.VS].ResetExpired {
 		w.sendResets(r)
 	}
+	if s := r.TCPState(); s == flow.TCPSynSent && r.Proto() == flow.TCP || s == flow.TCPNone && !r.Replied() {
+		w.node[r.Node].Unanswered++
+	}
 	w.release(r)
 }
 

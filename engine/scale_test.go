@@ -175,8 +175,8 @@ func (s *scaleBench) members() string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	for _, a := range s.dict.actives {
-		out = append(out, a.Load())
+	for _, a := range s.dict.shared {
+		out = append(out, a.active.Load())
 	}
 	sums := make([]int64, len(out))
 	for i := range snaps {

@@ -3,7 +3,6 @@ package engine
 import (
 	"sluice/flow"
 	"sluice/rewrite"
-	"sluice/sched"
 )
 
 // schedule goes over the burst in order: packets whose connection was found stay, the others get a connection, go
@@ -42,7 +41,7 @@ func (w *worker) schedule() {
 
 // reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
 func (w *worker) reopens(i int, r flow.Ref) bool {
-	if p := &w.pkts[i]; p.Proto == flow.UDP || !begins(p) {
+	if p := &w.pkts[i]; p.Proto != flow.TCP && p.Proto != flow.SCTP || !begins(p) {
 		return false
 	}
 	return r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
@@ -57,10 +56,7 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := uint32(0)
-	if k.Proto == flow.TCP || k.Proto == flow.UDP || k.Proto == flow.SCTP {
-		id = w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
-	}
+	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
@@ -81,6 +77,10 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
+	if !hasPorts(k.Proto) && rewrite.CanTranslate(p, false, false) != rewrite.Done {
+		w.drop(d, Untranslatable)
+		return 0
+	}
 	if v.OnePacket {
 		w.forwardOne(i, v)
 		return 0
@@ -88,6 +88,13 @@ func (w *worker) admit(i int) flow.Ref {
 	adopt := false
 	if !begins(p) {
 		switch {
+		case v.Stateless && k.Proto == flow.TCP && p.TCP.Flags&flow.FlagRST != 0:
+			w.forwardOne(i, v)
+			return 0
+		case v.Stateless && k.Proto == flow.TCP: // may have begun when the table was full
+		case k.Proto == flow.ICMP, k.Proto == flow.ICMPv6: // errors and the like are the address's own
+			w.toHost(d)
+			return 0
 		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
 			w.drop(d, NoConnection)
 			return 0
@@ -101,10 +108,28 @@ func (w *worker) admit(i int) flow.Ref {
 		adopt = true
 	}
 	r, why := w.connect(i, id, adopt)
-	if r == 0 {
-		w.drop(d, why)
+	switch {
+	case r != 0:
+	case why == TableFull && v.Stateless:
+		w.stats.Stateless++
+		w.forwardOne(i, v)
+	default:
+		w.refuse(i, v, why)
 	}
 	return r
+}
+
+// refuse ends packet i, for which there is no connection to be had.
+func (w *worker) refuse(i int, v *virtual, why Reason) {
+	switch why {
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
+		if v.ResetRefused && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
+			w.stats.Refused[why]++
+			w.answerReset(i)
+			return
+		}
+	}
+	w.drop(w.descs[i], why)
 }
 
 // begins reports whether a packet can be the first of a connection.
@@ -114,9 +139,14 @@ func begins(p *rewrite.Packet) bool {
 		return isSYN(p)
 	case flow.SCTP:
 		return p.SCTP.Opens()
+	case flow.ICMP, flow.ICMPv6:
+		return p.ICMP == rewrite.ICMPRequest
 	}
-	return p.Proto == flow.UDP
+	return true
 }
+
+// hasPorts reports whether ports of a protocol are known, so that they can be translated.
+func hasPorts(proto uint8) bool { return proto == flow.TCP || proto == flow.UDP || proto == flow.SCTP }
 
 func isSYN(p *rewrite.Packet) bool {
 	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST|flow.FlagFIN) == flow.FlagSYN
@@ -152,7 +182,7 @@ func (w *worker) opens(i int) bool {
 	return ok
 }
 
-// pickAttempts is how many members are tried when the chosen one cannot take the connection.
+// pickAttempts is how many members are tried when the chosen one has another connection with the same tuple.
 const pickAttempts = 4
 
 // connect makes a connection to virtual server id for packet i.
@@ -161,53 +191,67 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
 		return 0, why
 	}
-	why := NoMember
+	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
+		return 0, VirtualLimit
+	}
+	c, proto := &w.runtime.choice, w.keys[i].Proto
+	c.begin(v.pool, &w.keys[i], w.now, false)
+	m := c.next()
+	why := c.why
 	for range pickAttempts {
-		m := v.pool.pick(v.pool.takeTurn(), w.keys[i].Src, &w.runtime.pick)
 		if m == nil {
-			return 0, why
-		}
-		if !m.Hop.OK {
-			why = NoNeighbour
-			continue
+			break
 		}
 		rec := w.describe(i, id, v, m)
 		switch {
 		case adopt:
 			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-		case v.Proto == flow.TCP:
+		case proto == flow.TCP:
 			rec.BeginTCP(&w.pkts[i].TCP)
-		case v.Proto == flow.SCTP:
+			if w.cfg.nodes[m.id].halfLife > 0 {
+				rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
+			}
+		case proto == flow.SCTP:
 			rec.BeginSCTP(&w.pkts[i].SCTP)
 		}
-		deadline := w.now + uint64(v.Timeouts.of(&rec))
-		r, res := w.table.Insert(&rec, v.Proto, w.now, deadline)
-		switch res {
-		case flow.Full:
-			return 0, TableFull
-		case flow.Collision:
-			why = TupleCollision
-			if w.giveWay(&rec) {
-				r, res = w.table.Insert(&rec, v.Proto, w.now, deadline)
-			}
-			if res != flow.Inserted {
-				continue
-			}
+		deadline := w.now + uint64(v.Timeouts.at(proto, &rec))
+		r, res := w.table.Insert(&rec, proto, w.now, deadline)
+		if res == flow.Collision && w.giveWay(&rec) {
+			r, res = w.table.Insert(&rec, proto, w.now, deadline)
 		}
-		fresh := w.table.Record(r.Index())
-		w.open(fresh)
-		if fresh.Settle() {
-			w.settled(fresh)
+		if res == flow.Inserted {
+			w.opened(r, id, m)
+			return r, 0
 		}
-		m.active.Add(1)
-		w.stats.Opened++
-		w.node[m.id].Opened++
-		w.node[m.id].Active++
-		w.virtual[id].Opened++
-		w.virtual[id].Active++
-		return r, 0
+		if why = TupleCollision; res == flow.Full {
+			why = TableFull
+			m.shared.cancel(uint32(m.Rate), w.now)
+			m = nil
+			break
+		}
+		if m = c.again(m); m == nil && c.why != NoMember {
+			why = c.why
+		}
 	}
+	if m != nil {
+		m.shared.cancel(uint32(m.Rate), w.now)
+	}
+	v.shared.cancel(uint32(v.Rate), w.now)
 	return 0, why
+}
+
+// opened counts a new connection, whose place with the member and the virtual server is reserved.
+func (w *worker) opened(r flow.Ref, id uint32, m *member) {
+	fresh := w.table.Record(r.Index())
+	w.open(fresh)
+	if fresh.Settle() {
+		w.settled(fresh)
+	}
+	w.stats.Opened++
+	w.node[m.id].Opened++
+	w.node[m.id].Active++
+	w.virtual[id].Opened++
+	w.virtual[id].Active++
 }
 
 // giveWay removes the connection that holds rec's server-side tuple if it is over.
@@ -232,17 +276,22 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	addrs := rewrite.AddrDiff(k.Dst, m.addr)
+	if !hasPorts(k.Proto) {
+		port = k.DstPort()
+	}
+	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
+	after.Dst, after.DstPort = m.addr, port
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
 		Node: m.id, VS: id,
-		L4Diff:    rewrite.AddDiff(addrs, rewrite.PortDiff(k.DstPort(), port)),
 		ClientMAC: rewrite.SourceMAC(w.region.Packet(w.descs[i])),
 		ClientIf:  w.ports[i], ServerIf: uint16(m.Hop.Port),
 	}
+	l3, l4 := rewrite.EndsDiff(&before, &after, k.Proto)
+	rec.L4Diff = l4
 	if !w.pkts[i].V6 {
-		rec.L3Diff = addrs
+		rec.L3Diff = l3
 	}
 	return rec
 }
@@ -252,41 +301,4 @@ func (m *member) servicePort(virtual uint16) uint16 {
 		return m.Port
 	}
 	return virtual
-}
-
-// takeTurn takes the pool's next turn, for all workers. What a pick has of chance comes from the turn, so that it can be repeated.
-func (p *pool) takeTurn() uint64 {
-	if p.needs&(sched.NeedsTurn|sched.NeedsRandom) == 0 {
-		return 0
-	}
-	return p.turn.Add(1) - 1
-}
-
-// pickSeed is the same everywhere: machines with the same pool must send a client to the same member.
-var pickSeed = flow.Secret{0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89}
-
-// pickScratch is what a pick needs and may not allocate.
-type pickScratch struct {
-	in         sched.Input
-	candidates []sched.Candidate
-}
-
-// pick asks the scheduler. s holds the candidates while their connections are filled in.
-func (p *pool) pick(turn uint64, client flow.Addr, s *pickScratch) *member {
-	s.in = sched.Input{Turn: turn, Random: sched.Mix(turn), Candidates: p.weights}
-	if p.needs&sched.NeedsHash != 0 {
-		s.in.Hash = sched.HashInput{}.Hash(&pickSeed, client, 0)
-	}
-	if p.needs&sched.NeedsActive != 0 {
-		s.candidates = append(s.candidates[:0], p.weights...)
-		for i := range s.candidates {
-			s.candidates[i].Active = uint32(max(0, p.members[i].active.Load()))
-		}
-		s.in.Candidates = s.candidates
-	}
-	i := p.scheduler.Pick(&s.in)
-	if i == sched.None {
-		return nil
-	}
-	return &p.members[i]
 }

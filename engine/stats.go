@@ -18,16 +18,22 @@ type Stats struct {
 	Resets    uint64 // RSTs that the engine made
 	Answered  uint64 // packets that became one of them
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
+	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
+	Refused   [numReasons]uint64 // SYNs that were answered with a RST instead of being dropped, of those Answered
 }
 
 // ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
 // from servers. Bytes are those of IP packets.
 type ServiceStats struct {
-	Opened  uint64
-	Active  int64
+	Opened uint64
+	Active int64
+	// Of what was opened: handshakes that the member answered, refused with a RST, and left unanswered. A datagram counts as
+	// a handshake.
+	Answered, Refused, Unanswered uint64
+
 	Packets [2]uint64
 	Bytes   [2]uint64
 }
@@ -48,10 +54,12 @@ func (s *Stats) Add(b *Stats) {
 	s.Resets += b.Resets
 	s.Answered += b.Answered
 	s.Outside += b.Outside
+	s.Stateless += b.Stateless
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps
 	for i := range s.Drops {
 		s.Drops[i] += b.Drops[i]
+		s.Refused[i] += b.Refused[i]
 	}
 }
 
@@ -59,6 +67,9 @@ func (s *Stats) Add(b *Stats) {
 func (s *ServiceStats) Add(b *ServiceStats) {
 	s.Opened += b.Opened
 	s.Active += b.Active
+	s.Answered += b.Answered
+	s.Refused += b.Refused
+	s.Unanswered += b.Unanswered
 	for i := range s.Packets {
 		s.Packets[i] += b.Packets[i]
 		s.Bytes[i] += b.Bytes[i]

@@ -23,7 +23,7 @@ func TestTCPOfTheKernel(t *testing.T) {
 	}
 	for _, lossy := range []bool{false, true} {
 		t.Run(fmt.Sprintf("lossy=%v", lossy), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 			defer cancel()
 			ta, err := lab.NewTwoArm(ctx, lab.TwoArmOptions{Servers: 1})
 			check(t, err)
@@ -48,7 +48,7 @@ func TestTCPOfTheKernel(t *testing.T) {
 				check(t, err)
 				conn.Close()
 			}
-			time.Sleep(500 * time.Millisecond) // the last FINs
+			awaitEnds(t, capture, 5)
 			check(t, server.Close())
 			check(t, capture.Close())
 			if n := capture.Dropped(); n > 0 {
@@ -56,6 +56,41 @@ func TestTCPOfTheKernel(t *testing.T) {
 			}
 			judge(t, capture.Frames(), lossy)
 		})
+	}
+}
+
+// awaitEnds waits until a capture has the ends of all connections: FINs of both sides, and an acknowledgement of each.
+func awaitEnds(t *testing.T, capture *lab.Capture, conns int) {
+	t.Helper()
+	type end struct {
+		port layers.TCPPort // the client's
+		from bool           // the client
+	}
+	const limit = 30 * time.Second
+	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+		fins, acked := map[end]uint32{}, map[end]bool{}
+		for _, f := range capture.Frames() {
+			tcp, ok := gopacket.NewPacket(f.Data, layers.LayerTypeEthernet, gopacket.NoCopy).Layer(layers.LayerTypeTCP).(*layers.TCP)
+			if !ok {
+				continue
+			}
+			mine, other := end{tcp.SrcPort, true}, end{tcp.SrcPort, false}
+			if tcp.SrcPort == 7000 {
+				mine, other = end{tcp.DstPort, false}, end{tcp.DstPort, true}
+			}
+			if tcp.FIN {
+				fins[mine] = tcp.Seq + uint32(len(tcp.Payload)) + 1
+			}
+			if next, ended := fins[other]; ended && tcp.ACK && tcp.Ack == next {
+				acked[other] = true
+			}
+		}
+		if len(acked) == 2*conns {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("not after %s: all %d connections have ended, of %d sides the FIN is acknowledged", limit, conns, len(acked))
+		}
 	}
 }
 

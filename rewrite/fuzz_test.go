@@ -129,7 +129,8 @@ func FuzzParse(f *testing.F) {
 			checkOffsets(t, &p, len(b))
 			checkPorts(t, b, &p, &k)
 		case NoPorts, Fragment:
-			if p.L3 < etherLen || p.L4 < p.L3+ipv4Len || p.L4 > p.End || int(p.End) > len(b) || k.Ports != 0 || k.Proto != p.Proto {
+			if p.L3 < etherLen || p.L4 < p.L3+ipv4Len || p.L4 > p.End || int(p.End) > len(b) || k.Proto != p.Proto ||
+				k.Ports != 0 && (v == Fragment || p.ICMP != ICMPRequest && p.ICMP != ICMPReply) {
 				t.Fatalf("%+v %+v of %d bytes", p, k, len(b))
 			}
 			return

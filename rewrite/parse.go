@@ -1,7 +1,17 @@
 // Package rewrite reads packets and changes them in place. It is pure: a frame is a byte slice, nothing is
 // allocated, nothing is kept.
 //
-//	Parse ──▶ Packet (a small value: tuple, offsets, TCP fields) ──▶ ToServer / ToClient change the frame
+//	Parse ──▶ Packet (a small value: tuple, offsets, TCP fields) ──▶ a change of the frame, by mode:
+//
+//	nat             ToServer, ToClient         one end        nat.go
+//	fullnat         Translate                  both ends      fullnat.go
+//	mat, routing    Forward                    MAC, TTL       fullnat.go
+//	tunnel          Encapsulate, Decapsulate   headroom       tunnel.go, decapsulate.go
+//	all of them     ReadQuote, TranslateError  ICMP errors    quote.go
+//	                ReadFirst, Translate*      fragments      fragment.go
+//	                SetVLAN, ClampMSS          tags, SYNs     vlan.go, mss.go
+//	in answer       AnswerReset, AnswerEcho, ErrorAnswer      reset.go, icmp.go, icmpanswer.go
+//	on arrival      Verify, Recompute, CheckEnds              verify.go, address.go
 //
 // One parser serves every mode. It checks every length before it reads, and its result holds offsets that the
 // rewrites may use without checking again: they must be given the same frame.
@@ -24,7 +34,7 @@ const (
 	BadHeader              // a header contradicts itself, or the destination is not the last one
 	BadLength              // a length field exceeds the frame
 	Fragment               // part of a fragmented datagram; the tuple's ports are not valid
-	NoPorts                // a protocol without ports; the tuple's ports are 0
+	NoPorts                // a protocol without ports; the tuple's ports are 0, or an ICMP query's id (see ICMPKind)
 	ExtensionLimit         // more IPv6 extension headers than are followed
 )
 
@@ -39,6 +49,7 @@ type Packet struct {
 	V6      bool
 	TTL     uint8
 	Proto   uint8
+	ICMP    ICMPKind     // with verdict NoPorts only
 	TCP     flow.Segment // for TCP only
 	SCTP    flow.Chunks  // for SCTP only
 }
@@ -108,6 +119,9 @@ func skipTags(b []byte, p *Packet) (l3 int, etherType uint16, ok bool) {
 	return l3, etherType, true
 }
 
+// moreFragmentsOrOffset are the bits of an IPv4 header that a part of a datagram has.
+const moreFragmentsOrOffset = 0x3fff
+
 // parse4 reads an IPv4 header (RFC 791 section 3.1).
 func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if len(b) < l3+ipv4Len {
@@ -116,7 +130,8 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	h := b[l3 : l3+ipv4Len]
 	ihl := int(h[0]&0x0f) * 4
 	total := int(binary.BigEndian.Uint16(h[2:]))
-	if h[0]>>4 != 4 || ihl < ipv4Len || total < ihl {
+	const plain = 4<<4 | ipv4Len/4 // no options
+	if h[0] != plain && (h[0]>>4 != 4 || ihl < ipv4Len) || total < ihl {
 		return BadHeader
 	}
 	if l3+total > len(b) {
@@ -127,24 +142,25 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	k.Src = flow.AddrFrom4(binary.BigEndian.Uint32(h[12:]))
 	k.Dst = flow.AddrFrom4(binary.BigEndian.Uint32(h[16:]))
 	k.Proto, k.Ports = h[9], 0
-	const moreFragmentsOrOffset = 0x3fff
+	if h[0] != plain {
+		return parseOptions(b, p, k)
+	}
 	if binary.BigEndian.Uint16(h[6:])&moreFragmentsOrOffset != 0 {
 		return Fragment
 	}
 	return parseL4(b, p, k)
 }
 
-// IPv6 extension headers that are passed (RFC 8200 section 4, RFC 4302).
-const (
-	extHopByHop    = 0
-	extRouting     = 43
-	extFragment    = 44
-	extAuth        = 51
-	extDestination = 60
-)
-
-// maxExtensions is how many extension headers are followed: real packets have one or two, and every one costs.
-const maxExtensions = 8
+// parseOptions goes on behind an IPv4 header with options.
+func parseOptions(b []byte, p *Packet, k *flow.Key) Verdict {
+	if sourceRouted(b[p.L3+ipv4Len : p.L4]) {
+		return BadHeader
+	}
+	if binary.BigEndian.Uint16(b[p.L3+6:])&moreFragmentsOrOffset != 0 {
+		return Fragment
+	}
+	return parseL4(b, p, k)
+}
 
 // parse6 reads an IPv6 header and its extension headers (RFC 8200 sections 3 and 4).
 func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
@@ -167,49 +183,21 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if isMapped(k.Src) || isMapped(k.Dst) {
 		return BadHeader // ::ffff:0:0/96 is our form of IPv4 and has no place on the wire (RFC 4038 section 4.2)
 	}
-	next, at, fragment := h[6], l3+ipv6Len, false
-	for n := 0; ; n++ {
-		size := 0
-		switch next {
-		case extHopByHop, extRouting, extDestination, extAuth, extFragment:
-			if at+8 > end {
-				return Truncated
-			}
-			switch next {
-			case extFragment:
-				size = 8
-			case extAuth:
-				size = (int(b[at+1]) + 2) * 4
-			default:
-				size = (int(b[at+1]) + 1) * 8
-			}
-			if at+size > end {
-				return Truncated
-			}
-		}
-		if size == 0 {
-			break
-		}
-		if n == maxExtensions {
-			return ExtensionLimit
-		}
-		if next == extRouting && b[at+3] != 0 {
-			// On its way to another address, which is the one that checksums cover (RFC 8200 section 8.1).
-			return BadHeader
-		}
-		if next == extFragment {
-			// An atomic fragment (offset 0, no more) is a whole datagram (RFC 6946).
-			fragment = binary.BigEndian.Uint16(b[at+2:])&0xfff9 != 0
-		}
-		next = b[at]
-		at += size
-		if fragment {
-			break
-		}
+	p.Proto, p.L4, k.Proto = h[6], uint16(l3+ipv6Len), h[6]
+	if isExtension(h[6]) {
+		return parseExtensions(b, p, k)
 	}
-	p.Proto, p.L4 = next, uint16(at)
-	k.Proto = next
-	if fragment {
+	return parseL4(b, p, k)
+}
+
+// parseExtensions goes on behind an IPv6 header with extension headers.
+func parseExtensions(b []byte, p *Packet, k *flow.Key) Verdict {
+	var e extensions
+	if v := e.skip(b, int(p.L4), int(p.End), p.Proto); v != OK {
+		return v
+	}
+	p.Proto, p.L4, k.Proto = e.proto, e.l4, e.proto
+	if e.part {
 		return Fragment
 	}
 	return parseL4(b, p, k)
@@ -267,10 +255,24 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 		p.Payload = uint16(l4 + sctpLen)
 		chunks(b[l4:end], &p.SCTP)
 	default:
-		p.Payload = p.L4
-		return NoPorts
+		return parseOther(b, p, k)
 	}
 	return OK
+}
+
+// parseOther is for protocols without ports. Queries of ICMP have an id instead.
+func parseOther(b []byte, p *Packet, k *flow.Key) Verdict {
+	p.Payload, p.ICMP = p.L4, ICMPOther
+	if !isICMP(p) {
+		return NoPorts
+	}
+	if p.L4+icmpLen > p.End {
+		return Truncated
+	}
+	h := b[p.L4 : p.L4+icmpLen]
+	p.ICMP = kindOf(h[0], p.V6)
+	k.Ports = p.ICMP.ports(binary.BigEndian.Uint16(h[4:]))
+	return NoPorts
 }
 
 // windowScale finds the window scale among the options of a SYN (RFC 9293 section 3.2, RFC 7323 section 2.2).

@@ -31,8 +31,12 @@ type testPacket struct {
 	flags     uint8 // of TCP
 	tcpOption int   // bytes of data in a TCP option; 0 for no options
 	noSum     bool  // UDP without a checksum
+	dataSum   bool  // SCTP, ICMP and ICMPv6: transport and not payload has the header, see dataHeader
+	kind      uint8 // type of an ICMP query; its id is where ICMPKind says
 	payload   []byte
-	padding   int // bytes behind the IP packet
+	padding   int    // bytes behind the IP packet
+	mf        bool   // IPv4: a part, others follow
+	offset    uint16 // IPv4: of the part, in units of 8 bytes
 }
 
 // extension is an IPv6 extension header: all but its first byte, which names the next.
@@ -76,6 +80,12 @@ func (p *testPacket) ipLayer() (gopacket.SerializableLayer, gopacket.NetworkLaye
 			Version: 4, TTL: p.ttl, TOS: p.tos, Id: p.id, Flags: layers.IPv4DontFragment,
 			Protocol: layers.IPProtocol(p.proto), SrcIP: p.src.AsSlice(), DstIP: p.dst.AsSlice(),
 		}
+		if p.mf || p.offset != 0 {
+			ip.Flags, ip.FragOffset = 0, p.offset
+		}
+		if p.mf {
+			ip.Flags = layers.IPv4MoreFragments
+		}
 		if p.options > 0 {
 			o := layers.IPv4Option{OptionType: 148, OptionLength: uint8(p.options * 4), OptionData: make([]byte, p.options*4-2)}
 			ip.Options = []layers.IPv4Option{o}
@@ -114,6 +124,9 @@ func (p *testPacket) transport(t testing.TB, network gopacket.NetworkLayer) []by
 		must(t, udp.SetNetworkLayerForChecksum(network))
 		l4 = udp
 	default:
+		if p.dataSum {
+			return p.dataHeader(t, network)
+		}
 		return p.payload
 	}
 	b := serialize(t, l4, gopacket.Payload(p.payload))

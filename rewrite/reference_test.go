@@ -83,6 +83,8 @@ func verifySums(t *testing.T, frame []byte) {
 			must(t, l.SetNetworkLayerForChecksum(packet.NetworkLayer()))
 		case *layers.UDP:
 			must(t, l.SetNetworkLayerForChecksum(packet.NetworkLayer()))
+		case *layers.ICMPv6:
+			must(t, l.SetNetworkLayerForChecksum(packet.NetworkLayer()))
 		}
 	}
 	err, bad := packet.VerifyChecksums()

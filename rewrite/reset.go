@@ -14,7 +14,8 @@ type Reset struct {
 	Seq, Ack         uint32
 }
 
-const resetTTL = 64
+// newTTL is the TTL of packets that begin here (RFC 1700).
+const newTTL = 64
 
 // Build writes the frame into b, which must have room for 74 bytes, and returns its length.
 func (r *Reset) Build(b []byte) int {
@@ -72,7 +73,7 @@ func AnswerReset(b []byte, p *Packet) int {
 func putIP(h []byte, src, dst flow.Addr) {
 	clear(h)
 	if src.Is4() {
-		h[0], h[8], h[9] = 0x45, resetTTL, flow.TCP
+		h[0], h[8], h[9] = 0x45, newTTL, flow.TCP
 		binary.BigEndian.PutUint16(h[2:], ipv4Len+tcpLen)
 		h[6] = 0x40 // do not fragment
 		binary.BigEndian.PutUint32(h[12:], src.V4())
@@ -80,7 +81,7 @@ func putIP(h []byte, src, dst flow.Addr) {
 		binary.BigEndian.PutUint16(h[10:], ^fold(sumBytes(h)))
 		return
 	}
-	h[0], h[6], h[7] = 0x60, flow.TCP, resetTTL
+	h[0], h[6], h[7] = 0x60, flow.TCP, newTTL
 	binary.BigEndian.PutUint16(h[4:], tcpLen)
 	binary.BigEndian.PutUint64(h[8:], src.Hi)
 	binary.BigEndian.PutUint64(h[16:], src.Lo)

@@ -63,17 +63,26 @@ func setPort(b []byte, p *Packet, at, port uint16, diff Diff) {
 	updateL4(b, p, diff)
 }
 
-// setPortSCTP writes a port at offset at of an SCTP packet. The checksum is a CRC32c over the packet alone, sent least
+// setPortSCTP writes a port at offset at, 0 or 2, of an SCTP packet.
+func setPortSCTP(b []byte, at, port uint16) {
+	ports := binary.BigEndian.Uint32(b)
+	if at == 0 {
+		setPortsSCTP(b, uint32(port)<<16|ports&0xffff)
+	} else {
+		setPortsSCTP(b, ports&^0xffff|uint32(port))
+	}
+}
+
+// setPortsSCTP writes both ports of an SCTP packet. The checksum is a CRC32c over the packet alone, sent least
 // significant byte first (RFC 9260 appendix A). A CRC is linear: what a change adds to it depends on the change alone,
 // not on the bytes that stay. So the checksum is changed by the difference of two sums and not replaced: one that was
 // wrong stays wrong, and its receiver still sees that the packet was damaged. The checksum's own bytes cancel out.
-func setPortSCTP(b []byte, at, port uint16) {
-	field := b[at : at+2]
-	if binary.BigEndian.Uint16(field) == port {
+func setPortsSCTP(b []byte, ports uint32) {
+	if binary.BigEndian.Uint32(b) == ports {
 		return
 	}
 	before := crc32.Checksum(b, castagnoli)
-	binary.BigEndian.PutUint16(field, port)
+	binary.BigEndian.PutUint32(b, ports)
 	sum := b[sctpSumAt : sctpSumAt+4]
 	old := binary.LittleEndian.Uint32(sum)
 	if old == 0 && before != 0 {

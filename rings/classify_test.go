@@ -306,8 +306,10 @@ func TestClassifyHold(t *testing.T) {
 	needBPF(t)
 	server := testPacket{src: "1.2.3.4", dst: "10.10.1.100", proto: protoTCP, dport: 80}.build(t)
 	transit := testPacket{src: "1.2.3.4", dst: "5.6.7.8", proto: protoTCP, dport: 80}.build(t)
+	const hold = 10 * time.Second // what is checked within it takes far less
+	ago := func(d time.Duration) uint64 { return monotonicNow() - uint64(d) }
 	for _, passes := range []bool{false, true} {
-		c := newClassifier(t, ProgramConfig{Rules: testRules(true), HoldTime: 200 * time.Millisecond, AfterHoldPass: passes})
+		c := newClassifier(t, ProgramConfig{Rules: testRules(true), HoldTime: hold, AfterHoldPass: passes})
 		after := map[bool]string{false: "after hold drop", true: "after hold pass"}[passes]
 		region, err := NewRegion(64, 2048, false)
 		if err != nil {
@@ -327,7 +329,10 @@ func TestClassifyHold(t *testing.T) {
 		}
 		c.Beat(monotonicNow())
 		check("no socket", "held", "wildcard pass")
-		time.Sleep(250 * time.Millisecond)
+		c.Beat(ago(hold * 3 / 4))
+		check("no socket, most of the hold is over", "held", "wildcard pass")
+		c.Beat(ago(hold - 50*time.Millisecond))
+		time.Sleep(100 * time.Millisecond)
 		check("no socket, stale", after, "after hold pass")
 		c.Beat(monotonicNow() + uint64(time.Second))
 		check("beat ahead of the program's clock", "held", "wildcard pass")
@@ -337,7 +342,7 @@ func TestClassifyHold(t *testing.T) {
 			t.Fatal(err)
 		}
 		check("socket", "redirect", "redirect")
-		c.Beat(monotonicNow() - uint64(250*time.Millisecond))
+		c.Beat(ago(hold + 50*time.Millisecond))
 		check("socket, but workers hang", after, "after hold pass")
 		c.Beat(monotonicNow())
 		check("workers advance again", "redirect", "redirect")

@@ -78,7 +78,7 @@ func TestProgramDeadPins(t *testing.T) {
 	closeForTest(t, attachForTest(t, s, AttachAuto), false)
 	leave()
 	var all []Pinned
-	for range 400 { // the kernel takes namespaces down in its own time
+	for range 3000 { // the kernel takes namespaces down in its own time
 		var err error
 		if all, err = s.list(); err != nil || len(all) != 1 {
 			t.Fatal(all, err)

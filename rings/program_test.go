@@ -81,7 +81,7 @@ func isAttached(t *testing.T, ifindex int) bool {
 func awaitCounters(t *testing.T, p *Program, what string, of func(ProgramCounters) uint64, n uint64) {
 	t.Helper()
 	var c ProgramCounters
-	for range 200 {
+	for range 4000 {
 		var err error
 		if c, err = p.Counters(); err != nil {
 			t.Fatal(err)

@@ -33,31 +33,16 @@ var ioctlFlows = map[FlowType]uint32{
 	FlowTCP4: 1, FlowUDP4: 2, FlowSCTP4: 3, FlowTCP6: 5, FlowUDP6: 6, FlowSCTP6: 7,
 }
 
-// ethtool makes the call with a command's structure, which begins with the command's number.
-func ethtool(ifname string, buffer []byte) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var req struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}
-	copy(req.name[:unix.IFNAMSIZ-1], ifname)
-	req.data = unsafe.Pointer(unsafe.SliceData(buffer))
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
+// ethtoolBytes makes a request whose structure is built as bytes.
+func ethtoolBytes(ifname string, request []byte) error {
+	return ethtool(ifname, unsafe.Pointer(unsafe.SliceData(request)))
 }
 
 func (ioctlRSS) Read(ifname string) (r RSS, err error) {
 	ne := binary.NativeEndian
 	size := make([]byte, rxfhSize)
 	ne.PutUint32(size, unix.ETHTOOL_GRSSH)
-	if err := ethtool(ifname, size); err != nil {
+	if err := ethtoolBytes(ifname, size); err != nil {
 		return r, refused("read RSS", ifname, err)
 	}
 	entries, key := ne.Uint32(size[rxfhTable:]), ne.Uint32(size[rxfhKey:])
@@ -68,7 +53,7 @@ func (ioctlRSS) Read(ifname string) (r RSS, err error) {
 	ne.PutUint32(all, unix.ETHTOOL_GRSSH)
 	ne.PutUint32(all[rxfhTable:], entries)
 	ne.PutUint32(all[rxfhKey:], key)
-	if err := ethtool(ifname, all); err != nil {
+	if err := ethtoolBytes(ifname, all); err != nil {
 		return r, refused("read RSS", ifname, err)
 	}
 	r.Function, r.Transform = uint32(all[rxfhFunction]), uint32(all[rxfhTransform])
@@ -85,7 +70,7 @@ func (ioctlRSS) Read(ifname string) (r RSS, err error) {
 		flow := make([]byte, rxnfcSize)
 		ne.PutUint32(flow, unix.ETHTOOL_GRXFH)
 		ne.PutUint32(flow[rxnfcFlowType:], number)
-		if ethtool(ifname, flow) == nil {
+		if ethtoolBytes(ifname, flow) == nil {
 			r.Fields[t] = HashFields(ne.Uint64(flow[rxnfcFields:]))
 		}
 	}
@@ -101,7 +86,7 @@ func (ioctlRSS) SetFields(ifname string, t FlowType, fields HashFields) error {
 	binary.NativeEndian.PutUint32(flow, unix.ETHTOOL_SRXFH)
 	binary.NativeEndian.PutUint32(flow[rxnfcFlowType:], number)
 	binary.NativeEndian.PutUint64(flow[rxnfcFields:], uint64(fields))
-	if err := ethtool(ifname, flow); err != nil {
+	if err := ethtoolBytes(ifname, flow); err != nil {
 		return refused(fmt.Sprintf("set the hash fields of %s to %s", t, fields), ifname, err)
 	}
 	return nil
@@ -122,7 +107,7 @@ func rxfh(entries uint32, table []uint32, function, transform uint32, key []byte
 }
 
 func (ioctlRSS) SetHash(ifname string, function, transform uint32, key []byte) error {
-	if err := ethtool(ifname, rxfh(rxfhKeepTable, nil, function, transform, key)); err != nil {
+	if err := ethtoolBytes(ifname, rxfh(rxfhKeepTable, nil, function, transform, key)); err != nil {
 		return refused("set the hash key", ifname, err)
 	}
 	return nil
@@ -133,7 +118,7 @@ func (c ioctlRSS) SetIndirection(ifname string, table []uint32) error {
 	if err != nil {
 		return err
 	}
-	if err := ethtool(ifname, rxfh(uint32(len(table)), table, 0, now.Transform, nil)); err != nil {
+	if err := ethtoolBytes(ifname, rxfh(uint32(len(table)), table, 0, now.Transform, nil)); err != nil {
 		return refused("set the indirection table", ifname, err)
 	}
 	return nil

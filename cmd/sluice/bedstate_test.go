@@ -16,7 +16,7 @@ import (
 )
 
 // hostState describes the balancer's kernel: links with their XDP programs, addresses and routes; with neighbours
-// also those, which traffic changes by itself.
+// also those, which traffic changes by itself. Link-local ones are never ours: the kernel learns and forgets them.
 func (b *bed) hostState(neighbours bool) string {
 	b.t.Helper()
 	var lines []string
@@ -46,7 +46,7 @@ func (b *bed) hostState(neighbours bool) string {
 				}
 				for _, n := range list {
 					managed := n.FlagsExt&netlink.NTF_EXT_MANAGED != 0
-					if managed || neighbours && !n.IP.IsMulticast() {
+					if managed || neighbours && !n.IP.IsMulticast() && !n.IP.IsLinkLocalUnicast() {
 						lines = append(lines, fmt.Sprintf("neighbour %s on %s, managed %v", n.IP, a.Name, managed))
 					}
 				}

@@ -122,7 +122,7 @@ func TestHostPortTransfer(t *testing.T) {
 	s := must(lab.TransferServer(b.Servers[0], netip.AddrPortFrom(b.ServerAddr4[0], bulkPort).String()))(t)
 	ok(t, b.Forward(true))
 	d := b.start()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	conn := must(b.Client.Dial(ctx, "tcp", s.Addr().String()))(t)
 	defer conn.Close()

@@ -58,7 +58,7 @@ func TestConnDeleteAndExport(t *testing.T) {
 	if got := run("conn delete " + sessions[0].LocalAddr().String()); got != "1 connections deleted\n" {
 		t.Errorf("%q", got)
 	}
-	if err := sessions[0].say(waitTime / 10); !timedOut(err) {
+	if err := sessions[0].say(listenTime); !timedOut(err) {
 		t.Errorf("on a deleted connection: %v, want silence", err)
 	}
 	if got := run("conn delete --reset --virtual web6"); got != "20 connections deleted\n" {

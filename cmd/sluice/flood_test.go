@@ -31,6 +31,10 @@ type flood struct {
 	syns  gen.Stream // from sources that are not there
 	stack func() uint64
 	moved atomic.Int64
+
+	marker net.Conn // of a client of its own, to the echo of datagrams
+	marks  int
+	limit  int // loss-free rate of hits, packets per second
 }
 
 const (
@@ -40,6 +44,7 @@ const (
 	workerNice  = -15
 	hitFlows    = 64
 	leastTable  = 1024
+	largeTable  = 1 << 18
 	floodVisits = 20 * time.Millisecond // between two new clients
 	visitLimit  = 3 * time.Second
 )
@@ -62,6 +67,9 @@ func newFlood(t *testing.T) *flood {
 	f := &flood{bed: newBed(t, lab.TwoArmOptions{Servers: 2}, settings{})}
 	f.serve(webPort, lab.HTTPServer)
 	f.serve(bulkPort, func(h *lab.Host, addr, _ string) (*lab.Server, error) { return lab.TransferServer(h, addr) })
+	f.serve(dnsPort, lab.UDPEcho) // for marks; the members' kernels drop the generator's datagrams before it
+	f.marker = must(f.Client.Dial(t.Context(), "udp", netip.AddrPortFrom(f.VIP4, dnsPort).String()))(t)
+	t.Cleanup(func() { f.marker.Close() })
 	silence(f.bed, floodSources)
 	f.stack = stackCounter(f.bed)
 	f.syns = must(gen.NewSYNs(f.target(webPort), floodSources, 1))(t)
@@ -103,18 +111,17 @@ func (f *flood) restart(connections int) {
 // and servers it gets its core late, and what is measured is the kernel's scheduler.
 func (f *flood) prefer() {
 	f.t.Helper()
-	tasks := must(filepath.Glob(fmt.Sprintf("/proc/%d/task/*", f.d.PID())))(f.t)
 	found := false
-	for _, task := range tasks {
-		if name, _ := os.ReadFile(filepath.Join(task, "comm")); strings.HasPrefix(string(name), "sluice-w") {
-			id := must(strconv.Atoi(filepath.Base(task)))(f.t)
-			ok(f.t, unix.Setpriority(unix.PRIO_PROCESS, id, workerNice))
-			found = true
+	eventually(f.t, "there is a thread of a worker", func() bool {
+		for _, task := range must(filepath.Glob(fmt.Sprintf("/proc/%d/task/*", f.d.PID())))(f.t) {
+			if name, _ := os.ReadFile(filepath.Join(task, "comm")); strings.HasPrefix(string(name), "sluice-w") {
+				id := must(strconv.Atoi(filepath.Base(task)))(f.t)
+				ok(f.t, unix.Setpriority(unix.PRIO_PROCESS, id, workerNice))
+				found = true
+			}
 		}
-	}
-	if !found {
-		f.t.Error("no thread of a worker")
-	}
+		return found
+	})
 }
 
 // send runs the generator; rate 0 is flat out.
@@ -128,30 +135,48 @@ func (f *flood) send(s gen.Stream, rate int, long time.Duration) gen.Result {
 // lossFree finds the largest rate of hits, in packets per second, of which nothing is lost before the engine or in it.
 func (f *flood) lossFree() int {
 	f.t.Helper()
-	step := time.Second
-	if testing.Short() {
-		step = 400 * time.Millisecond
+	for range attempts {
+		if rate := f.searchLossFree(); rate > 0 {
+			f.t.Logf("loss-free rate of hits: %d/s", rate)
+			return rate
+		}
+		time.Sleep(5 * time.Second) // the machine stood still
 	}
+	f.t.Fatalf("%d packets a second are not carried without loss, in %d attempts", leastRate, attempts)
+	return 0
+}
+
+// leastRate is the least rate, in packets per second, that a flood is worth its name at.
+const leastRate = 1000
+
+// searchLossFree returns 0 if there is no rate of use.
+func (f *flood) searchLossFree() int {
+	const step, start = 500 * time.Millisecond, 50_000
 	holds := func(rate int) bool {
 		for range 2 { // another program of the machine may have had the core
 			before := f.quiet()
 			r := f.send(f.hits, rate, step)
 			l := f.quiet().since(before)
 			f.t.Logf("hits at %d/s: sent %d (%.0f/s), lost %d before the engine, dropped %v", rate, r.Sent, r.Rate(), l.before(), l.drops)
-			if r.Rate() < 0.95*float64(rate) {
-				return false // the generator cannot
-			}
-			if l.before() == 0 && l.totals.Dropped == 0 {
+			if l.before() == 0 && l.totals.Dropped == 0 && r.Rate() >= 0.95*float64(rate) {
 				return true
 			}
 		}
 		return false
 	}
-	low, high := 0, 50_000
+	low, high := 0, start
 	for holds(high) {
 		low, high = high, 2*high
 	}
-	for range 3 {
+	for low == 0 { // a machine that is busy, or slow
+		if high /= 2; high < leastRate {
+			return 0
+		}
+		if holds(high) {
+			low, high = high, 2*high
+		}
+	}
+	for range 2 {
 		if mid := (low + high) / 2; holds(mid) {
 			low = mid
 		} else {
@@ -161,8 +186,9 @@ func (f *flood) lossFree() int {
 	return low
 }
 
-// window runs a load and returns the bytes per second that the transfers moved under it.
-func (f *flood) window(s gen.Stream, rate int, long time.Duration) (float64, gen.Result) {
+// window runs a load and returns the bytes per second that the transfers moved under it, and whether that is a measurement:
+// not if the load was none, or this program was not there to look.
+func (f *flood) window(s gen.Stream, rate int, long time.Duration) (moved float64, r gen.Result, good bool) {
 	const settling = 200 * time.Millisecond
 	type sample struct {
 		at    time.Time
@@ -173,85 +199,123 @@ func (f *flood) window(s gen.Stream, rate int, long time.Duration) (float64, gen
 		time.Sleep(settling)
 		begin <- sample{time.Now(), f.moved.Load()}
 	}()
-	r := f.send(s, rate, long+settling)
+	r = f.send(s, rate, long+settling)
 	first := <-begin
-	return float64(f.moved.Load()-first.moved) / time.Since(first.at).Seconds(), r
+	took := time.Since(first.at)
+	return float64(f.moved.Load()-first.moved) / took.Seconds(), r, took > long/2 && !starved(r)
 }
 
 // compared is what became of transfers under a flood, and under as many hits in turn with it.
 type compared struct {
 	hits, syns    []float64 // bytes per second, by window
+	disturbed     int       // pairs of windows that are not among them: the generator did not get its core
 	sent, flooded uint64
 	skipped       uint64
 }
 
+// ratio is of at least one pair.
 func (c *compared) ratio() float64 { return median(c.syns) / median(c.hits) }
 
-// compare runs pairs of windows, and more of them, up to most, while the flood looks worse than it may.
+// compare runs windows in pairs until so many are good for a judgement, and more of them, up to most, while the
+// flood looks worse than it may.
 func (f *flood) compare(rate, pairs, most int, long time.Duration, flooding *atomic.Bool) (c compared) {
-	for i := 0; i < pairs || i < most && c.ratio() < leastShare; i++ {
-		moved, r := f.window(f.hits, rate, long)
-		c.hits, c.sent, c.skipped = append(c.hits, moved), c.sent+r.Sent, c.skipped+r.Skipped
+	for i := 0; i < most && (len(c.hits) < pairs || c.ratio() < leastShare); i++ {
+		hits, r1, good1 := f.window(f.hits, rate, long)
 		flooding.Store(true)
-		moved, r = f.window(f.syns, rate, long)
+		syns, r2, good2 := f.window(f.syns, rate, long)
 		flooding.Store(false)
-		c.syns, c.sent, c.skipped, c.flooded = append(c.syns, moved), c.sent+r.Sent, c.skipped+r.Skipped, c.flooded+r.Sent
+		c.sent, c.skipped, c.flooded = c.sent+r1.Sent+r2.Sent, c.skipped+r1.Skipped+r2.Skipped, c.flooded+r2.Sent
+		if !good1 || !good2 {
+			c.disturbed++
+			continue
+		}
+		c.hits, c.syns = append(c.hits, hits), append(c.syns, syns)
 	}
 	return c
 }
+
+// starved reports whether the generator has left out so much that what it did is no load of its rate. It goes before all
+// others on its core: if it does not get that, the machine itself is shared.
+func starved(r gen.Result) bool { return r.Skipped*5 > r.Sent+r.Skipped }
 
 const (
 	leastShare = 0.9
 	floodConns = 4
 	// pacedRate is that of each paced transfer, each way: together with the background less than the machine can do.
 	pacedRate = 1.5e6
+	// attempts bounds how often a step is measured that the machine may have disturbed. Its sums hold in each of them.
+	attempts = 3
+	// windowTime is how long a load is on while transfers are measured.
+	windowTime = 600 * time.Millisecond
 )
 
+// judged measures a step until nothing is wrong with it, and with a loss-free rate measured anew after a failure: what
+// the machine had left when the last one was found may be gone.
+func (f *flood) judged(what string, measure func() (wrong string)) {
+	f.t.Helper()
+	for i := 1; ; i++ {
+		wrong := measure()
+		if wrong == "" {
+			return
+		}
+		if i == attempts {
+			f.t.Errorf("%s: %s, in each of %d attempts", what, wrong, attempts)
+			return
+		}
+		f.t.Logf("%s: attempt %d: %s", what, i, wrong)
+		f.restart(largeTable)
+		f.limit = f.lossFree()
+	}
+}
+
 // share floods at a part of the loss-free rate, in turn with as many hits, and compares.
-func (f *flood) share(percent, limit int) {
+func (f *flood) share(percent int) (wrong string) {
 	t := f.t
 	t.Helper()
-	rate, pairs, long := limit*percent/100, 4, time.Second
-	if testing.Short() {
-		pairs, long = 3, 500*time.Millisecond
-	}
-	table := max(leastTable, int(float64(rate)*long.Seconds())*pairs/10)
+	const pairs = 4
+	rate := f.limit * percent / 100
+	table := max(leastTable, int(float64(rate)*windowTime.Seconds())*pairs/10)
 	f.restart(table)
 	before := f.quiet()
 	var v visits
 	stopTransfers, stopVisits := f.transfers(floodConns, pacedRate), f.visit(&v)
-	c := f.compare(rate, pairs, 3*pairs, long, &v.on)
+	c := f.compare(rate, pairs, 3*pairs, windowTime, &v.on)
 	inTable := f.totals().Connections
 	stopVisits()
 	stopTransfers()
 	slices.Sort(v.took)
 	all := len(v.took) + v.lost
-	t.Logf("%d%%, %d/s: transfers %.1f MB/s under hits, %.1f MB/s under the flood: %.1f%%; %d SYNs over a table of %d, %d in it; generator left out %d of %d",
-		percent, rate, median(c.hits)/1e6, median(c.syns)/1e6, 100*c.ratio(), c.flooded, table, inTable, c.skipped, c.sent+c.skipped)
+	if len(c.hits) > 0 {
+		t.Logf("%d%%, %d/s: transfers %.1f MB/s under hits, %.1f MB/s under the flood: %.1f%%",
+			percent, rate, median(c.hits)/1e6, median(c.syns)/1e6, 100*c.ratio())
+	}
+	t.Logf("%d%%: %d SYNs over a table of %d, %d in it; generator left out %d of %d, in %d pairs of windows too much for a judgement, which %d are for",
+		percent, c.flooded, table, inTable, c.skipped, c.sent+c.skipped, c.disturbed, len(c.hits))
 	t.Logf("%d%%: %d of %d new clients connected within %s: median %s, 99%% %s, longest %s",
 		percent, len(v.took), all, visitLimit, quantile(v.took, 0.5), quantile(v.took, 0.99), quantile(v.took, 1))
-	switch {
-	case c.skipped*5 > c.sent+c.skipped:
-		// The generator goes before all others on its core. If it does not get that the machine itself is shared.
-		t.Logf("%d%%: NOT JUDGED: the generator did not get its core, something outside has it", percent)
-	case c.ratio() < leastShare:
-		t.Errorf("%d%%: transfers have %.1f%% of their throughput under the flood", percent, 100*c.ratio())
-	case len(v.took)*100 < all*99 || all == 0:
-		t.Errorf("%d%%: %d of %d new clients connected", percent, len(v.took), all)
-	}
 	f.balance(fmt.Sprintf("%d%%", percent), before, c.sent)
 
-	if testing.Short() {
-		return
-	}
 	// Transfers that take all they can get make an overload of any background. That is only shown: what they get is what
-	// client, servers and generator leave each other of two cores.
+	// client, servers and generator leave each other of two cores. Its sums are not.
 	before, stopTransfers = f.quiet(), f.transfers(floodConns, 0)
-	c = f.compare(rate, 2, 2, long, new(atomic.Bool))
+	greedyHits, r1, _ := f.window(f.hits, rate, windowTime)
+	greedySYNs, r2, _ := f.window(f.syns, rate, windowTime)
 	stopTransfers()
-	t.Logf("%d%%: transfers that take what they get: %.0f MB/s under hits, %.0f MB/s under the flood: %.1f%%; generator left out %d of %d",
-		percent, median(c.hits)/1e6, median(c.syns)/1e6, 100*c.ratio(), c.skipped, c.sent+c.skipped)
-	f.balance(fmt.Sprintf("%d%%, greedy", percent), before, c.sent)
+	t.Logf("%d%%: transfers that take what they get: %.0f MB/s under hits, %.0f MB/s under the flood; generator left out %d of %d",
+		percent, greedyHits/1e6, greedySYNs/1e6, r1.Skipped+r2.Skipped, r1.Sent+r2.Sent+r1.Skipped+r2.Skipped)
+	f.balance(fmt.Sprintf("%d%%, greedy", percent), before, r1.Sent+r2.Sent)
+
+	switch {
+	case len(c.hits) < pairs:
+		return fmt.Sprintf("no judgement: the generator did not get its core in %d of %d pairs of windows, something outside has it", c.disturbed, c.disturbed+len(c.hits))
+	case c.ratio() < leastShare:
+		return fmt.Sprintf("transfers have %.1f%% of their throughput under the flood", 100*c.ratio())
+	case len(v.took)*100 < all*99 || all == 0:
+		return fmt.Sprintf("%d of %d new clients connected", len(v.took), all)
+	case c.flooded < uint64(4*table):
+		return fmt.Sprintf("no judgement: %d SYNs are too few to be a flood of a table of %d", c.flooded, table)
+	}
+	return ""
 }
 
 func median(list []float64) float64 {
@@ -260,18 +324,16 @@ func median(list []float64) float64 {
 }
 
 // flatOut floods with all the generator can, and watches the engine come back.
-func (f *flood) flatOut() {
+func (f *flood) flatOut() (wrong string) {
 	t := f.t
 	t.Helper()
-	long := 3 * time.Second
-	if testing.Short() {
-		long = time.Second
-	}
+	// A transfer that met nothing but loss tries again after at most as long as that lasted (RFC 6298 5.5): the rest is us.
+	const long, connectLimit, recoverLimit = 2 * time.Second, time.Second, 3 * time.Second
 	f.restart(leastTable)
 	before, stop := f.quiet(), f.transfers(floodConns, 0)
-	calm, _ := f.window(f.hits, 1, time.Second)
+	calm, r0, _ := f.window(f.hits, 1, windowTime)
 	held := usageOf(t, f.d.PID())
-	moved, r := f.window(f.syns, 0, long)
+	moved, r, _ := f.window(f.syns, 0, long)
 	end := time.Now()
 	// Recovery: a client connects, and the transfers have half of what they had.
 	connected := make(chan time.Duration, 1)
@@ -289,16 +351,17 @@ func (f *flood) flatOut() {
 	after := usageOf(t, f.d.PID())
 	t.Logf("flat out: %d SYNs, %.0f/s over a table of %d; transfers %.0f MB/s before, %.0f MB/s in the flood, recovered %s after it; a client connected %s after it; the engine's process held %+v, then %+v",
 		r.Sent, r.Rate(), leastTable, calm/1e6, moved/1e6, recovered.Round(time.Millisecond), connect.Round(10*time.Microsecond), held, after)
-	if connect > time.Second {
-		t.Errorf("a client connected only %s after the flood", connect)
-	}
-	if recovered == 0 || recovered > time.Second {
-		t.Errorf("the transfers recovered %s after the flood", recovered)
-	}
 	if after.memory > held.memory+16<<10 || after.files > held.files {
 		t.Errorf("the engine's process held %+v before the flood and %+v after it", held, after)
 	}
-	f.balance("flat out", before, r.Sent+1)
+	f.balance("flat out", before, r0.Sent+r.Sent)
+	switch {
+	case connect > connectLimit:
+		return fmt.Sprintf("a client connected only %s after the flood", connect)
+	case recovered == 0 || recovered > recoverLimit:
+		return fmt.Sprintf("the transfers recovered %s after the flood (0 is not)", recovered)
+	}
+	return ""
 }
 
 // firstConnect is how long after begin a client connects. One begins every 50 ms: a SYN that is lost among the transfers
@@ -333,12 +396,11 @@ func (f *flood) firstConnect(begin time.Time) time.Duration {
 // go on, and every packet is accounted for.
 func TestSYNFlood(t *testing.T) {
 	f := newFlood(t)
-	f.restart(1 << 18)
-	limit := f.lossFree()
-	t.Logf("loss-free rate of hits: %d/s", limit)
+	f.restart(largeTable)
+	f.limit = f.lossFree()
 	for _, percent := range []int{50, 80} {
-		f.share(percent, limit)
+		f.judged(fmt.Sprintf("%d%%", percent), func() string { return f.share(percent) })
 	}
-	f.flatOut()
+	f.judged("flat out", f.flatOut)
 	f.d.stop() // and every frame is where it belongs
 }

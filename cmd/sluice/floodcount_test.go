@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -37,6 +36,12 @@ type ledger struct {
 	totals   ctl.TotalsView
 	drops    map[string]uint64
 }
+
+// markTime is how long a mark is waited for before another is sent: it may have been dropped on a ring that was full.
+const markTime = 500 * time.Millisecond
+
+// quietTime bounds the search for a moment without packets under way.
+const quietTime = 6 * waitTime
 
 // gsoSegs is the offset of gso_segs in struct __sk_buff (include/uapi/linux/bpf.h).
 const gsoSegs = 164
@@ -108,35 +113,103 @@ func (f *flood) read() (l ledger) {
 	return l
 }
 
-// quiet reads the counters when they have come to rest.
-func (f *flood) quiet() (l ledger) {
+// counter is one of those that the sums are made of. Gauges, and what tells of connections rather than of packets, are
+// none: they move by themselves when timers run out.
+type counter struct {
+	name  string
+	value *uint64
+}
+
+func (l *ledger) counters() []counter {
+	return []counter{
+		{stackCount, &l.stack}, {"wire full", &l.vethFull}, {"to the kernel before the engine", &l.passed}, {"held", &l.held},
+		{"ring full", &l.ringFull}, {"no frame", &l.noFrame}, {outsideCount, &l.outside}, {othersCount, &l.others}, {sentCount, &l.sent},
+		{receivedCount, &l.totals.Received}, {toServerCount, &l.totals.ToServer}, {toClientCount, &l.totals.ToClient},
+		{"to the kernel", &l.totals.ToHost}, {"dropped", &l.totals.Dropped},
+	}
+}
+
+// Names of the counters that a mark moves.
+const (
+	stackCount    = "client's kernel"
+	outsideCount  = "received outside"
+	othersCount   = "received elsewhere"
+	sentCount     = "sent"
+	receivedCount = "received"
+	toServerCount = "to servers"
+	toClientCount = "to clients"
+)
+
+// markMoves is what a mark and its answer add to the counters.
+var markMoves = map[string]uint64{
+	stackCount: 1, outsideCount: 1, othersCount: 1, sentCount: 2, receivedCount: 2, toServerCount: 1, toClientCount: 1,
+}
+
+// moves is what the counters say, by name, without those that are 0.
+func (l ledger) moves() map[string]uint64 {
+	m := map[string]uint64{}
+	for _, c := range l.counters() {
+		if *c.value > 0 {
+			m[c.name] = *c.value
+		}
+	}
+	for reason, n := range l.drops {
+		if n > 0 {
+			m["dropped as "+reason] = n
+		}
+	}
+	return m
+}
+
+// mark sends a datagram to a member and waits until it has come back.
+func (f *flood) mark() error {
+	f.marks++
+	text := fmt.Sprintf("mark %d", f.marks)
+	_ = f.marker.SetDeadline(time.Now().Add(markTime))
+	if _, err := f.marker.Write([]byte(text)); err != nil {
+		return err
+	}
+	for buf := make([]byte, 64); ; {
+		n, err := f.marker.Read(buf)
+		if err != nil {
+			return fmt.Errorf("%s does not come back: %w", text, err)
+		}
+		if strings.HasSuffix(string(buf[:n]), " "+text) { // else one that was given up
+			return nil
+		}
+	}
+}
+
+// quiet reads the counters at a moment when no packet is on its way from one of them to another. It takes two readings
+// and lets a mark travel from the client to a member and back between them. Wire, ring and engine keep the order, so
+// what was sent before the mark is counted before its answer is here. If the readings differ by the mark and by nothing
+// else, then nothing was under way at the first, and nothing has happened between the first counter that was read
+// and the last. That holds however long a reading takes or a packet waits, and it needs no rest longer than a reading: a client that
+// still sends a packet again now and then is no obstacle.
+func (f *flood) quiet() ledger {
 	f.t.Helper()
-	l = f.read()
-	for deadline := time.Now().Add(4 * waitTime); ; {
-		time.Sleep(150 * time.Millisecond)
-		next := f.read()
-		if reflect.DeepEqual(next, l) {
-			return next
+	begin := time.Now()
+	first := f.read()
+	for {
+		before := f.read()
+		err := f.mark()
+		after := f.read()
+		if err == nil && maps.Equal(after.since(before).moves(), markMoves) {
+			return after
 		}
-		if l = next; time.Now().After(deadline) {
-			f.t.Fatalf("the counters do not come to rest: %+v", l)
+		if took := time.Since(begin); took > quietTime {
+			f.t.Fatalf("no moment without packets under way in %s: with a mark (%v) there moved last %v, where a mark alone moves %v; in all %v",
+				took.Round(time.Millisecond), err, after.since(before).moves(), markMoves, after.since(first).moves())
 		}
+		time.Sleep(5 * time.Millisecond)
 	}
 }
 
 // since is what was counted after before.
 func (l ledger) since(before ledger) ledger {
-	for _, p := range []struct {
-		now *uint64
-		was uint64
-	}{
-		{&l.stack, before.stack}, {&l.vethFull, before.vethFull}, {&l.passed, before.passed}, {&l.held, before.held},
-		{&l.ringFull, before.ringFull}, {&l.noFrame, before.noFrame}, {&l.outside, before.outside}, {&l.others, before.others},
-		{&l.sent, before.sent}, {&l.totals.Opened, before.totals.Opened}, {&l.totals.Received, before.totals.Received},
-		{&l.totals.ToServer, before.totals.ToServer}, {&l.totals.ToClient, before.totals.ToClient}, {&l.totals.ToHost, before.totals.ToHost},
-		{&l.totals.Dropped, before.totals.Dropped},
-	} {
-		*p.now -= p.was
+	was := before.counters()
+	for i, c := range l.counters() {
+		*c.value -= *was[i].value
 	}
 	drops := map[string]uint64{}
 	for reason, n := range l.drops {

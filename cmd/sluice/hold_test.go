@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -21,105 +22,124 @@ func TestKilledWithoutRestart(t *testing.T) {
 	for _, after := range []string{"pass", "drop"} {
 		t.Run(after, func(t *testing.T) {
 			t.Parallel() // it mostly waits
-			const hold = 2 * time.Second
-			b := newBed(t, lab.TwoArmOptions{Servers: 2}, settings{engine: "hold-time: 2s, after-hold: " + after})
-			clean := b.hostState(false)
-			b.echoServer(b.Balancer, netip.AddrPortFrom(b.Outside4, 22))
-			b.echoServer(b.Balancer, netip.AddrPortFrom(b.Outside6, 22))
-			var conns []*session
-			open := func(to netip.AddrPort) *session {
-				s, err := openSession(b.Client, to)
-				ok(t, err)
-				t.Cleanup(func() { s.Close() })
-				ok(t, s.say(waitTime))
-				return s
-			}
-			for i, h := range b.Servers {
-				b.echoServer(h, netip.AddrPortFrom(b.ServerAddr4[i], webPort))
-				b.echoServer(h, netip.AddrPortFrom(b.ServerAddr6[i], webPort))
-			}
-			d := b.start()
-			ssh := []*session{open(netip.AddrPortFrom(b.Outside4, 22)), open(netip.AddrPortFrom(b.Outside6, 22))}
-			for _, vip := range b.vips(webPort) {
-				conns = append(conns, open(vip))
-			}
-			capture := must(b.Client.Capture("eth0", 1e5))(t)
-			d.kill()
-			killed := time.Now()
-
-			// During the hold.
-			for _, s := range conns {
-				if err := s.say(200 * time.Millisecond); !timedOut(err) {
-					t.Errorf("%s: %v, want silence", s.RemoteAddr(), err)
+			// What is seen after the hold says nothing about it. A machine too slow for a short one gets a longer one.
+			for _, hold := range []time.Duration{2 * time.Second, 6 * time.Second, 18 * time.Second} {
+				judged := false
+				if !t.Run(hold.String(), func(t *testing.T) { judged = killedWithoutRestart(t, after, hold) }) || judged {
+					return
 				}
 			}
-			for _, vip := range b.vips(webPort) {
-				if _, err := ask(b.Client, vip, 200*time.Millisecond); !timedOut(err) {
-					t.Errorf("a new connection to %s during the hold: %v, want silence", vip, err)
-				}
-			}
-			for time.Since(killed) < hold-500*time.Millisecond {
-				for _, s := range ssh {
-					if err := s.say(waitTime); err != nil {
-						t.Fatalf("ssh during the hold: %v", err)
-					}
-				}
-				time.Sleep(20 * time.Millisecond)
-			}
-			// Captured while the hold still lasted, if the machine was not too slow for that.
-			if frames := capture.Frames(); time.Since(killed) < hold {
-				if n := resets(frames, b.VIP4, b.VIP6); n > 0 {
-					t.Errorf("the client was sent %d resets during the hold", n)
-				}
-			} else {
-				t.Logf("too slow to look at the hold: %s after the kill", time.Since(killed))
-			}
-
-			time.Sleep(time.Until(killed.Add(hold + 300*time.Millisecond))) // the thing under test is a time
-			for _, vip := range b.vips(webPort) {
-				_, err := ask(b.Client, vip, 300*time.Millisecond)
-				if after == "pass" && !errors.Is(err, syscall.ECONNREFUSED) || after == "drop" && !timedOut(err) {
-					t.Errorf("a new connection to %s after the hold: %v", vip, err)
-				}
-			}
-			for _, s := range conns {
-				limit := 500 * time.Millisecond
-				if after == "pass" {
-					limit = 2 * waitTime // the reset answers a retransmission, and by now these are seconds apart
-				}
-				err := s.say(limit)
-				if after == "pass" && !errors.Is(err, syscall.ECONNRESET) || after == "drop" && !timedOut(err) {
-					t.Errorf("%s after the hold: %v", s.RemoteAddr(), err)
-				}
-			}
-			for _, s := range ssh {
-				if err := s.say(waitTime); err != nil {
-					t.Errorf("ssh after the hold: %v", err)
-				}
-			}
-			ok(t, capture.Close())
-			if n := resets(capture.Frames(), b.VIP4, b.VIP6); (n > 0) != (after == "pass") {
-				t.Errorf("%d resets with after-hold: %s", n, after)
-			}
-
-			// Nothing was taken away by itself, and one command takes it all.
-			if left := b.leftBehind(); !strings.Contains(left, "pin") {
-				t.Errorf("after a kill there should be pins: %s", left)
-			}
-			r := b.sluice(nil, "port", "release", "--all")
-			if r.code != 0 || !strings.Contains(r.stdout, "released outside") || !strings.Contains(r.stdout, "released inside") ||
-				!strings.Contains(r.stdout, b.VIP4.String()) || !strings.Contains(r.stdout, "host port") {
-				t.Errorf("port release --all: %+v", r)
-			}
-			if now := b.hostState(false); now != clean {
-				t.Errorf("after the release:\n%swant\n%s", now, clean)
-			}
-			if r := b.sluice(nil, "port", "release", "--all"); r.code != 0 || strings.TrimSpace(r.stdout) != "nothing was left" {
-				t.Errorf("a second release: %+v", r)
-			}
-			rmSocket(b)
+			t.Error("too slow to look at the hold")
 		})
 	}
+}
+
+// killedWithoutRestart is the test with one hold time. It reports whether all that is to be seen during the hold was.
+func killedWithoutRestart(t *testing.T, after string, hold time.Duration) (judged bool) {
+	b := newBed(t, lab.TwoArmOptions{Servers: 2}, settings{engine: fmt.Sprintf("hold-time: %s, after-hold: %s", hold, after)})
+	clean := b.hostState(false)
+	b.echoServer(b.Balancer, netip.AddrPortFrom(b.Outside4, 22))
+	b.echoServer(b.Balancer, netip.AddrPortFrom(b.Outside6, 22))
+	var conns []*session
+	open := func(to netip.AddrPort) *session {
+		s, err := openSession(b.Client, to)
+		ok(t, err)
+		t.Cleanup(func() { s.Close() })
+		ok(t, s.say(waitTime))
+		return s
+	}
+	for i, h := range b.Servers {
+		b.echoServer(h, netip.AddrPortFrom(b.ServerAddr4[i], webPort))
+		b.echoServer(h, netip.AddrPortFrom(b.ServerAddr6[i], webPort))
+	}
+	d := b.start()
+	ssh := []*session{open(netip.AddrPortFrom(b.Outside4, 22)), open(netip.AddrPortFrom(b.Outside6, 22))}
+	for _, vip := range b.vips(webPort) {
+		conns = append(conns, open(vip))
+	}
+	capture := must(b.Client.Capture("eth0", 1e5))(t)
+	alive := time.Now()
+	d.kill()
+	killed := time.Now()
+
+	// During the hold, which began with the last heartbeat, some 100 ms before the kill.
+	const beat = 500 * time.Millisecond
+	holds := func() bool { return time.Since(alive) < hold-beat }
+	for _, s := range conns {
+		if err := s.say(200 * time.Millisecond); !timedOut(err) && holds() {
+			t.Errorf("%s: %v, want silence", s.RemoteAddr(), err)
+		}
+	}
+	for _, vip := range b.vips(webPort) {
+		if _, err := ask(b.Client, vip, 200*time.Millisecond); !timedOut(err) && holds() {
+			t.Errorf("a new connection to %s during the hold: %v, want silence", vip, err)
+		}
+	}
+	seen := holds()
+	for holds() {
+		for _, s := range ssh {
+			if err := s.say(waitTime); err != nil {
+				t.Fatalf("ssh during the hold: %v", err)
+			}
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if n := resets(capture.Frames(), b.VIP4, b.VIP6); n > 0 && time.Since(alive) < hold-beat/2 {
+		t.Errorf("the client was sent %d resets during the hold", n)
+	}
+	judged = seen && time.Since(alive) < hold-beat/2
+	t.Logf("looked at the hold until %s after the kill", time.Since(alive).Round(time.Millisecond))
+
+	time.Sleep(time.Until(killed.Add(hold + 300*time.Millisecond))) // the thing under test is a time
+	for _, vip := range b.vips(webPort) {
+		limit := listenTime
+		if after == "pass" {
+			limit = waitTime
+		}
+		_, err := ask(b.Client, vip, limit)
+		if after == "pass" && !errors.Is(err, syscall.ECONNREFUSED) || after == "drop" && !timedOut(err) {
+			t.Errorf("a new connection to %s after the hold: %v", vip, err)
+		}
+	}
+	for _, s := range conns {
+		limit := listenTime
+		if after == "pass" {
+			limit = hold + 2*waitTime // the reset answers a retransmission, and by now these are seconds apart
+		}
+		err := s.say(limit)
+		if after == "pass" && !errors.Is(err, syscall.ECONNRESET) || after == "drop" && !timedOut(err) {
+			t.Errorf("%s after the hold: %v", s.RemoteAddr(), err)
+		}
+	}
+	for _, s := range ssh {
+		if err := s.say(waitTime); err != nil {
+			t.Errorf("ssh after the hold: %v", err)
+		}
+	}
+	ok(t, capture.Close())
+	if n := resets(capture.Frames(), b.VIP4, b.VIP6); (n > 0) != (after == "pass") {
+		t.Errorf("%d resets with after-hold: %s", n, after)
+	}
+
+	// Nothing was taken away by itself, and one command takes it all.
+	if left := b.leftBehind(); !strings.Contains(left, "pin") {
+		t.Errorf("after a kill there should be pins: %s", left)
+	}
+	r := b.sluice(nil, "port", "release", "--all")
+	if r.code != 0 || !strings.Contains(r.stdout, "released outside") || !strings.Contains(r.stdout, "released inside") ||
+		!strings.Contains(r.stdout, b.VIP4.String()) || !strings.Contains(r.stdout, "host port") {
+		t.Errorf("port release --all: %+v", r)
+	}
+	if now := b.hostState(false); now != clean {
+		t.Errorf("after the release:\n%swant\n%s", now, clean)
+	}
+	// What a second one may find belonged to namespaces that are gone, of other programs of the machine.
+	r = b.sluice(nil, "port", "release", "--all")
+	if rest := strings.TrimSpace(withoutLines(r.stdout, "gone")); r.code != 0 || rest != "" && rest != "nothing was left" {
+		t.Errorf("a second release: %+v", r)
+	}
+	rmSocket(b)
+	return judged
 }
 
 // resets counts the RST segments from the addresses.

@@ -57,7 +57,8 @@ func TestMidStream(t *testing.T) {
 					if err := s.say(waitTime); !errors.Is(err, syscall.ECONNRESET) {
 						t.Errorf("%s: %v, want a reset", vip, err)
 					}
-					if took := time.Since(begin); took > time.Second {
+					// At the first segment, or at its first repetitions if that was lost on a busy machine.
+					if took := time.Since(begin); took > 4*time.Second {
 						t.Errorf("%s: reset after %s", vip, took)
 					}
 				case "adopt":
@@ -69,12 +70,10 @@ func TestMidStream(t *testing.T) {
 					}
 					ok(t, s.Close())
 				case "drop":
-					if err := s.say(500 * time.Millisecond); !timedOut(err) {
+					if err := s.say(listenTime); !timedOut(err) {
 						t.Errorf("%s: %v, want silence", vip, err)
 					}
-					if b.drops()["no_connection"] == 0 {
-						t.Errorf("%s: dropped %v", vip, b.drops())
-					}
+					eventually(t, fmt.Sprintf("%s: segments are dropped as no_connection", vip), func() bool { return b.drops()["no_connection"] > 0 })
 				}
 			}
 			d.stop()
@@ -94,12 +93,12 @@ func TestResetOnExpiry(t *testing.T) {
 	for f, vip := range b.vips(webPort) {
 		ln := must(b.Servers[0].Listen("tcp", netip.AddrPortFrom([]netip.Addr{b.ServerAddr4[0], b.ServerAddr6[0]}[f], webPort).String()))(t)
 		defer ln.Close()
+		began := time.Now() // before the last packet, from which the second counts
 		client, err := openSession(b.Client, vip)
 		ok(t, err)
 		defer client.Close()
 		server := must(ln.Accept())(t)
 		defer server.Close()
-		began := time.Now()
 		_ = client.SetReadDeadline(began.Add(waitTime))
 		_ = server.SetReadDeadline(began.Add(waitTime))
 		for _, end := range []struct {
@@ -109,14 +108,12 @@ func TestResetOnExpiry(t *testing.T) {
 			_, err := end.Read(make([]byte, 1))
 			took := time.Since(began)
 			t.Logf("%s: the %s: %v after %s", vip, end.name, err, took.Round(time.Millisecond))
-			if !errors.Is(err, syscall.ECONNRESET) || took < 900*time.Millisecond || took > 2500*time.Millisecond {
+			if !errors.Is(err, syscall.ECONNRESET) || took < time.Second {
 				t.Errorf("%s: the %s: %v after %s, want a reset after 1 s", vip, end.name, err, took)
 			}
 		}
 	}
-	if n := query[[]ctl.ConnView](b, "conn"); len(n) != 0 {
-		t.Errorf("the table still has %+v", n)
-	}
+	eventually(t, "the table is empty", func() bool { return len(query[[]ctl.ConnView](b, "conn")) == 0 })
 	d.stop()
 }
 
@@ -176,13 +173,6 @@ func TestForgedReset(t *testing.T) {
 				}
 				return last != nil && len(last.Payload) == 0 && !last.SYN
 			})
-			time.Sleep(300 * time.Millisecond) // idle, to see whether a timer was set again
-			next := last.Seq                   // of a segment without data: what the server expects
-			received := b.totals().Received
-			for _, off := range []uint32{1 << 30, 1 << 31, ^uint32(1<<20 - 1)} {
-				forge(b, last, next+off)
-			}
-			eventually(t, "the forged segments have come", func() bool { return b.totals().Received >= received+3 })
 			one := func() ctl.ConnView {
 				t.Helper()
 				list := query[[]ctl.ConnView](b, "conn")
@@ -191,8 +181,16 @@ func TestForgedReset(t *testing.T) {
 				}
 				return list[0]
 			}
-			if c := one(); c.State != "established" || c.IdleMS < 300 {
-				t.Errorf("after RSTs outside of the window: %s, idle %d ms", c.State, c.IdleMS)
+			eventually(t, "the connection is idle, to see whether a timer is set again", func() bool { return one().IdleMS >= 300 })
+			next := last.Seq // of a segment without data: what the server expects
+			received, idle, at := b.totals().Received, int64(one().IdleMS), time.Now()
+			for _, off := range []uint32{1 << 30, 1 << 31, ^uint32(1<<20 - 1)} {
+				forge(b, last, next+off)
+			}
+			eventually(t, "the forged segments have come", func() bool { return b.totals().Received >= received+3 })
+			passed := time.Since(at).Milliseconds()
+			if c := one(); c.State != "established" || int64(c.IdleMS) < idle+passed-50 { // the engine's clock is a coarse one
+				t.Errorf("after RSTs outside of the window: %s, idle %d ms after %d ms and %d ms more", c.State, c.IdleMS, idle, passed)
 			}
 			for _, off := range []uint32{1, 1000, 20000} {
 				forge(b, last, next+off) // the server answers with a challenge ACK, if it gets it

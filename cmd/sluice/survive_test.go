@@ -40,7 +40,7 @@ func TestConnectionsSurviveKill(t *testing.T) {
 	b := newBed(t, lab.TwoArmOptions{Servers: 4, Queues: queues}, settings{engine: "workers: 2"})
 	b.serve(bulkPort, func(h *lab.Host, addr, _ string) (*lab.Server, error) { return lab.TransferServer(h, addr) })
 	d := b.start()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var moved atomic.Int64
 	var wg sync.WaitGroup
@@ -83,7 +83,7 @@ func TestConnectionsSurviveKill(t *testing.T) {
 		t.Error(err)
 	}
 	if t.Failed() {
-		t.Logf("dropped %v\n%s", b.drops(), d.log)
+		t.Logf("dropped %v, counted %+v, left in the table %+v\n%s", b.drops(), b.totals(), query[[]ctl.ConnView](b, "conn", "list", "--limit", "1000"), d.log)
 	}
 	d.stop()
 }

@@ -55,7 +55,7 @@ func transfer(b *bed, to string, seed uint64) {
 	if testing.Short() {
 		size = 16 << 20
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	before := b.totals()
 	conn := must(b.Client.Dial(ctx, "tcp", to))(t)

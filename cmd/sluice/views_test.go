@@ -19,6 +19,7 @@ func TestConnCommands(t *testing.T) {
 		b.echoServer(h, netip.AddrPortFrom(b.ServerAddr6[i], webPort))
 	}
 	b.serve(dnsPort, lab.UDPEcho)
+	b.write(strings.Replace(b.configText(settings{engine: "workers: 2"}), "control:", "timeouts: {udp: 1h, udp-unanswered: 1h}\ncontrol:", 1))
 	d := b.start()
 	var sessions []*session
 	for port := range uint16(4) {

@@ -44,7 +44,17 @@ func creator() {
 		fmt.Println(l.ID(), p.PID())
 		os.Exit(0)
 	}
-	time.Sleep(100 * time.Millisecond) // for the grandchild
+	for settled := func() bool { // the shell has become the child, and the grandchild has left its group
+		n := 0
+		for _, line := range Leftovers(l.ID()) {
+			if strings.HasPrefix(line, "process ") && strings.HasSuffix(line, " sleep") {
+				n++
+			}
+		}
+		return n == 2
+	}; !settled(); {
+		time.Sleep(5 * time.Millisecond)
+	}
 	fmt.Println(l.ID(), p.PID())
 	select {}
 }
@@ -162,11 +172,10 @@ func openSockets(t testing.TB) (n int) {
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	for range 500 {
-		if cond() {
-			return
+	const limit = 20 * time.Second
+	for deadline := time.Now().Add(limit); !cond(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not after %s: %s", limit, what)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("not after 5 s: %s", what)
 }

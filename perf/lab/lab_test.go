@@ -33,7 +33,6 @@ func TestCloseLeavesNothing(t *testing.T) {
 	must(ta.Client.Start(exec.Command("sh", "-c", "setsid sleep 1000 & exec sleep 1000")))(t)
 	must(HTTPServer(ta.Servers[0], ":80", "server 1"))(t)
 	must(ta.Client.Capture("eth0", 10))(t)
-	time.Sleep(100 * time.Millisecond)
 
 	inodeLinks := func() int {
 		n := -1
@@ -47,7 +46,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if n := inodeLinks(); n != 7 { // lo, br0, lb, srv1 to srv4
 		t.Errorf("switch has %d links, want 7", n)
 	}
-	left := Leftovers(ta.Lab.ID())
+	var left []string
 	count := func(kind string) (n int) {
 		for _, line := range left {
 			if strings.HasPrefix(line, kind) {
@@ -56,13 +55,17 @@ func TestCloseLeavesNothing(t *testing.T) {
 		}
 		return n
 	}
-	if count("record") != 1 || count("namespace") != 7 || count("link") != 1+2+6+4 || count("process") < 6 {
+	eventually(t, "shells have started their processes", func() bool {
+		left = Leftovers(ta.Lab.ID())
+		return count("process") >= 6
+	})
+	if count("record") != 1 || count("namespace") != 7 || count("link") != 1+2+6+4 {
 		t.Errorf("a lab in use lists\n%s", strings.Join(left, "\n"))
 	}
 
 	start := time.Now()
 	closeClean(t, ta.Lab)
-	if d := time.Since(start); d > stopGrace+3*time.Second {
+	if d := time.Since(start); d > stopGrace+10*time.Second {
 		t.Errorf("close took %s", d)
 	}
 	if n := inodeLinks(); n != 1 {

@@ -200,7 +200,7 @@ func TestUDPEcho(t *testing.T) {
 	for i, a := range addrs {
 		s := must(UDPEcho(ta.Servers[index[i]], a.String(), fmt.Sprintf("server %d", index[i]+1)))(t)
 		conn := must(ta.Client.Dial(context.Background(), "udp", a.String()))(t)
-		conn.SetDeadline(time.Now().Add(5 * time.Second))
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
 		fmt.Fprint(conn, "hello")
 		got := make([]byte, 100)
 		n, err := conn.Read(got)

@@ -17,7 +17,7 @@ type WireOptions struct {
 }
 
 // upTimeout bounds the wait for an interface to become operational, a few milliseconds in practice.
-const upTimeout = 5 * time.Second
+const upTimeout = 20 * time.Second
 
 // Wire connects interface ifA of host a with interface ifB of host b by a veth pair. When it returns both ends are up
 // and operational, and offloads are off at both (see the package comment).

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"sluice/ctl"
+	"sluice/perf/result"
+)
+
+// perfCommand measures. Each scenario prints a table, and writes the same and more as JSON on demand.
+func perfCommand() *cli.Command {
+	return &cli.Command{
+		Name: "perf", Usage: "measure what sluice carries on this machine",
+		Description: "Scenarios print a table of medians with their spread and write JSON with --json FILE. compare and report read\n" +
+			"such files. docs/PERFORMANCE.md has the method.",
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usagef("perf has no command %q; `sluice perf --help` lists what there is", c.Args().First())
+			}
+			return cli.ShowSubcommandHelp(c)
+		},
+		Subcommands: []*cli.Command{
+			perfPipelineCommand(), perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfScaleCommand(),
+			perfCompareCommand(), perfReportCommand(), perfForwarderCommand(),
+		},
+	}
+}
+
+// perfFlags are those of every scenario.
+func perfFlags(runs int, more ...cli.Flag) []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "json", Usage: "write the results to `FILE`"},
+		&cli.IntFlag{Name: "runs", Usage: "repeat everything `N` times, interleaved", Value: runs},
+		&cli.BoolFlag{Name: "quick", Usage: "fewer and smaller cases, within 60 seconds"},
+	}, more...)
+}
+
+// perfRuns is --runs, checked.
+func perfRuns(c *cli.Context) (int, error) {
+	if n := c.Int("runs"); n >= 1 && n <= 1000 {
+		return n, nil
+	}
+	return 0, usagef("--runs %d is not between 1 and 1000", c.Int("runs"))
+}
+
+// perfHost describes this machine and the command as it was called.
+func perfHost() result.Host {
+	command := strings.Join(append([]string{"sluice"}, os.Args[1:]...), " ")
+	return result.ThisHost(ctl.Version, command)
+}
+
+// perfProgress is the line about long work, on standard error.
+func perfProgress(c *cli.Context, steps int) *result.Progress {
+	w := c.App.ErrWriter
+	if w == nil {
+		w = os.Stderr
+	}
+	_, err := unix.IoctlGetTermios(int(os.Stderr.Fd()), unix.TCGETS)
+	return result.NewProgress(w, w == os.Stderr && err == nil, steps)
+}
+
+// perfOutput prints a scenario's results, and writes them where --json says.
+func perfOutput(c *cli.Context, f *result.File) error {
+	if err := f.WriteTable(c.App.Writer); err != nil {
+		return err
+	}
+	if name := c.String("json"); name != "" {
+		return f.WriteFile(name)
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"sluice/perf/result"
+)
+
+// perfRun runs a command of perf in this process.
+func perfRun(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	app := newApp()
+	prepare(app.Commands)
+	app.Writer, app.ErrWriter = &out, &errs
+	err = app.RunContext(t.Context(), flagsFirst(app, append([]string{"sluice", "perf"}, args...)))
+	return out.String(), errs.String(), err
+}
+
+// The whole way of figures, with tiny sizes: measured, written, compared, reported. No speed is judged.
+func TestPerfPipelineCommand(t *testing.T) {
+	dir := t.TempDir()
+	a, b, page := filepath.Join(dir, "a.json"), filepath.Join(dir, "b.json"), filepath.Join(dir, "r.html")
+	for _, name := range []string{a, b} {
+		stdout, stderr, err := perfRun(t, "pipeline", "--quick", "--connections", "100,2k", "--duration", "10ms", "--runs", "4", "--json", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(stdout, "nat/flows=2000/workers=1") || !strings.Contains(stderr, "run 4 of 4") {
+			t.Errorf("%s\n%s", stdout, stderr)
+		}
+	}
+	f := must(result.ReadFile(a))(t)
+	if f.Scenario != "pipeline" || len(f.Results) != 2 || f.Host.Cores < 1 || len(f.Host.Commands) != 1 || f.Host.Kernel == "" {
+		t.Errorf("%+v", f)
+	}
+	for _, r := range f.Results {
+		if r.Metrics["ns_per_packet"] <= 0 || r.Metrics["mpps"] <= 0 || r.Metrics["allocations_per_packet"] != 0 || len(r.Samples["ns_per_packet"]) != 4 {
+			t.Errorf("%+v", r)
+		}
+	}
+	stdout, _, err := perfRun(t, "compare", a, b)
+	if err != nil || !strings.Contains(stdout, "n=4+4") || !strings.Contains(stdout, "~") {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+	stdout, _, err = perfRun(t, "report", a, b, "-o", page)
+	if err != nil || !strings.Contains(stdout, "## pipeline") {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+	if html := string(must(os.ReadFile(page))(t)); strings.Count(html, "<h2>pipeline</h2>") != 2 || !strings.Contains(html, "</svg>") {
+		t.Errorf("%d bytes of a page", len(html))
+	}
+}
+
+// writeResults makes a file of one case.
+func writeResults(t *testing.T, scenario, metric string, samples ...float64) string {
+	t.Helper()
+	r := result.NewRecorder(scenario, result.Host{CPU: "x"})
+	for _, v := range samples {
+		r.Add("nat/flows=1", result.Metrics{metric: v})
+	}
+	name := filepath.Join(t.TempDir(), "x.json")
+	ok(t, r.File().WriteFile(name))
+	return name
+}
+
+func TestPerfCompareCommand(t *testing.T) {
+	slow := writeResults(t, "pipeline", "ns_per_packet", 60, 61, 62, 63, 64)
+	fast := writeResults(t, "pipeline", "ns_per_packet", 30, 31, 32, 33, 34)
+	other := writeResults(t, "link", "ns_per_packet", 1)
+	empty := filepath.Join(t.TempDir(), "empty.json")
+	ok(t, os.WriteFile(empty, []byte("{}"), 0o600))
+	for _, c := range []struct {
+		args []string
+		want string // in the output
+		err  string
+		code int
+	}{
+		{[]string{"compare", slow, fast}, "-48.4%", "", exitOK},
+		{[]string{"compare", fast, slow}, "+93.8%", "", exitOK},
+		{[]string{"compare", slow, slow}, "~", "", exitOK},
+		{[]string{"compare", "--fail-above", "10", fast, slow}, "+93.8%", "worse by 93.8%, more than 10%", exitFailed},
+		{[]string{"compare", fast, slow, "--fail-above", "100"}, "+93.8%", "", exitOK},
+		{[]string{"compare", "--fail-above", "10", slow, fast}, "-48.4%", "", exitOK},
+		{[]string{"compare", slow}, "", "takes two files", exitUsage},
+		{[]string{"compare", "--fail-above", "-1", slow, fast}, "", "negative", exitUsage},
+		{[]string{"compare", slow, other}, "", "only results of one scenario", exitFailed},
+		{[]string{"compare", slow, empty}, "", "not a file of sluice perf --json", exitFailed},
+		{[]string{"compare", slow, "/nowhere.json"}, "", "no such file", exitFailed},
+		{[]string{"report"}, "", "takes files", exitUsage},
+		{[]string{"report", empty}, "", "not a file of sluice perf --json", exitFailed},
+		{[]string{"pipeline", "--connections", "many"}, "", `"many" is not a number`, exitUsage},
+		{[]string{"pipeline", "--runs", "0"}, "", "--runs 0", exitUsage},
+		{[]string{"pipeline", "--pattern", "square"}, "", "no pattern", exitUsage},
+		{[]string{"pipeline", "now"}, "", "takes no argument", exitUsage},
+		{[]string{"scale", "--members", "1x"}, "", "is not a number", exitUsage},
+		{[]string{"scale", "--members", "1M"}, "", "60,000 members", exitUsage},
+		{[]string{"other"}, "", `no command "other"`, exitUsage},
+	} {
+		stdout, _, err := perfRun(t, c.args...)
+		if (err != nil) != (c.err != "") || err != nil && !strings.Contains(err.Error(), c.err) || !strings.Contains(stdout, c.want) || exitCode(err) != c.code {
+			t.Errorf("%q: exit %d, %v\n%s", c.args, exitCode(err), err, stdout)
+		}
+	}
+}
+
+func TestPerfNumber(t *testing.T) {
+	for word, want := range map[string]int{"1": 1, "1k": 1000, "10M": 10_000_000, "new": 0, "": -1} {
+		if n, err := perfNumber(word); err != nil || n != want {
+			t.Errorf("%q is %d, %v", word, n, err)
+		}
+	}
+	for _, word := range []string{"0", "-1", "1.5k", "k", "99999M", "1 0"} {
+		if n, err := perfNumber(word); err == nil {
+			t.Errorf("%q is %d", word, n)
+		}
+	}
+}

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/perf/pipeline"
+	"sluice/perf/result"
+)
+
+func perfPipelineCommand() *cli.Command {
+	return &cli.Command{
+		Name: "pipeline", Usage: "the whole packet path on memory rings; needs no root and no network",
+		UsageText: "sluice perf pipeline [--quick] [--connections LIST] [--pattern LIST] [--size LIST] [--workers LIST] [--json FILE]",
+		Description: "Half of the packets are UDP, half established TCP, half go each way. ns/packet is time of a core, the generator's taken\n" +
+			"off. Lists are separated by commas; with any of them given, the product of all is measured.",
+		Flags: perfFlags(5,
+			&cli.StringFlag{Name: "mode", Usage: "`LIST` of " + strings.Join(pipeline.Modes(), ", ")},
+			&cli.StringFlag{Name: "connections", Usage: "`LIST` of numbers: 1, 1k, 100k, 1M, 10M, and new for every packet the first of one"},
+			&cli.StringFlag{Name: "pattern", Usage: "`LIST` of " + strings.Join(pipeline.Patterns, ", ")},
+			&cli.StringFlag{Name: "size", Usage: "`LIST` of " + strings.Join(pipeline.Sizes, ", ")},
+			&cli.StringFlag{Name: "workers", Usage: "`LIST` of numbers"},
+			&cli.DurationFlag{Name: "duration", Usage: "of each measurement"},
+		),
+		Action: func(c *cli.Context) error {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			o := pipeline.Default(c.Bool("quick"))
+			if err := perfPipelineOptions(c, &o); err != nil {
+				return err
+			}
+			if err := o.Check(); err != nil {
+				return usageError{err}
+			}
+			f, err := pipeline.Run(c.Context, o, perfHost())
+			if err != nil {
+				return err
+			}
+			return perfOutput(c, f)
+		},
+	}
+}
+
+// perfPipelineOptions are what the flags say.
+func perfPipelineOptions(c *cli.Context, o *pipeline.Options) (err error) {
+	words := func(name string, into *[]string) {
+		if c.IsSet(name) {
+			*into, o.Variations = strings.Split(c.String(name), ","), false
+		}
+	}
+	words("mode", &o.Modes)
+	words("pattern", &o.Patterns)
+	words("size", &o.Sizes)
+	if o.Connections, err = perfNumbers(c, "connections", o.Connections); err != nil {
+		return err
+	}
+	if o.Workers, err = perfNumbers(c, "workers", o.Workers); err != nil {
+		return err
+	}
+	if c.IsSet("connections") || c.IsSet("workers") {
+		o.Variations = false
+	}
+	return perfRepetitions(c, o)
+}
+
+// perfRepetitions are the flags of both scenarios on memory rings.
+func perfRepetitions(c *cli.Context, o *pipeline.Options) (err error) {
+	if o.Runs, err = perfRuns(c); err != nil {
+		return err
+	}
+	if c.IsSet("duration") {
+		if o.Duration = c.Duration("duration"); o.Duration < 1e6 {
+			return usagef("--duration %v is less than a millisecond", o.Duration)
+		}
+	}
+	o.Progress = func(steps int) *result.Progress { return perfProgress(c, steps) }
+	return nil
+}
+
+func perfScaleCommand() *cli.Command {
+	return &cli.Command{
+		Name: "scale", Usage: "how the cost grows with workers, connections, members, virtual servers and rules",
+		UsageText: "sluice perf scale [--quick] [--json FILE]",
+		Description: "On memory rings, without root; only the rules of the XDP program need it. Each point is compared with the first of its\n" +
+			"list; an empty list leaves a curve out.",
+		Flags: perfFlags(5,
+			&cli.StringFlag{Name: "mode", Usage: "`LIST` of " + strings.Join(pipeline.Modes(), ", ")},
+			&cli.StringFlag{Name: "workers", Usage: "`LIST` of numbers"},
+			&cli.StringFlag{Name: "connections", Usage: "`LIST` of numbers"},
+			&cli.StringFlag{Name: "members", Usage: "`LIST` of numbers of members of a pool"},
+			&cli.StringFlag{Name: "virtuals", Usage: "`LIST` of numbers of virtual addresses, each with a TCP and a UDP virtual server"},
+			&cli.StringFlag{Name: "rules", Usage: "`LIST` of numbers of rules of the XDP program"},
+			&cli.IntFlag{Name: "base", Usage: "connections `N` where they are not what varies", Value: 100_000},
+			&cli.DurationFlag{Name: "duration", Usage: "of each measurement"},
+		),
+		Action: func(c *cli.Context) (err error) {
+			if err := noArguments(c); err != nil {
+				return err
+			}
+			curves, o := pipeline.DefaultCurves(c.Bool("quick"))
+			for name, list := range map[string]*[]int{
+				"workers": &curves.Workers, "connections": &curves.Connections, "members": &curves.Members, "virtuals": &curves.Virtuals, "rules": &curves.Rules,
+			} {
+				if *list, err = perfNumbers(c, name, *list); err != nil {
+					return err
+				}
+			}
+			if c.IsSet("mode") {
+				o.Modes = strings.Split(c.String("mode"), ",")
+			}
+			curves.Base = c.Int("base")
+			if err := perfRepetitions(c, &o); err != nil {
+				return err
+			}
+			if err := curves.Check(&o); err != nil {
+				return usageError{err}
+			}
+			f, err := pipeline.Scale(c.Context, curves, o, perfHost())
+			if err != nil {
+				return err
+			}
+			return perfOutput(c, f)
+		},
+	}
+}
+
+func noArguments(c *cli.Context) error {
+	if c.Args().Present() {
+		return usagef("%s takes no argument %q", c.Command.FullName(), c.Args().First())
+	}
+	return nil
+}
+
+// perfNumbers is a list of numbers with k and M; new is 0. An empty list is none.
+func perfNumbers(c *cli.Context, name string, otherwise []int) ([]int, error) {
+	if !c.IsSet(name) {
+		return otherwise, nil
+	}
+	list := []int{}
+	for word := range strings.SplitSeq(c.String(name), ",") {
+		n, err := perfNumber(strings.TrimSpace(word))
+		if err != nil {
+			return nil, usagef("--%s: %w", name, err)
+		}
+		if n >= 0 {
+			list = append(list, n)
+		}
+	}
+	return list, nil
+}
+
+// perfNumber reads one number of a list; -1 stands for an empty word.
+func perfNumber(word string) (int, error) {
+	digits, factor := word, 1
+	switch {
+	case word == "":
+		return -1, nil
+	case word == "new":
+		return pipeline.Each, nil
+	case strings.HasSuffix(word, "k"):
+		digits, factor = word[:len(word)-1], 1000
+	case strings.HasSuffix(word, "M"):
+		digits, factor = word[:len(word)-1], 1_000_000
+	}
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || n > 1_000_000_000/factor {
+		return 0, fmt.Errorf("%q is not a number such as 1, 1k or 10M", word)
+	}
+	return n * factor, nil
+}

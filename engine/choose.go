@@ -1,0 +1,344 @@
+package engine
+
+import (
+	"sync/atomic"
+
+	"sluice/flow"
+	"sluice/sched"
+)
+
+// Choosing a member, in the order in which it is asked:
+//
+//	1 groups of members by priority, the highest first: a group that has fewer usable members than the pool's minimum is
+//	  passed over, and stays so for a while after it has recovered, if the pool says that
+//	2 the pool's scheduler, among the members of the group that are up, have a next hop, and are not full; a member that has
+//	  just come up takes part in a growing share of the choices
+//	3 a place with the member: limits hold over all workers, because a place is taken by one atomic operation and given
+//	  back if it was one too many; then the next member is asked
+//
+// The same code explains: it then takes neither turns nor places.
+
+// shared is what all workers count about a member or a virtual server: one atomic operation per new connection.
+type shared struct {
+	active  atomic.Int64  // connections
+	rate    atomic.Uint64 // second << 32 | connections opened in it
+	latency atomic.Uint64 // of handshakes: milliseconds of the clock when measured << 32 | microseconds, smoothed
+	_       [40]byte
+}
+
+// reserve takes a place for a connection, if a limit does not forbid it. now is in milliseconds; a limit of 0 is none.
+func (s *shared) reserve(limit int64, rate uint32, now uint64) bool {
+	if n := s.active.Add(1); limit > 0 && n > limit || rate > 0 && !s.takeRate(rate, now) {
+		s.active.Add(-1)
+		return false
+	}
+	return true
+}
+
+// cancel gives a place back that reserve took at the same time now.
+func (s *shared) cancel(rate uint32, now uint64) {
+	s.active.Add(-1)
+	if rate > 0 {
+		if old := s.rate.Load(); old>>32 == now/1000&0xffffffff && uint32(old) > 0 {
+			s.rate.CompareAndSwap(old, old-1)
+		}
+	}
+}
+
+// takeRate counts one in the second of now, unless there were limit already.
+func (s *shared) takeRate(limit uint32, now uint64) bool {
+	second := now / 1000 & 0xffffffff
+	for {
+		old := s.rate.Load()
+		n := uint32(old)
+		if old>>32 != second {
+			n = 0
+		}
+		if n >= limit {
+			return false
+		}
+		if s.rate.CompareAndSwap(old, second<<32|uint64(n+1)) {
+			return true
+		}
+	}
+}
+
+// poolState is what a worker knows of a pool's members.
+type poolState struct {
+	name   string
+	groups []groupState
+}
+
+type groupState struct {
+	priority    int
+	available   sched.Bitmap // up, with a weight and a next hop
+	count       int          // of them
+	rising      []rising
+	passedUntil uint64 // ms: the group is passed over until then
+}
+
+// rising is a member that has come up a short while ago.
+type rising struct {
+	index int
+	since uint64 // ms
+}
+
+// choice is the search for a member for one connection; it belongs to a worker, or to an explanation, and is used again.
+type choice struct {
+	pools      []poolState // by pool of the configuration
+	candidates []sched.Candidate
+	mask       sched.Bitmap
+	pool       *pool
+	in         sched.Input
+	now        uint64
+	group      int
+	least      int // members that a group must have
+	entered    bool
+	peek       bool // take nothing
+	why        Reason
+}
+
+// apply makes the states fit a configuration. What goes on over time stays for groups that were there before.
+func (c *choice) apply(cfg *Config) {
+	old := c.pools
+	c.pools = make([]poolState, len(cfg.pools))
+	most := 0
+	for i := range cfg.pools {
+		p := &cfg.pools[i]
+		s := poolState{name: p.name}
+		for j := range p.groups {
+			g := &p.groups[j]
+			most = max(most, len(g.members))
+			gs := groupState{priority: g.priority, available: sched.NewBitmap(len(g.members))}
+			for k := range g.members {
+				gs.set(p, g, k, g.members[k].State)
+			}
+			s.groups = append(s.groups, gs)
+		}
+		c.pools[i] = s
+	}
+	for i := range old {
+		for j := range c.pools {
+			if old[i].name == c.pools[j].name {
+				c.pools[j].resume(&old[i])
+			}
+		}
+	}
+	c.mask = sched.NewBitmap(most)
+	c.candidates = make([]sched.Candidate, most)
+}
+
+func (s *poolState) resume(old *poolState) {
+	for i := range s.groups {
+		for j := range old.groups {
+			if s.groups[i].priority == old.groups[j].priority {
+				s.groups[i].passedUntil = old.groups[j].passedUntil
+			}
+		}
+	}
+}
+
+// set notes the state of member k.
+func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
+	m := &g.members[k]
+	usable := state.Kind == MemberUp && m.Weight > 0 && m.Hop.OK
+	switch was := s.available.Has(k); {
+	case usable && !was:
+		s.available.Set(k)
+		s.count++
+		if p.slowStart > 0 && state.Since > 0 {
+			s.rising = append(s.rising, rising{k, state.Since})
+		}
+	case !usable && was:
+		s.available.Clear(k)
+		s.count--
+	}
+}
+
+// begin starts the search for a member of p for the connection with key k.
+func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
+	c.pool, c.now, c.peek = p, now, peek
+	c.group, c.entered, c.why, c.least = 0, false, NoMember, max(1, p.minimum)
+	c.in = sched.Input{}
+	if p.needs&sched.NeedsHash != 0 {
+		c.in.Hash = p.hash.Hash(&pickSeed, k.Src, k.SrcPort())
+	}
+}
+
+// pickSeed is the same everywhere: machines with the same pool must send a client to the same member.
+var pickSeed = flow.Secret{0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0, 0x082efa98ec4e6c89}
+
+// next is the next member to be asked, with a place reserved unless the choice only looks; nil when there is none, and then
+// why says the reason.
+func (c *choice) next() *member {
+	for {
+		for ; c.group < len(c.pool.groups); c.group++ {
+			g := &c.pool.groups[c.group]
+			if !c.entered && !c.enter(g) {
+				continue
+			}
+			if m := c.among(g); m != nil {
+				return m
+			}
+			c.entered = false
+		}
+		if c.least == 1 {
+			return nil
+		}
+		c.least, c.group = 1, 0 // no group has enough: the best that has any
+	}
+}
+
+// enter prepares the choice within a group and reports whether the group takes connections.
+func (c *choice) enter(g *group) bool {
+	s := &c.pools[c.pool.index].groups[c.group]
+	n := s.count
+	copy(c.mask, s.available)
+	if g.limited {
+		for i := range g.members {
+			if m := &g.members[i]; m.Limit > 0 && c.mask.Has(i) && m.shared.active.Load() >= int64(m.Limit) {
+				c.mask.Clear(i)
+				c.why = MemberLimit
+				n--
+			}
+		}
+	}
+	if n < c.least {
+		if s.count == 0 && c.why == NoMember && g.unreachable() {
+			c.why = NoNeighbour
+		}
+		if c.pool.returnAfter > 0 && !c.peek {
+			s.passedUntil = c.now + c.pool.returnAfter
+		}
+		return false
+	}
+	if c.now < s.passedUntil && c.group+1 < len(c.pool.groups) && c.least == max(1, c.pool.minimum) && c.lower() {
+		return false
+	}
+	c.entered = true
+	c.in.Available = c.mask[:len(s.available)]
+	if g.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 || len(s.rising) > 0 {
+		// What a choice has of chance comes from the turn, so that it can be repeated.
+		if c.peek {
+			c.in.Turn = g.turn.Load()
+		} else {
+			c.in.Turn = g.turn.Add(1) - 1
+		}
+		c.in.Random = sched.Mix(c.in.Turn)
+	}
+	if len(s.rising) > 0 {
+		c.hold(s, n)
+	}
+	c.fill(g)
+	return true
+}
+
+// lower reports whether a group below has members that can serve while this one is passed over.
+func (c *choice) lower() bool {
+	for i := c.group + 1; i < len(c.pool.groups); i++ {
+		if c.pools[c.pool.index].groups[i].count >= c.least {
+			return true
+		}
+	}
+	return false
+}
+
+// unreachable reports whether a member is up but has no next hop.
+func (g *group) unreachable() bool {
+	for i := range g.members {
+		if m := &g.members[i]; m.State.Kind == MemberUp && m.Weight > 0 && !m.Hop.OK {
+			return true
+		}
+	}
+	return false
+}
+
+// hold leaves members that have just come up out of a part of the choices, less of them as time passes, unless nobody else
+// is there. n is how many there are.
+func (c *choice) hold(s *groupState, n int) {
+	kept := s.rising[:0]
+	for _, r := range s.rising {
+		age := c.now - r.since
+		if age >= c.pool.slowStart {
+			if !c.peek {
+				continue
+			}
+		} else if chance := sched.Mix(c.in.Turn ^ uint64(r.index)<<32); n > 1 && c.mask.Has(r.index) && chance>>32*c.pool.slowStart >= age<<32 {
+			c.mask.Clear(r.index)
+			n--
+		}
+		kept = append(kept, r)
+	}
+	s.rising = kept
+}
+
+// fill gives the scheduler what it needs to know about the candidates.
+func (c *choice) fill(g *group) {
+	const counts = sched.NeedsActive | sched.NeedsLatency
+	c.in.Candidates = g.weights
+	if g.needs&counts == 0 {
+		return
+	}
+	n := len(g.members)
+	c.in.Candidates = c.candidates[:n]
+	if d, ok := g.scheduler.(sched.Drawer); ok {
+		a, b := d.Draw(&c.in)
+		if a != sched.None {
+			c.describe(g, a)
+			c.describe(g, b)
+		}
+		return
+	}
+	for i := range n {
+		c.describe(g, i)
+	}
+}
+
+func (c *choice) describe(g *group, i int) {
+	m := &g.members[i]
+	x := sched.Candidate{Weight: m.Weight, Active: uint32(max(0, m.shared.active.Load()))}
+	if g.needs&sched.NeedsLatency != 0 {
+		l := m.shared.latency.Load()
+		x.Latency, x.Age = uint32(l), uint32(c.now)-uint32(l>>32)
+	}
+	c.candidates[i] = x
+}
+
+// among asks the scheduler until a member has a place.
+func (c *choice) among(g *group) *member {
+	for {
+		i := g.scheduler.Pick(&c.in)
+		if i == sched.None {
+			return nil
+		}
+		c.mask.Clear(i) // it is not asked again
+		m := &g.members[i]
+		if c.peek {
+			return m
+		}
+		if m.shared.reserve(int64(m.Limit), uint32(m.Rate), c.now) {
+			return m
+		}
+		c.why = MemberLimit
+		c.fill(g)
+	}
+}
+
+// again goes on after a member that could not take the connection: it is passed over.
+func (c *choice) again(m *member) *member {
+	m.shared.cancel(uint32(m.Rate), c.now)
+	if g := &c.pool.groups[c.group]; c.entered {
+		c.fill(g)
+	}
+	return c.next()
+}
+
+// only is for a packet that opens no connection: no place is taken.
+func (c *choice) only(p *pool, k *flow.Key, now uint64) *member {
+	c.begin(p, k, now, false)
+	m := c.next()
+	if m != nil {
+		m.shared.active.Add(-1)
+	}
+	return m
+}

@@ -1,0 +1,248 @@
+package pipeline
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"sluice/perf/result"
+)
+
+func newRandom(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }
+
+// tiny is a run that takes moments. What is forwarded, dropped and opened is checked when the engines are closed: Run
+// fails if a packet is missing.
+func tiny() Options {
+	return Options{Modes: []string{"nat"}, Connections: []int{1, 100, 5000}, Patterns: Patterns, Sizes: Sizes, Workers: []int{1}, Runs: 2, Duration: 20 * time.Millisecond}
+}
+
+func TestRun(t *testing.T) {
+	f, err := Run(t.Context(), tiny(), result.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(f.Results) != 3*3*3 || len(f.Skipped) != 0 {
+		t.Fatalf("%d results, %v skipped", len(f.Results), f.Skipped)
+	}
+	if f.Find("nat/flows=5000/workers=1") == nil || f.Find("nat/flows=100/workers=1/pattern=zipf/size=imix") == nil {
+		t.Errorf("names: %+v", f.Results)
+	}
+	for _, r := range f.Results {
+		checkSane(t, &r, 2)
+		for _, name := range []string{"gomap_ns", "to_gomap"} {
+			if r.Metrics[name] <= 0 {
+				t.Errorf("%s: %s is %v", r.Case, name, r.Metrics[name])
+			}
+		}
+	}
+}
+
+// checkSane knows no speed, only what must hold at any.
+func checkSane(t *testing.T, r *result.Result, runs int) {
+	t.Helper()
+	m := r.Metrics
+	for _, name := range []string{"ns_per_packet", "raw_ns_per_packet", "generator_ns_per_packet", "floor_ns_per_packet", "to_floor", "mpps", "raw_mpps", "core_percent"} {
+		if !(m[name] > 0) || len(r.Samples[name]) != runs {
+			t.Errorf("%s: %s is %v, samples %v", r.Case, name, m[name], r.Samples[name])
+		}
+	}
+	for i, raw := range r.Samples["raw_ns_per_packet"] {
+		if net := r.Samples["ns_per_packet"][i]; net >= raw {
+			t.Errorf("%s: net %v is not less than raw %v", r.Case, net, raw)
+		}
+	}
+	if m["core_percent"] > 101 {
+		t.Errorf("%s: a worker had %v%% of a core", r.Case, m["core_percent"])
+	}
+	if m["allocations_per_packet"] != 0 {
+		t.Errorf("%s: %v allocations a packet", r.Case, m["allocations_per_packet"])
+	}
+}
+
+func TestRunWorkers(t *testing.T) {
+	o := tiny()
+	o.Workers, o.Connections, o.Patterns, o.Sizes = []int{2}, []int{5000}, Patterns[:1], Sizes[:1]
+	f, err := Run(t.Context(), o, result.Host{})
+	if err != nil {
+		if strings.Contains(err.Error(), "this machine has cores for 1 to 1") {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	checkSane(t, f.Find("nat/flows=5000/workers=2"), 2)
+}
+
+// Every packet opens a connection, none is evicted, and as many expire as come.
+func TestRunNew(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds under the race detector")
+	}
+	o := tiny()
+	o.Connections, o.Runs = []int{Each}, 3
+	f, err := Run(t.Context(), o, result.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkSane(t, f.Find("nat/flows=new/workers=1"), 3)
+}
+
+func TestScale(t *testing.T) {
+	_, o := DefaultCurves(true)
+	o.Runs, o.Duration = 2, 10*time.Millisecond
+	c := Curves{Workers: []int{1}, Connections: []int{100, 2000}, Members: []int{4, 40}, Virtuals: []int{1, 50}, Base: 1000}
+	f, err := Scale(t.Context(), c, o, result.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{
+		"nat/flows=100/workers=1", "nat/flows=2000/workers=1", "nat/flows=1000/workers=1/members=40", "nat/flows=1000/workers=1/virtuals=50",
+	} {
+		r := f.Find(name)
+		if r == nil {
+			t.Fatalf("no %s in %+v", name, f.Results)
+		}
+		checkSane(t, r, 2)
+		if len(r.Samples["to_first"]) != 2 || !(r.Metrics["to_first"] > 0) {
+			t.Errorf("%s: ratios %v", name, r.Samples["to_first"])
+		}
+	}
+	if one := f.Find("nat/flows=100/workers=1").Samples["to_first"]; one[0] != 1 || one[1] != 1 {
+		t.Errorf("the smallest compared with itself: %v", one)
+	}
+	if one := f.Find("nat/flows=1000/workers=1"); one == nil || one.Metrics["speedup"] != 1 {
+		t.Errorf("one worker compared with itself: %+v", one)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for want, change := range map[string]func(*Options){
+		"no mode":            func(o *Options) { o.Modes = []string{"teleport"} },
+		"no pattern":         func(o *Options) { o.Patterns = []string{"square"} },
+		"no size":            func(o *Options) { o.Sizes = []string{"9000"} },
+		"workers":            func(o *Options) { o.Workers = []int{1 << 20} },
+		"connections":        func(o *Options) { o.Connections = []int{-1} },
+		"nothing to measure": func(o *Options) { o.Connections = nil },
+	} {
+		o := tiny()
+		change(&o)
+		if _, err := Run(t.Context(), o, result.Host{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Run(ctx, tiny(), result.Host{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a cancelled run ended with %v", err)
+	}
+	o := tiny()
+	o.Connections, o.Patterns, o.Sizes = []int{100_000_000}, Patterns[:1], Sizes[:1]
+	if free := available(); free > 0 && free < 30<<30 {
+		if f, err := Run(t.Context(), o, result.Host{}); err != nil || len(f.Skipped) != 1 || !strings.Contains(f.Skipped[0].Reason, "memory") {
+			t.Errorf("more than fits: %+v, %v", f, err)
+		}
+	}
+}
+
+// A run whose packets went elsewhere than they should is refused when the bed is closed.
+func TestCheck(t *testing.T) {
+	for want, spoil := range map[string]func(b *bed){
+		"came out":       func(b *bed) { b.lanes[0].sent++ },
+		"dropped":        func(b *bed) { b.stats.Drops[0]++ },
+		"to the host":    func(b *bed) { b.stats.ToHost++ },
+		"another worker": func(b *bed) { b.stats.HandedOut++ },
+		"evicted":        func(b *bed) { b.stats.Evicted++ },
+		"were opened":    func(b *bed) { b.stats.Opened-- },
+	} {
+		b := &bed{shape: shape{connections: 5}, lanes: []*lane{newLane()}}
+		b.stats.Opened = 5
+		if err := b.check(); err != nil {
+			t.Fatal(err)
+		}
+		spoil(b)
+		if err := b.check(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// The names of the stages are those of functions that exist: nearly every sample of a worker belongs to one, and each
+// stage of a packet's way has some.
+func TestStages(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
+	o := tiny()
+	o.Connections, o.Patterns, o.Sizes = []int{1000}, Patterns[:1], Sizes[:1]
+	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), 0)
+	points, err := o.points()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.measureAll(points, func(*point, cost, result.Metrics) {}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"parse_ns", "lookup_ns", "rewrite_ns", "rings_ns"}
+	sum, all := map[string]int64{}, int64(0)
+	seen := func(stage string) bool { return sum[stage] > 0 }
+	enough := func() bool {
+		return all >= minSamples && sum[""] < all/5 && !slices.ContainsFunc(want, func(w string) bool { return !seen(w) })
+	}
+	for deadline := time.Now().Add(2 * time.Minute); !enough(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("too few samples, or in too few stages: %v", sum)
+		}
+		counts, total, ns, err := s.beds[points[0].key()].profile(s.traffic[0], time.Second)
+		if err != nil || ns <= 0 {
+			t.Fatal(ns, err)
+		}
+		for stage, k := range counts {
+			sum[stage] += k
+		}
+		all += total
+	}
+	t.Log(sum)
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAllocationsPerPacket(t *testing.T) {
+	for _, c := range []struct {
+		n       uint64
+		packets int
+		want    float64
+	}{{0, 1000, 0}, {ownAllocations, 100, 0}, {ownAllocations + 1000, 1_000_000, 0.001}, {ownAllocations + 2_000_000, 1_000_000, 2}, {ownAllocations + 10, 1_000_000, 0}} {
+		if got := allocationsPerPacket(c.n, c.packets); got != c.want {
+			t.Errorf("%d allocations and %d packets are %v", c.n, c.packets, got)
+		}
+	}
+}
+
+func TestAttribute(t *testing.T) {
+	stack := func(worker bool, names ...string) *profile.Sample {
+		if worker {
+			names = append(names, "sluice/engine.(*worker).run")
+		}
+		s := &profile.Sample{Value: []int64{1, 10}}
+		for _, n := range names {
+			s.Location = append(s.Location, &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: n}}}})
+		}
+		return s
+	}
+	counts, total := attribute(&profile.Profile{Sample: []*profile.Sample{
+		stack(true, "sluice/flow.(*Table).matches", "sluice/flow.(*Table).LookupBurst", "sluice/engine.(*worker).process"),
+		stack(true, "sluice/flow.(*Table).Lookup", "sluice/flow.(*Table).Insert", "sluice/engine.(*worker).schedule"),
+		stack(true, "sluice/engine.(*worker).rewrite", "sluice/engine.(*worker).schedule"),
+		stack(true, "sluice/rings.(*Wire).SendHeads", "sluice/perf/pipeline.(*feed).send"),
+		stack(false, "sluice/flow.(*Table).LookupBurst"),
+	}})
+	if total != 4 || counts["lookup_ns"] != 1 || counts["schedule_ns"] != 1 || counts["rewrite_ns"] != 1 || counts[generatorStage] != 1 {
+		t.Errorf("%v of %d", counts, total)
+	}
+}

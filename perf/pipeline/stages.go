@@ -1,0 +1,127 @@
+package pipeline
+
+import (
+	"bytes"
+	"fmt"
+	"runtime/pprof"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+)
+
+// The breakdown by stage comes from a CPU profile of a run of its own, beside the measured ones: the engine is the same,
+// with nothing added to it, and what a stage costs while the others fill and empty the caches between its turns is
+// what is wanted. A sample counts for the innermost function on its stack that is a stage. At 100 samples a second the
+// figures are good to a few percent of the whole.
+
+// stages maps functions, by the end of their names, to metrics.
+var stages = map[string]string{
+	"engine.(*worker).take":            "parse_ns",
+	"engine.(*worker).parse":           "parse_ns",
+	"engine.(*worker).steer":           "steer_ns",
+	"flow.(*Table).LookupBurst":        "lookup_ns",
+	"flow.(*Table).Load":               "lookup_ns",
+	"engine.(*worker).schedule":        "schedule_ns",
+	"engine.(*worker).rewrite":         "rewrite_ns",
+	"engine.(*worker).transmit":        "rings_ns",
+	"engine.(*worker).flush":           "rings_ns",
+	"engine.(*worker).send":            "rings_ns",
+	"engine.(*worker).reclaim":         "rings_ns",
+	"rings.(*Mem).Refill":              "rings_ns",
+	"rings.(*Mem).Receive":             "rings_ns",
+	"rings.(*Mem).Transmit":            "rings_ns",
+	"rings.(*Mem).Reclaim":             "rings_ns",
+	"flow.(*Table).Expire":             "timers_ns",
+	"flow.(*Table).Sweep":              "timers_ns",
+	"engine.(*worker).step":            "other_ns",
+	"engine.(*worker).run":             "other_ns",
+	"perf/pipeline.(*feed).send":       generatorStage,
+	"perf/pipeline.(*feed).Refill":     generatorStage,
+	"perf/pipeline.(*feed).Flush":      generatorStage,
+	"rings.(*Wire).SendHeads":          generatorStage,
+	"rings.(*Wire).Recv":               generatorStage,
+	"perf/pipeline.(*clock).now":       "other_ns",
+	"engine.(*worker).process":         "other_ns",
+	"engine.(*worker).control":         "other_ns",
+	"perf/pipeline.(*lane).step":       generatorStage,
+	"engine.(*worker).receiveHandoffs": "steer_ns",
+}
+
+// generatorStage is ours, not the engine's.
+const generatorStage = "generator"
+
+// minSamples is the least that says anything: the figures are then good to some 7 percent of the whole.
+const minSamples = 50
+
+// patience is how many times as long as asked for a profile may take on a machine that gives the worker little of a core.
+const patience = 4
+
+// stages profiles runs until the worker has had about d of a core, and returns the nanoseconds per packet of each stage, the
+// generator left out; what belongs to none is under the empty name. It returns nothing when the samples are too few.
+func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, error) {
+	counts, total, ns, err := b.profile(t, d)
+	if err != nil || total < minSamples {
+		return nil, err
+	}
+	of := map[string]float64{}
+	for stage, k := range counts {
+		if stage != generatorStage {
+			of[stage] = ns * float64(k) / float64(total)
+		}
+	}
+	return of, nil
+}
+
+// profile counts samples by stage, and tells the nanoseconds per packet of the runs that they are of.
+func (b *bed) profile(t *traffic, d time.Duration) (counts map[string]int64, total int64, perPacket float64, err error) {
+	var buf bytes.Buffer
+	if err := pprof.StartCPUProfile(&buf); err != nil {
+		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
+	}
+	ns, n := 0.0, 0.0
+	var had time.Duration
+	for began := time.Now(); had < d && time.Since(began) < patience*d; {
+		var c cost
+		if c, err = b.measure(t, d/2); err != nil {
+			break
+		}
+		ns, n = ns+c.ns, n+1
+		had += time.Duration(c.ns * float64(c.packets) / float64(b.workers))
+	}
+	pprof.StopCPUProfile()
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	p, err := profile.Parse(&buf)
+	if err != nil {
+		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
+	}
+	counts, total = attribute(p)
+	return counts, total, ns / n, nil
+}
+
+// attribute counts the samples of workers by stage.
+func attribute(p *profile.Profile) (counts map[string]int64, total int64) {
+	counts = map[string]int64{}
+	for _, s := range p.Sample {
+		stage, worker := "", false
+		for _, loc := range s.Location { // innermost first
+			for _, line := range loc.Line {
+				if line.Function == nil {
+					continue
+				}
+				name := strings.TrimPrefix(line.Function.Name, "sluice/")
+				if stage == "" {
+					stage = stages[name]
+				}
+				worker = worker || name == "engine.(*worker).run"
+			}
+		}
+		if worker {
+			counts[stage] += s.Value[0]
+			total += s.Value[0]
+		}
+	}
+	return counts, total
+}

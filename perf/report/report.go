@@ -1,0 +1,165 @@
+// Package report makes a page and a table of files of results, for people: what was measured, on what, by which
+// commands, with drawings. The page needs nothing but itself.
+package report
+
+import (
+	"fmt"
+	"html/template"
+	"io"
+	"strings"
+
+	"sluice/perf/result"
+)
+
+// section is a file as the page shows it.
+type section struct {
+	*result.File
+	Facts    [][2]string
+	Drawings []template.HTML
+	Tables   []table
+}
+
+// table is medians with their spread.
+type table struct {
+	Titles []string
+	Rows   [][]string
+}
+
+// facts describe the host.
+func facts(h *result.Host) (f [][2]string) {
+	for _, x := range [][2]string{
+		{"CPU", h.CPU}, {"Cores", fmt.Sprint(h.Cores)}, {"Second-level cache", bytesOf(uint64(h.L2Bytes))}, {"Memory", bytesOf(h.MemoryBytes)},
+		{"Kernel", h.Kernel}, {"Go", h.Go}, {"Huge pages", h.HugePages}, {"Governor", h.Governor}, {"Virtualisation", h.Virtualisation},
+		{"Driver", h.Driver}, {"Mode", h.Mode}, {"Load when it began", h.Load}, {"sluice", h.Sluice}, {"Date", h.Date}, {"Commands", strings.Join(h.Commands, "; ")},
+	} {
+		if x[1] != "" {
+			f = append(f, x)
+		}
+	}
+	return f
+}
+
+func bytesOf(n uint64) string {
+	switch {
+	case n == 0:
+		return ""
+	case n >= 10<<30:
+		return fmt.Sprintf("%d GiB", n>>30)
+	case n >= 10<<20:
+		return fmt.Sprintf("%d MiB", n>>20)
+	}
+	return fmt.Sprintf("%d KiB", n>>10)
+}
+
+// tables are the main figures, the details and the stages.
+func tables(f *result.File) (all []table) {
+	for _, g := range []result.Group{result.Main, result.Detail, result.Stage} {
+		names := f.Columns(g)
+		if len(names) == 0 {
+			continue
+		}
+		t := table{Titles: []string{"case"}}
+		for _, n := range names {
+			t.Titles = append(t.Titles, result.MetricOf(n).Title)
+		}
+		for i := range f.Results {
+			row, some := []string{f.Results[i].Case}, false
+			for _, n := range names {
+				cell := f.Results[i].Cell(n)
+				row, some = append(row, cell), some || cell != ""
+			}
+			if some {
+				t.Rows = append(t.Rows, row)
+			}
+		}
+		all = append(all, t)
+	}
+	return all
+}
+
+// HTML writes the page.
+func HTML(w io.Writer, files []*result.File) error {
+	var sections []section
+	for _, f := range files {
+		s := section{File: f, Facts: facts(&f.Host), Tables: tables(f)}
+		svgs, err := drawings(f)
+		if err != nil {
+			return fmt.Errorf("report on %s: %w", f.Scenario, err)
+		}
+		for _, d := range svgs {
+			s.Drawings = append(s.Drawings, template.HTML(d)) // ours, and the library escapes text
+		}
+		sections = append(sections, s)
+	}
+	return page.Execute(w, sections)
+}
+
+// The page is well-formed XML too, so that it can be checked.
+var page = template.Must(template.New("report").Parse(`<!DOCTYPE html>
+<html lang="en" xmlns="http://www.w3.org/1999/xhtml">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>sluice perf</title>
+<style>
+body { font: 15px/1.5 sans-serif; color: #222; max-width: 72em; margin: 2em auto; padding: 0 1em }
+h1, h2 { font-weight: 600 } h2 { border-top: 1px solid #ccc; padding-top: 1em; margin-top: 2em }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px } .wide { overflow-x: auto }
+th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child, .facts td { text-align: left } .facts td { white-space: normal }
+svg { max-width: 100%; height: auto; margin: 1em 0; display: block } .note { color: #555 }
+</style>
+</head>
+<body>
+<h1>sluice perf</h1>
+<p class="note">Medians; ± is the distance of the farthest repetition. Repetitions of the cases of a scenario were interleaved.</p>
+{{range .}}<h2>{{.Scenario}}</h2>
+<table class="facts">{{range .Facts}}
+<tr><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}
+</table>
+{{range .Tables}}<div class="wide"><table>
+<tr>{{range .Titles}}<th>{{.}}</th>{{end}}</tr>{{range .Rows}}
+<tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
+</table></div>
+{{end}}{{if .Skipped}}<p>Not measured:</p>
+<ul>{{range .Skipped}}<li>{{.Case}}: {{.Reason}}</li>{{end}}</ul>
+{{end}}{{range .Drawings}}{{.}}
+{{end}}{{end}}</body>
+</html>
+`))
+
+// Markdown writes the same without drawings.
+func Markdown(w io.Writer, files []*result.File) error {
+	var b strings.Builder
+	for i, f := range files {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "## %s\n\n| | |\n|---|---|\n", f.Scenario)
+		for _, x := range facts(&f.Host) {
+			fmt.Fprintf(&b, "| %s | %s |\n", x[0], cell(x[1]))
+		}
+		for _, t := range tables(f) {
+			fmt.Fprintf(&b, "\n| %s |\n|---%s|\n", strings.Join(t.Titles, " | "), strings.Repeat("|---:", len(t.Titles)-1))
+			for _, row := range t.Rows {
+				for j := range row {
+					row[j] = cell(row[j])
+				}
+				fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
+			}
+		}
+		if len(f.Skipped) > 0 {
+			b.WriteString("\nNot measured:\n\n")
+			for _, s := range f.Skipped {
+				fmt.Fprintf(&b, "- %s: %s\n", s.Case, s.Reason)
+			}
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// cell is text that ends no cell of a table.
+func cell(s string) string {
+	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(s)
+}

@@ -1,0 +1,203 @@
+package result
+
+import (
+	"bytes"
+	"encoding/json"
+	"math"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// golden is the form that readers of --json rely on; it changes only on purpose.
+const golden = `{
+  "scenario": "pipeline",
+  "host": {
+    "cpu": "a CPU",
+    "cores": 2,
+    "memory_bytes": 1024,
+    "kernel": "Linux 6.18",
+    "go": "go1.26 amd64",
+    "huge_pages": "0",
+    "governor": "performance",
+    "virtualisation": "KVM",
+    "load": "0.1",
+    "sluice": "0.1.0",
+    "date": "2026-01-02T03:04:05Z",
+    "driver": "mem",
+    "commands": [
+      "sluice perf pipeline"
+    ]
+  },
+  "results": [
+    {
+      "case": "nat/flows=1000000/workers=1",
+      "metrics": {
+        "mpps": 20,
+        "ns_per_packet": 50
+      },
+      "samples": {
+        "mpps": [
+          25,
+          20,
+          10
+        ],
+        "ns_per_packet": [
+          40,
+          50,
+          100
+        ]
+      }
+    }
+  ],
+  "skipped": [
+    {
+      "case": "nat/flows=10000000/workers=1",
+      "reason": "no memory"
+    }
+  ]
+}
+`
+
+func record() *File {
+	r := NewRecorder("pipeline", Host{
+		CPU: "a CPU", Cores: 2, MemoryBytes: 1024, Kernel: "Linux 6.18", Go: "go1.26 amd64", HugePages: "0", Governor: "performance",
+		Virtualisation: "KVM", Load: "0.1", Sluice: "0.1.0", Date: "2026-01-02T03:04:05Z", Driver: "mem", Commands: []string{"sluice perf pipeline"},
+	})
+	for _, ns := range []float64{40, 50, 100} {
+		r.Add("nat/flows=1000000/workers=1", Metrics{"ns_per_packet": ns})
+		r.Add("nat/flows=1000000/workers=1", Metrics{"mpps": 1000 / ns})
+	}
+	r.Skip("nat/flows=10000000/workers=1", "no memory")
+	r.Skip("nat/flows=10000000/workers=1", "no memory")
+	return r.File()
+}
+
+func TestJSON(t *testing.T) {
+	var b bytes.Buffer
+	if err := record().Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != golden {
+		t.Errorf("the form has changed:\n%s", &b)
+	}
+	name := filepath.Join(t.TempDir(), "a.json")
+	if err := record().WriteFile(name); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := ReadFile(name); err != nil || !reflect.DeepEqual(back, record()) {
+		t.Errorf("read back %+v, %v", back, err)
+	}
+	// The least that the form asks for is enough.
+	least := &File{}
+	if err := json.Unmarshal([]byte(`{"scenario":"x","host":{},"results":[{"case":"a","metrics":{"mpps":1}}]}`), least); err != nil {
+		t.Fatal(err)
+	}
+	if v := least.Results[0].Values("mpps"); len(v) != 1 || v[0] != 1 {
+		t.Errorf("values without samples: %v", v)
+	}
+}
+
+func TestMedianAndSpread(t *testing.T) {
+	for _, c := range []struct {
+		in     []float64
+		median float64
+		spread string
+	}{
+		{nil, 0, ""}, {[]float64{3}, 3, ""}, {[]float64{1, 100, 2}, 2, "±4900%"}, {[]float64{4, 1, 2, 3}, 2.5, "±60%"}, {[]float64{10, 10, 11}, 10, "±10%"},
+	} {
+		if got := Median(c.in); got != c.median {
+			t.Errorf("median of %v is %v, not %v", c.in, got, c.median)
+		}
+		if got := FormatSpread(c.in); got != c.spread {
+			t.Errorf("spread of %v is %q, not %q", c.in, got, c.spread)
+		}
+	}
+	in := []float64{3, 1, 2}
+	Median(in)
+	if !reflect.DeepEqual(in, []float64{3, 1, 2}) {
+		t.Error("the median has sorted its argument")
+	}
+}
+
+func fileOf(metric string, samples ...float64) *File {
+	r := NewRecorder("x", Host{})
+	for _, v := range samples {
+		r.Add("a", Metrics{metric: v})
+	}
+	return r.File()
+}
+
+func TestCompare(t *testing.T) {
+	slow, fast := []float64{50, 51, 52, 53, 54}, []float64{25, 26, 27, 28, 29}
+	for _, c := range []struct {
+		name, metric, change string
+		old, new             []float64
+		worse                float64
+	}{
+		{"faster", "ns_per_packet", "-48.1%", slow, fast, -48.1},
+		{"slower", "ns_per_packet", "+92.6%", fast, slow, 92.6},
+		{"less is worse", "mpps", "-48.1%", slow, fast, 48.1},
+		{"more is better", "mpps", "+92.6%", fast, slow, -92.6},
+		{"the same", "ns_per_packet", "~", slow, slow, 0},
+		{"noise", "ns_per_packet", "~", []float64{50, 10, 90, 30, 70}, []float64{52, 12, 88, 33, 71}, 4},
+		{"too few to tell", "ns_per_packet", "~", []float64{10}, []float64{20}, 100},
+		{"from nothing", "allocations_per_packet", "from 0", []float64{0, 0, 0, 0, 0}, []float64{1, 1, 1, 1, 1}, 100},
+		{"about the surroundings", "generator_ns_per_packet", "+92.6%", fast, slow, 0},
+	} {
+		both, onlyOld, onlyNew := Compare(fileOf(c.metric, c.old...), fileOf(c.metric, c.new...))
+		if len(both) != 1 || onlyOld != nil || onlyNew != nil {
+			t.Fatalf("%s: %v %v %v", c.name, both, onlyOld, onlyNew)
+		}
+		if got := both[0]; got.Change() != c.change || math.Abs(got.Worse-c.worse) > 0.05 {
+			t.Errorf("%s: %s, worse by %.2f, p=%.3f", c.name, got.Change(), got.Worse, got.P)
+		}
+	}
+	a, b := fileOf("mpps", 1), fileOf("mpps", 1)
+	b.Results[0].Case = "b"
+	if both, onlyOld, onlyNew := Compare(a, b); len(both) != 0 || !reflect.DeepEqual(onlyOld, []string{"a"}) || !reflect.DeepEqual(onlyNew, []string{"b"}) {
+		t.Errorf("different cases: %v %v %v", both, onlyOld, onlyNew)
+	}
+}
+
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	if err := record().WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"ns/packet", "Mpps", "50 ±100%", "skipped nat/flows=10000000/workers=1: no memory"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, &b)
+		}
+	}
+}
+
+func TestFormatValue(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 3: "3", 1234.5: "1234", 123.4: "123", 12.34: "12.3", 1.234: "1.23", 0.001234: "0.0012", -0.5: "-0.50"} {
+		if got := FormatValue(v); got != want {
+			t.Errorf("%v is shown as %s, not %s", v, got, want)
+		}
+	}
+}
+
+func TestThisHost(t *testing.T) {
+	h := ThisHost("1.2.3", "sluice perf x")
+	if h.Cores < 1 || h.MemoryBytes < 1<<20 || !strings.HasPrefix(h.Kernel, "Linux ") || !strings.HasPrefix(h.Sluice, "1.2.3") || h.Date == "" ||
+		h.CPU == "" || h.HugePages == "" || h.Governor == "" || h.Virtualisation == "" || len(h.Commands) != 1 {
+		t.Errorf("%+v", h)
+	}
+	t.Logf("%+v", h)
+}
+
+func TestProgress(t *testing.T) {
+	var b strings.Builder
+	p := NewProgress(&b, false, 2)
+	p.Step("first %d", 1)
+	p.Step("second")
+	p.Done()
+	if got := b.String(); !strings.Contains(got, "[1/2] first 1\n") || !strings.Contains(got, "[2/2] second\n") {
+		t.Errorf("%q", got)
+	}
+	(*Progress)(nil).Step("nobody listens")
+}

@@ -1,0 +1,85 @@
+package result
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteTable prints the results for people: a row per case, a column per metric, medians with their spread; then the
+// stages, where there are any.
+func (f *File) WriteTable(w io.Writer) error {
+	for _, g := range []Group{Main, Stage} {
+		names := f.Columns(g)
+		if len(names) == 0 {
+			continue
+		}
+		tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		cells := []string{"CASE"}
+		for _, n := range names {
+			cells = append(cells, MetricOf(n).Title)
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		for i := range f.Results {
+			r := &f.Results[i]
+			cells = append(cells[:0], r.Case)
+			for _, n := range names {
+				cells = append(cells, r.Cell(n))
+			}
+			fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		fmt.Fprintln(w)
+	}
+	for _, s := range f.Skipped {
+		if _, err := fmt.Fprintf(w, "skipped %s: %s\n", s.Case, s.Reason); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Columns are the metrics of the given groups that any result has, in their order.
+func (f *File) Columns(groups ...Group) []string {
+	all := Result{Metrics: Metrics{}}
+	for i := range f.Results {
+		for n := range f.Results[i].Metrics {
+			if slices.Contains(groups, MetricOf(n).Group) {
+				all.Metrics[n] = 0
+			}
+		}
+	}
+	return all.Names()
+}
+
+// Cell is a metric's median with its spread, or nothing when the case does not have it.
+func (r *Result) Cell(name string) string {
+	v, ok := r.Metrics[name]
+	if !ok {
+		return ""
+	}
+	if s := FormatSpread(r.Values(name)); s != "" && s != "±0%" {
+		return FormatValue(v) + " " + s
+	}
+	return FormatValue(v)
+}
+
+// FormatValue is a number with three digits that count.
+func FormatValue(v float64) string {
+	switch a := math.Abs(v); {
+	case v == math.Trunc(v) && a < 1e15, a >= 1000:
+		return fmt.Sprintf("%.0f", v)
+	case a >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case a >= 10:
+		return fmt.Sprintf("%.1f", v)
+	case a >= 0.01:
+		return fmt.Sprintf("%.2f", v)
+	}
+	return fmt.Sprintf("%.2g", v)
+}
