@@ -25,7 +25,7 @@ type churned struct {
 }
 
 // Workers go on while control is kept busy: 100 reloads a second that change weights, and lists and scrapes beside them.
-// With SLUICE_CHURN=1m the collector's settings are compared for so long (docs/design/004-runtime.md).
+// With SLUICE_CHURN=1m the collector's settings are compared for so long (docs/design/005-runtime.md).
 func TestWorkersUnderChurn(t *testing.T) {
 	length := 2 * time.Second
 	environments := []string{""}

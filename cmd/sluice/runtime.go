@@ -5,7 +5,7 @@ import (
 	"runtime/debug"
 )
 
-// gcPercent is the collector's setting of `sluice run`, measured in docs/design/004-runtime.md. Packets cause no garbage;
+// gcPercent is the collector's setting of `sluice run`, measured in docs/design/005-runtime.md. Packets cause no garbage;
 // reloads, lists and scrapes do, and a collection stops the workers for a moment and takes cores from them. So it waits
 // until there is eight times as much garbage as there is data, some tens of MiB: tables and frames are not the collector's.
 const gcPercent = 800
