@@ -84,6 +84,7 @@ type Engine struct {
 	HoldTime    time.Duration
 	AfterHold   AfterHold
 	ClientEnd   ClientEnd
+	Steering    Steering
 	HostPort    bool
 	HugePages   HugePages
 	OutOfWindow OutOfWindow
@@ -208,6 +209,7 @@ type (
 	Polling         string
 	AfterHold       string
 	ClientEnd       string
+	Steering        string
 	HugePages       string
 	LogLevel        string
 	LogFormat       string
@@ -241,6 +243,9 @@ const (
 
 	ClientEndAddressPort ClientEnd = "address+port"
 	ClientEndAddress     ClientEnd = "address"
+
+	SteeringAuto Steering = "auto"
+	SteeringOff  Steering = "off"
 
 	HugePagesAuto HugePages = "auto"
 	HugePagesOff  HugePages = "off"

@@ -30,7 +30,9 @@ type Server struct {
 	state  *kernelState
 	saved  *savedTables
 	drain  draining
-	spec   engine.Spec            // that the engine's configuration was compiled from
+	spec   engine.Spec // that the engine's configuration was compiled from
+	nics   *nics
+	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -38,9 +40,12 @@ type Server struct {
 	host   *engine.HostSpec
 	api    *api
 	began  time.Time
-	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains. Only the goroutine of watch
-	// changes it, so it reads without the lock.
-	mu sync.RWMutex
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
+	// watch changes it, so it reads without the lock.
+	mu        sync.RWMutex
+	steered   *steered
+	steerings []steering // what was achieved, by port
+	tableSize int        // of the smallest indirection table, if bins are dealt out to suit it
 	// requests are run by the goroutine of watch, one at a time.
 	requests   chan func(context.Context)
 	scaling    chan scaled // the outcome of the scaling that runs, if one does
@@ -78,6 +83,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
@@ -89,6 +95,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if err = s.readSteering(); err != nil {
+		return nil, err
+	}
 	if err = s.loadTables(); err != nil {
 		return nil, err
 	}
@@ -102,6 +111,8 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.open(rules); err != nil {
 		return nil, err
 	}
+	s.steer(cfg)
+	setProcs(s.plan.workers)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
@@ -246,6 +257,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	s.generation++
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
+	spec.RSSTableSize = s.tableSize
 	cfg, err := engine.NewConfig(spec, s.dict)
 	if err != nil {
 		return nil, nil, err
@@ -348,7 +360,15 @@ func (s *Server) stopEngine() error {
 // Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.observe(sampling)
+	}()
 	err := s.watch(ctx)
+	stop()
+	<-sampled
 	if s.successor != 0 {
 		return s.leave()
 	}

@@ -392,6 +392,8 @@ func (w *worker) inherit(o *worker) {
 		w.pool.Put(addr)
 	}
 	w.stats.Add(&o.stats)
+	w.runtime.activity.busy += o.runtime.activity.busy
+	w.runtime.activity.add(&o.runtime.activity.Pauses)
 	for i := range o.virtual {
 		w.virtual[i].Add(&o.virtual[i])
 	}
