@@ -21,9 +21,15 @@ import (
 //	5 nothing is given to the old any more; they finish what is in their rings and end
 //	6 their free frames and counters go to the new
 
+// nobody is the via of a port that no worker has a queue of.
+const nobody = -1
+
 // viasOf says for every port which worker, by slot, sends for those that have no queue there.
 func viasOf(workers []*worker, ports int) []int {
 	vias := make([]int, ports)
+	for p := range vias {
+		vias[p] = nobody
+	}
 	for _, w := range workers {
 		for i := range w.rx {
 			vias[w.rx[i].Port] = w.slot
@@ -297,7 +303,7 @@ func closed(c <-chan struct{}) bool {
 
 // moveQueues gives every queue to its new worker.
 func (e *Engine) moveQueues(ctx context.Context, queues [][]PortQueue, old, fresh []*worker, ports int) error {
-	vias := make([]int, ports)
+	vias := viasOf(nil, ports)
 	for id, list := range queues {
 		for _, q := range list {
 			vias[q.Port] = fresh[id].slot
