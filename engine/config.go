@@ -126,9 +126,9 @@ type PoolSpec struct {
 type VirtualSpec struct {
 	Name     string
 	Addr     netip.Addr
-	Port     uint16
-	Proto    uint8
-	Pool     int // index in Pools
+	Port     uint16 // 0: any
+	Proto    uint8  // 0: any but ICMP
+	Pool     int    // index in Pools
 	Timeouts Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
@@ -156,6 +156,8 @@ type Timeouts struct {
 	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
 	UDP           uint32
 	UDPUnanswered uint32
+	ICMP          uint32 // queries, answered or not
+	Other         uint32 // protocols of which nothing is known
 
 	SCTPInit        uint32 // SCTP before it is established
 	SCTPEstablished uint32
@@ -165,14 +167,23 @@ type Timeouts struct {
 
 // DefaultTimeouts are used where the configuration says nothing.
 var DefaultTimeouts = Timeouts{
-	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000, ICMP: 10_000, Other: 600_000,
 	SCTPInit: 30_000, SCTPEstablished: 3_600_000, SCTPShutdown: 30_000, SCTPClosed: 2_000,
 }
 
 // of is the timeout that applies to a connection in its present state.
-func (t *Timeouts) of(r *flow.Record) uint32 {
-	if r.Proto() == flow.SCTP {
+func (t *Timeouts) of(r *flow.Record) uint32 { return t.at(r.Proto(), r) }
+
+// at is of for a record that has yet to be given its protocol.
+func (t *Timeouts) at(proto uint8, r *flow.Record) uint32 {
+	switch proto {
+	case flow.TCP, flow.UDP:
+	case flow.SCTP:
 		return t.ofSCTP(r.SCTPState())
+	case flow.ICMP, flow.ICMPv6:
+		return t.ICMP
+	default:
+		return t.Other
 	}
 	switch r.TCPState() {
 	case flow.TCPNone:

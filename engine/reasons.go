@@ -14,6 +14,7 @@ const (
 	BadSource
 	TTLExpired
 	NoVirtualServer
+	Untranslatable
 	NoConnection
 	NoMember
 	MemberLimit
@@ -48,6 +49,7 @@ var reasons = [numReasons]ReasonInfo{
 	BadSource:        {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
 	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0"},
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
+	Untranslatable:   {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
 	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},

@@ -3,6 +3,7 @@ package engine
 import (
 	"sluice/flow"
 	"sluice/rewrite"
+	"sluice/rings"
 	"sluice/sched"
 )
 
@@ -26,7 +27,7 @@ func (w *worker) rewrite(from, to int) {
 				rec.Seen = now
 				// Answers follow the client when its MAC changes, but only on the word of a packet that proves to be its
 				// own, by sequence number or tag: a datagram proves nothing, and could draw the answers away.
-				if p.Proto != flow.UDP {
+				if p.Proto == flow.TCP || p.Proto == flow.SCTP {
 					rec.ClientMAC = rewrite.SourceMAC(w.region.Packet(d))
 				}
 			} else if w.cfg.dropOutside {
@@ -34,6 +35,10 @@ func (w *worker) rewrite(from, to int) {
 				continue
 			}
 			n := &w.cfg.nodes[rec.Node]
+			if !hasPorts(p.Proto) {
+				w.translate(rec, flow.FromClient, p, d, &n.l2, int(n.port))
+				continue
+			}
 			rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
 			w.count(rec, flow.FromClient, p)
 			w.stats.ToServer++
@@ -55,11 +60,32 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
+		if !hasPorts(p.Proto) {
+			w.translate(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf))
+			continue
+		}
 		rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
 		w.count(rec, flow.FromServer, p)
 		w.stats.ToClient++
 		w.send(int(rec.ClientIf), d)
 	}
+}
+
+// translate rewrites a packet of a protocol without ports.
+func (w *worker) translate(rec *flow.Record, side flow.Side, p *rewrite.Packet, d rings.Desc, l2 *rewrite.L2, port int) {
+	k := w.table.ServerKey(rec) // of what the member sends
+	to := rewrite.Ends{Src: k.Dst, Dst: k.Src, SrcPort: k.DstPort(), DstPort: k.SrcPort()}
+	l3, l4 := rec.L3Diff, rec.L4Diff
+	w.stats.ToServer++
+	if side == flow.FromServer {
+		to = rewrite.Ends{Src: rec.Virtual, Dst: rec.Client, SrcPort: rec.VPort, DstPort: rec.CPort}
+		l3, l4 = ^l3, ^l4
+		w.stats.ToServer--
+		w.stats.ToClient++
+	}
+	rewrite.Translate(w.region.Packet(d), p, l2, &to, l3, l4)
+	w.count(rec, side, p)
+	w.send(port, d)
 }
 
 func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (Reason, bool) {

@@ -41,7 +41,7 @@ func (w *worker) schedule() {
 
 // reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
 func (w *worker) reopens(i int, r flow.Ref) bool {
-	if p := &w.pkts[i]; p.Proto == flow.UDP || !begins(p) {
+	if p := &w.pkts[i]; p.Proto != flow.TCP && p.Proto != flow.SCTP || !begins(p) {
 		return false
 	}
 	return r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
@@ -56,10 +56,7 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := uint32(0)
-	if k.Proto == flow.TCP || k.Proto == flow.UDP || k.Proto == flow.SCTP {
-		id = w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
-	}
+	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
@@ -80,6 +77,10 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
+	if !hasPorts(k.Proto) && rewrite.CanTranslate(p, false, false) != rewrite.Done {
+		w.drop(d, Untranslatable)
+		return 0
+	}
 	if v.OnePacket {
 		w.forwardOne(i, v)
 		return 0
@@ -91,6 +92,9 @@ func (w *worker) admit(i int) flow.Ref {
 			w.forwardOne(i, v)
 			return 0
 		case v.Stateless && k.Proto == flow.TCP: // may have begun when the table was full
+		case k.Proto == flow.ICMP, k.Proto == flow.ICMPv6: // errors and the like are the address's own
+			w.toHost(d)
+			return 0
 		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
 			w.drop(d, NoConnection)
 			return 0
@@ -135,9 +139,14 @@ func begins(p *rewrite.Packet) bool {
 		return isSYN(p)
 	case flow.SCTP:
 		return p.SCTP.Opens()
+	case flow.ICMP, flow.ICMPv6:
+		return p.ICMP == rewrite.ICMPRequest
 	}
-	return p.Proto == flow.UDP
+	return true
 }
+
+// hasPorts reports whether ports of a protocol are known, so that they can be translated.
+func hasPorts(proto uint8) bool { return proto == flow.TCP || proto == flow.UDP || proto == flow.SCTP }
 
 func isSYN(p *rewrite.Packet) bool {
 	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST|flow.FlagFIN) == flow.FlagSYN
@@ -185,7 +194,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
-	c := &w.runtime.choice
+	c, proto := &w.runtime.choice, w.keys[i].Proto
 	c.begin(v.pool, &w.keys[i], w.now, false)
 	m := c.next()
 	why := c.why
@@ -197,18 +206,18 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		switch {
 		case adopt:
 			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-		case v.Proto == flow.TCP:
+		case proto == flow.TCP:
 			rec.BeginTCP(&w.pkts[i].TCP)
 			if w.cfg.nodes[m.id].halfLife > 0 {
 				rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
 			}
-		case v.Proto == flow.SCTP:
+		case proto == flow.SCTP:
 			rec.BeginSCTP(&w.pkts[i].SCTP)
 		}
-		deadline := w.now + uint64(v.Timeouts.of(&rec))
-		r, res := w.table.Insert(&rec, v.Proto, w.now, deadline)
+		deadline := w.now + uint64(v.Timeouts.at(proto, &rec))
+		r, res := w.table.Insert(&rec, proto, w.now, deadline)
 		if res == flow.Collision && w.giveWay(&rec) {
-			r, res = w.table.Insert(&rec, v.Proto, w.now, deadline)
+			r, res = w.table.Insert(&rec, proto, w.now, deadline)
 		}
 		if res == flow.Inserted {
 			w.opened(r, id, m)
@@ -267,17 +276,22 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	addrs := rewrite.AddrDiff(k.Dst, m.addr)
+	if !hasPorts(k.Proto) {
+		port = k.DstPort()
+	}
+	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
+	after.Dst, after.DstPort = m.addr, port
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
 		Node: m.id, VS: id,
-		L4Diff:    rewrite.AddDiff(addrs, rewrite.PortDiff(k.DstPort(), port)),
 		ClientMAC: rewrite.SourceMAC(w.region.Packet(w.descs[i])),
 		ClientIf:  w.ports[i], ServerIf: uint16(m.Hop.Port),
 	}
+	l3, l4 := rewrite.EndsDiff(&before, &after, k.Proto)
+	rec.L4Diff = l4
 	if !w.pkts[i].V6 {
-		rec.L3Diff = addrs
+		rec.L3Diff = l3
 	}
 	return rec
 }

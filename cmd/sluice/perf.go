@@ -23,7 +23,10 @@ func perfCommand() *cli.Command {
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{perfPipelineCommand(), perfScaleCommand(), perfCompareCommand(), perfReportCommand()},
+		Subcommands: []*cli.Command{
+			perfPipelineCommand(), perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfScaleCommand(),
+			perfCompareCommand(), perfReportCommand(), perfForwarderCommand(),
+		},
 	}
 }
 
