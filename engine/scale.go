@@ -369,7 +369,19 @@ func (e *Engine) dismiss(ctx context.Context, old, fresh []*worker) error {
 			<-o.runtime.gone
 		}
 	}
+	// Everybody gets as many frames: a worker without one could not even leave again.
+	shares := make([][]uint64, len(fresh))
+	for i, o := range old {
+		for n := i; ; n++ {
+			addr, ok := o.pool.Get()
+			if !ok {
+				break
+			}
+			shares[n%len(fresh)] = append(shares[n%len(fresh)], addr)
+		}
+	}
 	err = e.ask(ctx, fresh, func(w *worker) {
+		w.pool.PutAll(shares[w.id])
 		for i, o := range old {
 			w.forget(o.slot)
 			if i%len(fresh) == w.id {
@@ -392,11 +404,8 @@ func (w *worker) forget(slot int) {
 	w.peers[slot] = peer{}
 }
 
-// inherit takes the frames and counters of a worker that has ended.
+// inherit takes the counters of a worker that has ended.
 func (w *worker) inherit(o *worker) {
-	for addr, ok := o.pool.Get(); ok; addr, ok = o.pool.Get() {
-		w.pool.Put(addr)
-	}
 	w.stats.Add(&o.stats)
 	for i := range o.virtual {
 		w.virtual[i].Add(&o.virtual[i])
