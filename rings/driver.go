@@ -44,6 +44,7 @@ type QueueStats struct {
 	FillEmpty            uint64 // the driver wanted a frame and the fill ring had none
 	RxInvalid, TxInvalid uint64 // invalid descriptors: must be 0
 	TxEmpty              uint64
+	TxLost               uint64 // taken by Transmit and not sent when the queue was closed
 	Wakeups              uint64 // system calls made to make the kernel look at tx
 	WakeupErrors         uint64
 }

@@ -87,14 +87,15 @@ type Program struct {
 	inode   uint64
 	pinned  string // folder of the pin, or empty
 
-	mu     sync.Mutex // for rules and closed
-	closed bool
-	inner  *ebpf.MapSpec // of a rule table
-	queues int
-	id     ebpf.ProgramID
-	objs   classifyObjects
-	link   link.Link
-	config programConfig
+	mu       sync.Mutex // for rules, closed and detached
+	closed   bool
+	detached bool
+	inner    *ebpf.MapSpec // of a rule table
+	queues   int
+	id       ebpf.ProgramID
+	objs     classifyObjects
+	link     link.Link
+	config   programConfig
 }
 
 // AttachProgram loads the program with its rules and attaches it to the interface, or puts it in the place of the
@@ -331,7 +332,7 @@ func (p *Program) Close(detach bool) error {
 	}
 	p.closed = true
 	var err error
-	if detach {
+	if detach && !p.detached {
 		err = p.detach()
 	}
 	return errors.Join(err, p.release())
