@@ -49,6 +49,21 @@ type QueueStats struct {
 	WakeupErrors         uint64
 }
 
+// Add adds the counters of another queue.
+func (s *QueueStats) Add(o *QueueStats) {
+	s.RxPackets += o.RxPackets
+	s.TxPackets += o.TxPackets
+	s.RxDropped += o.RxDropped
+	s.RxRingFull += o.RxRingFull
+	s.FillEmpty += o.FillEmpty
+	s.RxInvalid += o.RxInvalid
+	s.TxInvalid += o.TxInvalid
+	s.TxEmpty += o.TxEmpty
+	s.TxLost += o.TxLost
+	s.Wakeups += o.Wakeups
+	s.WakeupErrors += o.WakeupErrors
+}
+
 // Queue is one receive and transmit queue pair of a port. One worker owns it; no method may be called by
 // another goroutine. Every method is non-blocking and works on bursts: an interface call is paid per burst,
 // never per packet.

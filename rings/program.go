@@ -72,6 +72,17 @@ type ProgramCounters struct {
 	MalformedPassed  uint64 // headers up to IP do not fit: to the kernel, which counts them too
 }
 
+// Add adds the counters of another program.
+func (c *ProgramCounters) Add(o *ProgramCounters) {
+	c.Passed += o.Passed
+	c.Redirected += o.Redirected
+	c.Held += o.Held
+	c.WildcardPassed += o.WildcardPassed
+	c.AfterHoldPassed += o.AfterHoldPassed
+	c.AfterHoldDropped += o.AfterHoldDropped
+	c.MalformedPassed += o.MalformedPassed
+}
+
 // Program is the XDP program of one port with its maps.
 //
 // It needs Linux 5.11, for the coarse clock and because maps do not count against RLIMIT_MEMLOCK from there on.
