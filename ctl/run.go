@@ -53,8 +53,13 @@ type Server struct {
 	lastRules  []string
 	lastHops   string
 	links      atomic.Pointer[[]string] // state of each port
-	complaints map[string]string        // what was said, by subject
-	managed    time.Time                // of the last manageAgain
+	past       []portPast               // by port of the file
+	planned    int                      // receive queues that the memory was made for
+	lookAgain  bool                     // something could not be done yet
+	hops       map[netip.Addr]engine.Hop
+	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
+	complaints map[string]string   // what was said, by subject
+	managed    time.Time           // of the last manageAgain
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -227,6 +232,9 @@ func (s *Server) resolveHops() error {
 	want := map[placedNeighbour]bool{}
 	for _, ways := range []map[netip.Addr]way{s.ways, s.drain.ways} {
 		for _, w := range ways {
+			if !s.isOpen(w.port) {
+				continue // its interface is gone, and the kernel has forgotten them
+			}
 			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
 		}
 	}
@@ -234,7 +242,20 @@ func (s *Server) resolveHops() error {
 }
 
 func (s *Server) topology() (*topology, error) {
-	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.file.Ports {
+		t.down = append(t.down, s.linkState(i) != "up")
+	}
+	for a, h := range t.hops {
+		if t.down[h.Port] { // a neighbour of the file has a MAC all the same
+			h.OK = false
+			t.hops[a] = h
+		}
+	}
+	return t, nil
 }
 
 // compile makes the engine's configuration, for so many workers, and the programs' rules from the file and the kernel as it
@@ -268,7 +289,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.lastHops = fmt.Sprint(t.hops)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.macs, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -278,7 +299,11 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 // is a change that is reported back to us, so there is one a second at most: an old kernel, which has no managed
 // neighbours, would keep us busy.
 func (s *Server) manageAgain(t *topology) {
+	if len(t.unmanaged) == 0 {
+		return
+	}
 	if time.Since(s.managed) < time.Second {
+		s.lookAgain = s.lookAgain || len(t.unresolved()) > 0
 		return
 	}
 	s.managed = time.Now()
@@ -333,15 +358,20 @@ func (s *Server) placeAddresses() error {
 			}
 		}
 	}
+	placed := map[placedAddress]bool{}
 	for p := range want {
+		if !s.isOpenInterface(p.Index) {
+			continue // later, on the interface that takes its place
+		}
 		if _, err := s.state.placeAddress(p); err != nil {
 			return err
 		}
+		placed[p] = true
 		if !s.placed[p] {
 			s.announceSoon(p)
 		}
 	}
-	s.placed = want
+	s.placed = placed
 	return s.state.keepAddresses(want)
 }
 

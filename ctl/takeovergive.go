@@ -107,6 +107,11 @@ func (s *Server) handOver(ctx context.Context, conn *takeoverConn) error {
 	if s.file.Engine.Driver != DriverXSK {
 		return fmt.Errorf("the sockets of driver %s cannot be handed over; %s", s.file.Engine.Driver, restartHint(os.Getpid()))
 	}
+	for i := range s.file.Ports {
+		if !s.isOpen(i) {
+			return fmt.Errorf("the interface of port %s is gone; wait until it is back", s.file.Ports[i].Name)
+		}
+	}
 	decision, err := rings.NewDecision()
 	if err != nil {
 		return err

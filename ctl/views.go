@@ -221,6 +221,7 @@ type PortView struct {
 	RingFull   uint64  `json:"ring_full"`
 	FillEmpty  uint64  `json:"fill_empty"`
 	Invalid    uint64  `json:"invalid"`
+	Lost       uint64  `json:"lost"`   // on the rings of an interface that went away
 	Passed     uint64  `json:"passed"` // by the XDP program, to the kernel
 	Held       uint64  `json:"held"`   // by the XDP program, while no engine served the port
 }
@@ -376,12 +377,19 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 		v := &out[i]
 		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
-			if links := s.links.Load(); links != nil {
-				v.State = (*links)[i]
-			}
+			v.State, v.Queues = s.linkState(i), len(s.queues[i])
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()
 			if c, err := s.programs[i].Counters(); err == nil {
 				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held
+			}
+			if i < len(s.past) {
+				q, c := &s.past[i].queues, &s.past[i].program
+				v.Received, v.Sent, v.RingFull, v.FillEmpty = q.RxPackets, q.TxPackets, q.RxRingFull, q.FillEmpty
+				v.Invalid, v.Lost = q.RxInvalid+q.TxInvalid, q.TxLost
+				v.Passed, v.Held = v.Passed+c.Passed+c.MalformedPassed, v.Held+c.Held
+			}
+			if !s.isOpen(i) {
+				v.XDP = ""
 			}
 		}
 		if i < len(s.steerings) {

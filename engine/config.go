@@ -65,6 +65,7 @@ const (
 type PortSpec struct {
 	Name string
 	MAC  [6]byte
+	Down bool // it has no link: what is to leave on it is dropped
 }
 
 // HostSpec is the host port: frames that have no flow go there.
