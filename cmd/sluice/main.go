@@ -35,7 +35,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
 			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
-			perfCommand(), versionCommand(),
+			doctorCommand(), perfCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.
 		ExitErrHandler: func(*cli.Context, error) {},
