@@ -138,6 +138,7 @@ func (s *Server) handler() http.Handler {
 		sum := total(n)
 		return Drops(&sum)
 	}))
+	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)

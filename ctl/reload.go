@@ -42,13 +42,20 @@ var live = map[string]bool{
 // ErrNeedsRestart is returned by a reload that would change what an engine is built from.
 var ErrNeedsRestart = errors.New("cannot be changed while the engine runs")
 
+// NeedsRestart reports whether a reload refuses the change, because it is of what an engine is built from: memory, sockets,
+// ports.
+func (c Change) NeedsRestart() bool {
+	section, key, _ := strings.Cut(c.Path, ".")
+	port := strings.HasPrefix(section, "ports[")
+	offline := port && (key == "mac" || key == "addresses")
+	return !live[c.Path] && !offline && (section == "engine" || section == "control" || section == "log" || port)
+}
+
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
 func fixed(f *File, changes []Change) error {
 	var errs []error
 	for _, c := range changes {
-		section, key, _ := strings.Cut(c.Path, ".")
-		offline := strings.HasPrefix(section, "ports[") && (key == "mac" || key == "addresses")
-		if live[c.Path] || offline || section != "engine" && section != "control" && section != "log" && !strings.HasPrefix(section, "ports[") {
+		if !c.NeedsRestart() {
 			continue
 		}
 		what := c.Kind

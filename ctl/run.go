@@ -60,6 +60,7 @@ type Server struct {
 	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
 	complaints map[string]string   // what was said, by subject
 	managed    time.Time           // of the last manageAgain
+	alive      atomic.Int64        // when all workers had made a step, nanoseconds after began
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -437,6 +438,12 @@ func (s *Server) report() {
 // beatInterval is how often the programs are told that the workers live.
 const beatInterval = 100 * time.Millisecond
 
+// SinceAlive is how long ago every worker was last seen to have made a step. Workers that sleep are woken for it, so it stays
+// below some beatIntervals; it grows once Run ends.
+func (s *Server) SinceAlive() time.Duration {
+	return time.Since(s.began) - time.Duration(s.alive.Load())
+}
+
 // beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
 func (s *Server) beat(last []uint64) []uint64 {
 	now := s.engine.Beats()
@@ -445,6 +452,7 @@ func (s *Server) beat(last []uint64) []uint64 {
 			return now
 		}
 	}
+	s.alive.Store(int64(time.Since(s.began)))
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return now
