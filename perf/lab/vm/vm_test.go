@@ -6,13 +6,20 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"sluice/perf/lab"
 )
@@ -99,23 +106,139 @@ func TestReadRecords(t *testing.T) {
 
 // The machine must have no way to a network of the host.
 func TestMachineHasNoNetwork(t *testing.T) {
-	for _, driver := range []string{"igb", "virtio_net"} {
-		args := (&machine{driver: driver}).args()
-		netdevs := 0
+	for _, m := range []struct {
+		machine
+		backend string
+		with    string // of the devices under test
+	}{
+		{machine{driver: "igb"}, "hubport,", "igb,"},
+		{machine{driver: "virtio_net"}, "hubport,", "iommu_platform=on"},
+		{machine{driver: "virtio_net", taps: &network{}, queues: 4}, "tap,", "mq=on,vectors=10"},
+	} {
+		args := m.args()
+		netdevs, with := 0, 0
 		for i, a := range args {
 			if a == "-netdev" {
 				netdevs++
-				if !strings.HasPrefix(args[i+1], "hubport,") {
-					t.Errorf("%s: -netdev %s", driver, args[i+1])
+				if !strings.HasPrefix(args[i+1], m.backend) {
+					t.Errorf("%s: -netdev %s", m.driver, args[i+1])
+				}
+				if m.taps != nil && !strings.Contains(args[i+1], "script=no,downscript=no") {
+					t.Errorf("%s: a script would run: -netdev %s", m.driver, args[i+1])
 				}
 			}
 			if a == "-net" || a == "-nic" {
-				t.Errorf("%s: %s", driver, a)
+				t.Errorf("%s: %s", m.driver, a)
+			}
+			if a == "-device" && strings.Contains(args[i+1], m.with) {
+				with++
 			}
 		}
-		if netdevs != 4 || !slices.Contains(args, "-nodefaults") {
-			t.Errorf("%s: %d netdevs in %q", driver, netdevs, args)
+		if netdevs != 4 || with != 2 || !slices.Contains(args, "-nodefaults") {
+			t.Errorf("%s: %d netdevs, %d devices with %s in %q", m.driver, netdevs, with, m.with, args)
 		}
+	}
+}
+
+// A frame of one NIC's TAP device arrives at its cable's other end and nowhere else, and Close leaves nothing.
+func TestTaps(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it makes a network namespace")
+	}
+	n, err := newNetwork(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	queue := map[string]*os.File{}
+	for _, name := range []string{outside, inside, "peer-a", "peer-b"} {
+		if queue[name], err = attachTap(n, name, tapQueues(name, 2) > 1); err != nil {
+			t.Fatal(err)
+		}
+		defer queue[name].Close()
+	}
+	// Any type that is nobody's protocol; the source differs, since a bridge learns it.
+	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0, 0, 0, 0x0a, 0x88, 0xb5}, make([]byte, 46)...)
+	arrived := false
+	for deadline := time.Now().Add(20 * time.Second); !arrived && time.Now().Before(deadline); {
+		if _, err := queue["peer-a"].Write(frame); err != nil { // EIO until the device is up
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		arrived = received(queue[outside], frame)
+	}
+	if !arrived {
+		t.Error("no frame of peer-a came to outside")
+	}
+	for _, name := range []string{inside, "peer-b"} {
+		if received(queue[name], frame) {
+			t.Errorf("%s has a frame of the other cable", name)
+		}
+	}
+	if err := n.host.Do(func() error {
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "away", Flags: net.FlagUp}, PeerName: "there"})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.alone(); err == nil {
+		t.Error("another interface in the namespace went unnoticed")
+	}
+	name := n.host.Namespace()
+	if err := n.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat("/run/netns/" + name); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the namespace is still there: %v", err)
+	}
+}
+
+// attachTap attaches to a TAP device of the namespace as QEMU does.
+func attachTap(n *network, name string, multi bool) (f *os.File, err error) {
+	err = n.host.Do(func() error {
+		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return err
+		}
+		req, err := unix.NewIfreq(name)
+		if err != nil {
+			return err
+		}
+		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		if multi {
+			flags |= unix.IFF_MULTI_QUEUE
+		}
+		req.SetUint16(flags)
+		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
+			return errors.Join(fmt.Errorf("attach to %s: %w", name, err), unix.Close(fd))
+		}
+		f = os.NewFile(uintptr(fd), name)
+		return nil
+	})
+	return f, err
+}
+
+// received reports whether a frame comes within a tenth of a second.
+func received(f *os.File, frame []byte) bool {
+	buf := make([]byte, 2048)
+	_ = f.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	for {
+		n, err := f.Read(buf)
+		if err != nil {
+			return false
+		}
+		if bytes.Equal(buf[:n], frame) {
+			return true
+		}
+	}
+}
+
+func TestLongestPause(t *testing.T) {
+	var moved atomic.Int64
+	pause := longestPause(&moved)
+	time.Sleep(50 * time.Millisecond)
+	moved.Add(1)
+	if got := pause(); got < 50*time.Millisecond {
+		t.Errorf("stood still for %s, and %s were seen", 50*time.Millisecond, got)
 	}
 }
 
@@ -128,10 +251,6 @@ func good(s Scenario) (all []Record) {
 	nic := NIC{Driver: s.Driver, Queues: s.Queues}
 	add(StepBoot, Record{Boot: &Boot{Kernel: "7", CPUs: cpus, NICs: []NIC{nic, nic}}})
 	for _, step := range s.Plan.steps() {
-		if step == StepTake {
-			add(step, Record{Skipped: "no such flag"})
-			continue
-		}
 		add(step, Record{Start: &Start{}})
 		l := sessions(step)
 		for i := range l.conns {
@@ -148,6 +267,9 @@ func good(s Scenario) (all []Record) {
 		}
 		if step == StepKill {
 			add(step, Record{Killed: &Killed{MovedBefore: 1}})
+		}
+		if step == StepTake {
+			add(step, Record{Handover: &Handover{MovedBefore: 1, MovedAfter: 1}})
 		}
 		add(step, Record{State: goodState(s, step)})
 		add(step, Record{Stop: &Stop{Log: "msg=stopped"}})
@@ -213,6 +335,16 @@ func TestJudge(t *testing.T) {
 			return all
 		}
 	}
+	handover := func(f func(*Handover)) func([]Record) []Record {
+		return func(all []Record) []Record {
+			for _, r := range all {
+				if r.Handover != nil {
+					f(r.Handover)
+				}
+			}
+			return all
+		}
+	}
 	without := func(is func(Record) bool) func([]Record) []Record {
 		return func(all []Record) []Record {
 			i := slices.IndexFunc(all, is)
@@ -220,32 +352,35 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func([]Record) []Record{
-		"nothing":         func([]Record) []Record { return nil },
-		"no end":          func(all []Record) []Record { return all[:len(all)-1] },
-		"a failure":       func(all []Record) []Record { return append([]Record{{Step: StepFirst, Failed: "x"}}, all...) },
-		"no boot":         without(func(r Record) bool { return r.Boot != nil }),
-		"no start":        without(func(r Record) bool { return r.Start != nil }),
-		"no state":        without(func(r Record) bool { return r.State != nil }),
-		"no stop":         without(func(r Record) bool { return r.Stop != nil }),
-		"no kill":         without(func(r Record) bool { return r.Killed != nil }),
-		"a session less":  without(func(r Record) bool { return r.Move != nil }),
-		"no udp":          without(func(r Record) bool { return r.Move != nil && r.Move.Protocol == "udp" }),
-		"a skipped start": func(all []Record) []Record { return append(all, Record{Step: StepSecond, Failed: "skipped"}) },
-		"wrong sum":       move(func(m *Move) { m.SentSum = strings.Repeat("0", 64) }),
-		"other sum":       move(func(m *Move) { m.ReceivedSum = strings.Repeat("0", 64) }),
-		"short":           move(func(m *Move) { m.Received-- }),
-		"error":           move(func(m *Move) { m.Error = "reset" }),
-		"copy":            state(func(s *State) { s.Ports[0].Mode = "copy" }),
-		"generic":         state(func(s *State) { s.Ports[1].XDP = "generic" }),
-		"invalid":         state(func(s *State) { s.Ports[1].Invalid = 1 }),
-		"nothing sent":    state(func(s *State) { s.Ports[1].Sent = 0 }),
-		"port missing":    state(func(s *State) { s.Ports = s.Ports[1:] }),
-		"idle queue":      state(func(s *State) { s.Queues[outside][3] = 0 }),
-		"queue missing":   state(func(s *State) { s.Queues[inside] = s.Queues[inside][1:] }),
-		"no handoff":      state(func(s *State) { clear(s.Workers) }),
-		"lost handoff":    state(func(s *State) { s.Workers[0].HandedOut++ }),
-		"worker missing":  state(func(s *State) { s.Workers = s.Workers[1:] }),
-		"drops":           state(func(s *State) { s.Drops = []Drop{{"bad_length", 1}} }),
+		"nothing":                  func([]Record) []Record { return nil },
+		"no end":                   func(all []Record) []Record { return all[:len(all)-1] },
+		"a failure":                func(all []Record) []Record { return append([]Record{{Step: StepFirst, Failed: "x"}}, all...) },
+		"no boot":                  without(func(r Record) bool { return r.Boot != nil }),
+		"no start":                 without(func(r Record) bool { return r.Start != nil }),
+		"no state":                 without(func(r Record) bool { return r.State != nil }),
+		"no stop":                  without(func(r Record) bool { return r.Stop != nil }),
+		"no kill":                  without(func(r Record) bool { return r.Killed != nil }),
+		"no handover":              without(func(r Record) bool { return r.Handover != nil }),
+		"nothing after a handover": handover(func(h *Handover) { h.MovedAfter = 0 }),
+		"the first ended badly":    handover(func(h *Handover) { h.ExitCode = 1 }),
+		"a session less":           without(func(r Record) bool { return r.Move != nil }),
+		"no udp":                   without(func(r Record) bool { return r.Move != nil && r.Move.Protocol == "udp" }),
+		"a skipped start":          func(all []Record) []Record { return append(all, Record{Step: StepSecond, Failed: "skipped"}) },
+		"wrong sum":                move(func(m *Move) { m.SentSum = strings.Repeat("0", 64) }),
+		"other sum":                move(func(m *Move) { m.ReceivedSum = strings.Repeat("0", 64) }),
+		"short":                    move(func(m *Move) { m.Received-- }),
+		"error":                    move(func(m *Move) { m.Error = "reset" }),
+		"copy":                     state(func(s *State) { s.Ports[0].Mode = "copy" }),
+		"generic":                  state(func(s *State) { s.Ports[1].XDP = "generic" }),
+		"invalid":                  state(func(s *State) { s.Ports[1].Invalid = 1 }),
+		"nothing sent":             state(func(s *State) { s.Ports[1].Sent = 0 }),
+		"port missing":             state(func(s *State) { s.Ports = s.Ports[1:] }),
+		"idle queue":               state(func(s *State) { s.Queues[outside][3] = 0 }),
+		"queue missing":            state(func(s *State) { s.Queues[inside] = s.Queues[inside][1:] }),
+		"no handoff":               state(func(s *State) { clear(s.Workers) }),
+		"lost handoff":             state(func(s *State) { s.Workers[0].HandedOut++ }),
+		"worker missing":           state(func(s *State) { s.Workers = s.Workers[1:] }),
+		"drops":                    state(func(s *State) { s.Drops = []Drop{{"bad_length", 1}} }),
 		"exit code": func(all []Record) []Record {
 			for _, r := range all {
 				if r.Stop != nil {
