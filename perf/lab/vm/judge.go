@@ -94,6 +94,10 @@ func (j *judge) boot(records []Record) {
 			if n.Driver != j.s.Driver || n.Queues != j.s.Queues {
 				j.wrong(StepBoot, "%s is %s with %d queues, not %s with %d", n.Name, n.Driver, n.Queues, j.s.Driver, j.s.Queues)
 			}
+			// QEMU's hubs leave virtio none to offer.
+			if (j.s.Driver == "igb" || j.s.Taps()) && !slices.Contains(n.Features, "rx-checksum") {
+				j.wrong(StepBoot, "%s does not check receive checksums, so that nothing is seen of it: %v", n.Name, n.Features)
+			}
 		}
 		return
 	}

@@ -248,7 +248,7 @@ func good(s Scenario) (all []Record) {
 		r.Step = step
 		all = append(all, r)
 	}
-	nic := NIC{Driver: s.Driver, Queues: s.Queues}
+	nic := NIC{Driver: s.Driver, Queues: s.Queues, Features: []string{"rx-checksum"}}
 	add(StepBoot, Record{Boot: &Boot{Kernel: "7", CPUs: cpus, NICs: []NIC{nic, nic}}})
 	for _, step := range s.Plan.steps() {
 		add(step, Record{Start: &Start{}})
@@ -389,7 +389,8 @@ func TestJudge(t *testing.T) {
 			}
 			return all
 		},
-		"other driver": func(all []Record) []Record { all[0].Boot.NICs[0].Driver = "e1000"; return all },
+		"no receive checksum": func(all []Record) []Record { all[0].Boot.NICs[1].Features = nil; return all },
+		"other driver":        func(all []Record) []Record { all[0].Boot.NICs[0].Driver = "e1000"; return all },
 	} {
 		var all []Record
 		if err := json.Unmarshal(base, &all); err != nil {
