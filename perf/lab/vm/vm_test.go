@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"sluice/perf/lab"
@@ -415,6 +416,32 @@ func TestAddQueue(t *testing.T) {
 	counts = addQueue(counts, []syscall.NetlinkRouteAttr{attr(netdevAQstatsID, 0, 4), attr(netdevAQstatsType, 1, 4), attr(netdevAQstatsRxPacket, 99, 4)})
 	if !slices.Equal(counts, []uint64{7, 1 << 40}) {
 		t.Errorf("%v", counts)
+	}
+}
+
+// Every message of an answer is read: the list of all families has the one that lists them.
+func TestDump(t *testing.T) {
+	families := func(version byte) (names []string, err error) {
+		req := nl.NewNetlinkRequest(nl.GENL_ID_CTRL, unix.NLM_F_DUMP)
+		req.AddData(genlHeader{nl.GENL_CTRL_CMD_GETFAMILY, version, 0, 0})
+		err = dump(req, func(m []byte) error {
+			attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
+			for _, a := range attrs {
+				if a.Attr.Type == nl.GENL_CTRL_ATTR_FAMILY_NAME {
+					names = append(names, nl.BytesToString(a.Value))
+				}
+			}
+			return err
+		})
+		return names, err
+	}
+	names, err := families(nl.GENL_CTRL_VERSION)
+	if err != nil || len(names) < 2 || !slices.Contains(names, "nlctrl") {
+		t.Errorf("%q, %v", names, err)
+	}
+	// A type that no family has.
+	if err := dump(nl.NewNetlinkRequest(0x3ff, unix.NLM_F_DUMP), func([]byte) error { return nil }); err == nil {
+		t.Error("a refusal went unnoticed")
 	}
 }
 
