@@ -35,6 +35,17 @@ func (g *guest) takenOver(ctx context.Context) error {
 	pause := longestPause(&moved)
 	start := time.Now()
 	d, err := g.successor(ctx, old, h)
+	if err != nil && g.plan.TakeoverRefused {
+		at := moved.Load()
+		if err := until(ctx, "the transfers go on", func() bool { return moved.Load() > at+64<<10 }); err != nil {
+			g.report(Record{Failed: err.Error()})
+		}
+		h.PauseMS = pause().Milliseconds()
+		over.Store(true)
+		<-done
+		h.MovedAfter = moved.Load() - at
+		return g.afterHandover(ctx, old, h)
+	}
 	if err != nil {
 		return fmt.Errorf("%w\nthe first sluice:\n%s", err, old.log)
 	}
@@ -60,6 +71,11 @@ func (g *guest) takenOver(ctx context.Context) error {
 	over.Store(true)
 	<-done
 	h.MovedAfter = moved.Load() - ended
+	return g.afterHandover(ctx, d, h)
+}
+
+// afterHandover reports it, and ends the sluice that serves.
+func (g *guest) afterHandover(ctx context.Context, d *daemon, h *Handover) error {
 	g.report(Record{Handover: h})
 	if err := g.state(ctx, nil); err != nil {
 		g.report(Record{Failed: err.Error()})
@@ -84,7 +100,7 @@ func (g *guest) successor(ctx context.Context, old *daemon, h *Handover) (*daemo
 			return nil, fmt.Errorf("both have ended: %w", err)
 		default:
 		}
-		if len(h.Refused) == takeTries || ctx.Err() != nil {
+		if g.plan.TakeoverRefused || len(h.Refused) == takeTries || ctx.Err() != nil {
 			return nil, err
 		}
 	}

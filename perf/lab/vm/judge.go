@@ -130,6 +130,8 @@ func (j *judge) step(step string, records []Record) {
 			handovers++
 			if h := r.Handover; h.MovedBefore == 0 || h.MovedAfter == 0 || h.ExitCode != 0 {
 				j.wrong(step, "%s", r)
+			} else if refused := h.ServingMS == 0; refused != j.s.Plan.TakeoverRefused || refused && !strings.Contains(strings.Join(h.Refused, "\n"), "Linux 6.4") {
+				j.wrong(step, "%s; a takeover needs Linux 6.4", r)
 			}
 		}
 	}

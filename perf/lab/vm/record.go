@@ -14,6 +14,8 @@ type Plan struct {
 	Small bool `json:"small"`
 	// Channels, if not 0, adds a start with as many queues, more than there are workers.
 	Channels int `json:"channels"`
+	// TakeoverRefused says that the kernel has no takeover, so that the running sluice has to carry on.
+	TakeoverRefused bool `json:"takeover_refused"`
 	// Only, if not empty, is the one step that is done.
 	Only string `json:"only"`
 }
@@ -144,7 +146,8 @@ type Handover struct {
 	EndedMS     int64 `json:"ended_ms"`     // until the first had ended
 	PauseMS     int64 `json:"pause_ms"`     // the longest time in between in which no connection received anything
 	ExitCode    int   `json:"exit_code"`    // of the first
-	// Refused has the errors of those that tried before: the machine was too slow for the bounds, and the first carried on.
+	// Refused has the errors of those that could not take over, after which the first carried on: the kernel has no takeover,
+	// or the machine was too slow for the bounds of one.
 	Refused []string `json:"refused,omitempty"`
 }
 
@@ -170,6 +173,9 @@ func (r Record) String() string {
 		return head + fmt.Sprintf("killed after %d bytes; serves again after %d ms, data moves after %d ms", r.Killed.MovedBefore, r.Killed.ServingMS, r.Killed.MovingMS)
 	case r.Handover != nil:
 		h := r.Handover
+		if h.ServingMS == 0 {
+			return head + fmt.Sprintf("not taken over after %d bytes, %d bytes followed: %s", h.MovedBefore, h.MovedAfter, strings.Join(h.Refused, "; "))
+		}
 		return head + fmt.Sprintf("taken over after %d bytes: serves after %d ms, the first ended after %d ms with exit code %d, %d tries before, data stood still for %d ms at most, %d bytes followed",
 			h.MovedBefore, h.ServingMS, h.EndedMS, h.ExitCode, len(h.Refused), h.PauseMS, h.MovedAfter)
 	case r.Failed != "":

@@ -58,8 +58,8 @@ func Scenarios() []Scenario {
 	return []Scenario{
 		{Name: "igb", Release: Testing, Driver: "igb", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 4096, Full: true, Small: true, Channels: 8}},
 		{Name: "virtio", Release: Testing, Driver: "virtio_net", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 2048, Full: true}},
-		{Name: "igb-6.1", Release: Bookworm, Driver: "igb", Queues: cpus, Plan: Plan{FrameSize: 4096}},
-		{Name: "virtio-6.1", Release: Bookworm, Driver: "virtio_net", Queues: cpus, Plan: Plan{FrameSize: 2048}},
+		{Name: "igb-6.1", Release: Bookworm, Driver: "igb", Queues: cpus, Plan: Plan{FrameSize: 4096, TakeoverRefused: true}},
+		{Name: "virtio-6.1", Release: Bookworm, Driver: "virtio_net", Queues: cpus, Plan: Plan{FrameSize: 2048, TakeoverRefused: true}},
 	}
 }
 
