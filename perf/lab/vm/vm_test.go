@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -134,6 +135,19 @@ func TestMachineHasNoNetwork(t *testing.T) {
 		}
 		if netdevs != 4 || with != 2 || !slices.Contains(args, "-nodefaults") {
 			t.Errorf("%s: %d netdevs, %d devices with %s in %q", m.driver, netdevs, with, m.with, args)
+		}
+	}
+}
+
+// A machine is run again only if QEMU failed an assertion.
+func TestAborted(t *testing.T) {
+	for script, want := range map[string]bool{"kill -ABRT $$": true, "kill -KILL $$": false, "exit 1": false, "exit 0": false} {
+		err := exec.Command("sh", "-c", script).Run()
+		if err != nil {
+			err = fmt.Errorf("wrapped: %w", errors.Join(err, nil))
+		}
+		if got := aborted(err); got != want {
+			t.Errorf("%s: %v is %v, not %v", script, err, got, want)
 		}
 	}
 }
