@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -88,6 +89,11 @@ func (g *guest) steps(ctx context.Context) error {
 				}
 				return traffic()
 			})
+		})
+	}
+	if g.plan.VLAN {
+		run(StepVLAN, func() error {
+			return g.serveWhile(ctx, func() error { return errors.Join(traffic(), g.tagged()) })
 		})
 	}
 	plan := g.plan

@@ -44,6 +44,9 @@ func (p Plan) steps() []string {
 	if p.Full {
 		steps = append(steps, StepFlap)
 	}
+	if p.VLAN {
+		steps = append(steps, StepVLAN)
+	}
 	if p.Small {
 		steps = append(steps, StepSmall)
 	}
@@ -107,7 +110,7 @@ func (j *judge) boot(records []Record) {
 // step judges one run of sluice.
 func (j *judge) step(step string, records []Record) {
 	moves := map[string]int{}
-	states, stops, starts, kills, handovers := 0, 0, 0, 0, 0
+	states, stops, starts, kills, handovers, tags := 0, 0, 0, 0, 0, 0
 	for _, r := range records {
 		switch {
 		case r.Move != nil:
@@ -125,6 +128,11 @@ func (j *judge) step(step string, records []Record) {
 			kills++
 			if r.Killed.MovedBefore == 0 {
 				j.wrong(step, "nothing had moved before the kill")
+			}
+		case r.VLAN != nil:
+			tags++
+			if v := r.VLAN; v.Sent == 0 || v.Stripped != 0 || v.Kept != v.Sent {
+				j.wrong(step, "%s", r)
 			}
 		case r.Handover != nil:
 			handovers++
@@ -152,8 +160,8 @@ func (j *judge) step(step string, records []Record) {
 		}
 		return 0
 	}
-	if starts != 1 || states != 1 || stops != 1 || kills != once(StepKill) || handovers != once(StepTake) {
-		j.wrong(step, "reported %d starts, %d states, %d stops, %d kills and %d handovers", starts, states, stops, kills, handovers)
+	if starts != 1 || states != 1 || stops != 1 || kills != once(StepKill) || handovers != once(StepTake) || tags != once(StepVLAN) {
+		j.wrong(step, "reported %d starts, %d states, %d stops, %d kills, %d handovers and %d VLANs", starts, states, stops, kills, handovers, tags)
 	}
 }
 

@@ -75,7 +75,7 @@ func (m *machine) args() []string {
 }
 
 // usualCPU is the processor time that a machine takes, to tell a slow host from a hang.
-const usualCPU = 80 * time.Second
+const usualCPU = 90 * time.Second
 
 // lastWords is how much of the console an error shows.
 const lastWords = 4000

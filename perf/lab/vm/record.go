@@ -14,6 +14,8 @@ type Plan struct {
 	Small bool `json:"small"`
 	// Channels, if not 0, adds a start with as many queues, more than there are workers.
 	Channels int `json:"channels"`
+	// VLAN adds a start with tagged datagrams, with the driver's VLAN stripping on and off.
+	VLAN bool `json:"vlan"`
 	// TakeoverRefused says that the kernel has no takeover, so that the running sluice has to carry on.
 	TakeoverRefused bool `json:"takeover_refused"`
 	// Only, if not empty, is the one step that is done.
@@ -29,6 +31,7 @@ const (
 	StepTake     = "takeover"
 	StepFlap     = "link down and up"
 	StepSmall    = "frames too small for zero-copy"
+	StepVLAN     = "VLAN tags"
 	StepChannels = "more queues than workers"
 )
 
@@ -44,6 +47,7 @@ type Record struct {
 	Failed   string    `json:"failed,omitempty"` // the guest could not do the step
 	Killed   *Killed   `json:"killed,omitempty"`
 	Handover *Handover `json:"handover,omitempty"`
+	VLAN     *VLAN     `json:"vlan,omitempty"`
 	End      bool      `json:"end,omitempty"` // nothing follows
 }
 
@@ -151,6 +155,13 @@ type Handover struct {
 	Refused []string `json:"refused,omitempty"`
 }
 
+// VLAN is the tag of a datagram that came to a member. 0 is none.
+type VLAN struct {
+	Sent     int `json:"sent"`
+	Stripped int `json:"stripped"` // with the NIC's VLAN stripping on
+	Kept     int `json:"kept"`     // with it off
+}
+
 // String is the record in one line, for people.
 func (r Record) String() string {
 	head := fmt.Sprintf("%6.1fs %s: ", float64(r.UptimeMS)/1000, r.Step)
@@ -178,6 +189,8 @@ func (r Record) String() string {
 		}
 		return head + fmt.Sprintf("taken over after %d bytes: serves after %d ms, the first ended after %d ms with exit code %d, %d tries before, data stood still for %d ms at most, %d bytes followed",
 			h.MovedBefore, h.ServingMS, h.EndedMS, h.ExitCode, len(h.Refused), h.PauseMS, h.MovedAfter)
+	case r.VLAN != nil:
+		return head + fmt.Sprintf("VLAN %d comes to a member as %d with VLAN stripping and as %d without it", r.VLAN.Sent, r.VLAN.Stripped, r.VLAN.Kept)
 	case r.Failed != "":
 		return head + "FAILED: " + r.Failed
 	}

@@ -58,7 +58,7 @@ type Scenario struct {
 // Scenarios are all that there are, in the order in which they run.
 func Scenarios() []Scenario {
 	return []Scenario{
-		{Name: "igb", Release: Testing, Driver: "igb", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 4096, Full: true, Small: true, Channels: 8}},
+		{Name: "igb", Release: Testing, Driver: "igb", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 4096, Full: true, VLAN: true, Small: true, Channels: 8}},
 		{Name: "virtio", Release: Testing, Driver: "virtio_net", Queues: cpus, ZeroCopy: true, Plan: Plan{FrameSize: 2048, Full: true}},
 		{Name: "igb-6.1", Release: Bookworm, Driver: "igb", Queues: cpus, Plan: Plan{FrameSize: 4096, TakeoverRefused: true}},
 		{Name: "virtio-6.1", Release: Bookworm, Driver: "virtio_net", Queues: cpus, Plan: Plan{FrameSize: 2048, TakeoverRefused: true}},

@@ -195,6 +195,9 @@ func good(s Scenario) (all []Record) {
 			}
 			add(step, Record{Handover: h})
 		}
+		if step == StepVLAN {
+			add(step, Record{VLAN: &VLAN{Sent: testVLAN, Kept: testVLAN}})
+		}
 		add(step, Record{State: goodState(s, step)})
 		add(step, Record{Stop: &Stop{Log: "msg=stopped"}})
 	}
@@ -231,7 +234,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	s := Scenarios()[0]
-	s.Plan = Plan{} // the steps that all have
+	s.Plan = Plan{VLAN: true}
 	base, err := json.Marshal(good(s))
 	if err != nil {
 		t.Fatal(err)
@@ -264,6 +267,16 @@ func TestJudge(t *testing.T) {
 			for _, r := range all {
 				if r.Handover != nil {
 					f(r.Handover)
+				}
+			}
+			return all
+		}
+	}
+	vlan := func(f func(*VLAN)) func([]Record) []Record {
+		return func(all []Record) []Record {
+			for _, r := range all {
+				if r.VLAN != nil {
+					f(r.VLAN)
 				}
 			}
 			return all
@@ -314,6 +327,9 @@ func TestJudge(t *testing.T) {
 			}
 			return all
 		},
+		"no tags":             without(func(r Record) bool { return r.VLAN != nil }),
+		"a tag not stripped":  vlan(func(v *VLAN) { v.Stripped = v.Sent }),
+		"a tag lost":          vlan(func(v *VLAN) { v.Kept = 0 }),
 		"no receive checksum": func(all []Record) []Record { all[0].Boot.NICs[1].Features = nil; return all },
 		"other driver":        func(all []Record) []Record { all[0].Boot.NICs[0].Driver = "e1000"; return all },
 	} {
