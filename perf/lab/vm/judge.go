@@ -239,7 +239,13 @@ func (j *judge) state(step string, s *State) {
 		}
 	}
 	j.workers(step, s)
+	l := sessions(step)
 	for _, d := range s.Drops {
+		// igb resets its link when it starts, and the kernel forgets who is there. The start waits for the members; the client is
+		// asked for when the first answers to it come, and each session may lose one of those.
+		if d.Reason == "no_neighbour" && j.s.Driver == "igb" && d.Count <= uint64(l.conns+l.echoes) {
+			continue
+		}
 		// Of a burst some packets may find a ring full; any other reason is a mistake.
 		if d.Reason != "tx_full" && d.Reason != "handoff_full" {
 			j.wrong(step, "%d packets dropped: %s", d.Count, d.Reason)
@@ -260,7 +266,8 @@ func (j *judge) workers(step string, s *State) {
 			j.wrong(step, "worker %d received nothing", w.Worker)
 		}
 	}
-	if len(s.Workers) > 1 && (out == 0 || out != in) {
+	// A TAP device sends a flow to the queue that it has answered from, so that there may be none.
+	if len(s.Workers) > 1 && (out != in || out == 0 && !j.s.Taps()) {
 		j.wrong(step, "%d packets handed out and %d in: the NIC does not hash the client's end, so there must be some", out, in)
 	}
 }

@@ -318,6 +318,7 @@ func TestJudge(t *testing.T) {
 		"no handoff":               state(func(s *State) { clear(s.Workers) }),
 		"lost handoff":             state(func(s *State) { s.Workers[0].HandedOut++ }),
 		"worker missing":           state(func(s *State) { s.Workers = s.Workers[1:] }),
+		"no client":                state(func(s *State) { s.Drops = []Drop{{"no_neighbour", 41}} }),
 		"drops":                    state(func(s *State) { s.Drops = []Drop{{"bad_length", 1}} }),
 		"exit code": func(all []Record) []Record {
 			for _, r := range all {
