@@ -117,7 +117,7 @@ func (t *taking) ask() error {
 		return fmt.Errorf("greet the running sluice: %w", err)
 	}
 	for last := false; !last; {
-		m, fds, err := t.conn.receive(greetTime + askTimeout)
+		m, fds, err := t.conn.receive(offerTime)
 		if err != nil {
 			return t.explain(err)
 		}
