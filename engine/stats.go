@@ -19,6 +19,7 @@ type Stats struct {
 	Answered  uint64 // packets that became one of them
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
 	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
+	Errors    uint64 // ICMP errors about connections, translated, of those ToServer and ToClient
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
@@ -55,6 +56,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Stateless += b.Stateless
+	s.Errors += b.Errors
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps
 	for i := range s.Drops {

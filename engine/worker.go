@@ -68,6 +68,9 @@ type worker struct {
 	keys  [burstSize]flow.Key
 	refs  [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
 	in    [burstSize]rings.Desc
+	one   [1]rings.Desc
+	// handedIn says that the burst comes from another worker, which has found its owner.
+	handedIn bool
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
@@ -121,7 +124,7 @@ func (w *worker) step(now uint64) bool {
 
 // take parses the n frames in w.in, which arrived on port, into the burst.
 func (w *worker) take(port uint16, n int) {
-	w.n = 0
+	w.n, w.handedIn = 0, false
 	bytes := uint64(0)
 	for i := range n {
 		bytes += uint64(w.in[i&(burstSize-1)].Len)
@@ -135,7 +138,7 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
 	if v != rewrite.OK {
-		if !w.unusual(v, d, &w.keys[j]) {
+		if !w.unusual(v, d, port, &w.keys[j]) {
 			return
 		}
 	}
@@ -144,9 +147,13 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 }
 
 // unusual deals with what is not a plain TCP, UDP or SCTP packet. It reports whether the packet stays in hand.
-func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
+func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.Key) bool {
 	switch v {
 	case rewrite.NoPorts:
+		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {
+			w.relate(d, &w.pkts[w.n&(burstSize-1)], port)
+			return false
+		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
