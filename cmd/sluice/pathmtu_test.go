@@ -37,6 +37,7 @@ func TestPathMTU(t *testing.T) {
 				b.write(text)
 				listener = far.Far
 			}
+			b.before = b.hostState(false) // there are routes to that host now
 			families := b.vips(bulkPort)
 			if c.mtu < 1280 {
 				families = families[:1]
