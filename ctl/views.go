@@ -234,6 +234,7 @@ type TotalsView struct {
 	Resets      uint64 `json:"resets"`        // RSTs that the engine made
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
+	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
 }
 
 // MemoryView is a piece of memory taken at start.

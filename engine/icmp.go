@@ -74,3 +74,72 @@ func (w *worker) give(slot int, options uint32, d rings.Desc) {
 	w.one[0] = d
 	w.stats.HandedOut += uint64(w.put(&w.peers[slot], w.one[:]))
 }
+
+// answers limits the ICMP errors that a worker makes: so many each second of its clock.
+type answers struct {
+	second uint64
+	n      int
+}
+
+// mayError takes one of them.
+func (w *worker) mayError() bool {
+	if s := w.now / 1000; s != w.sentErrors.second {
+		w.sentErrors = answers{second: s}
+	}
+	if w.sentErrors.n >= w.cfg.icmpRate {
+		return false
+	}
+	w.sentErrors.n++
+	return true
+}
+
+// answerError turns packet i of the burst, which cannot go on for the reason why, into the ICMP error that says so, from
+// the address of the port that it came in by, and sends it back. Where none may be sent the packet is dropped.
+func (w *worker) answerError(i int, about rewrite.Problem, mtu uint32, why Reason) {
+	p, d, port := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)], w.ports[i&(burstSize-1)]
+	b, e := w.region.Packet(d), &w.cfg.exits[port]
+	a := rewrite.ErrorAnswer{Src: e.addr4, Problem: about, MTU: mtu, L2: rewrite.MakeL2(rewrite.SourceMAC(b), w.cfg.Ports[port].MAC)}
+	if p.V6 {
+		a.Src = e.addr6
+	}
+	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, p, about) || !w.mayError() {
+		w.drop(d, why)
+		return
+	}
+	frame := w.region.Frame(d.Addr)
+	n := a.Build(frame[d.Addr-w.region.Base(d.Addr):], b, p)
+	if n == 0 {
+		w.drop(d, why)
+		return
+	}
+	d.Len = uint32(n)
+	w.stats.ICMPSent++
+	w.stats.Answered++
+	w.stats.Refused[why]++
+	w.send(int(port), d)
+}
+
+// dropOr drops packet i, or answers it where a router says why.
+func (w *worker) dropOr(i int, why Reason) {
+	if why == TTLExpired {
+		w.answerError(i, rewrite.HopLimit, 0, why)
+		return
+	}
+	w.drop(w.descs[i&(burstSize-1)], why)
+}
+
+// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would
+// leave by, and reports whether it was. What may be fragmented is not, here.
+func (w *worker) tooBig(i, port int) bool {
+	p, mtu := &w.pkts[i&(burstSize-1)], w.cfg.exits[port].mtu
+	if mtu == 0 || int(p.End-p.L3) <= mtu {
+		return false
+	}
+	const dontFragment = 0x40
+	if d := w.descs[i&(burstSize-1)]; !p.V6 && w.region.Packet(d)[p.L3+6]&dontFragment == 0 {
+		w.drop(d, TooBig)
+		return true
+	}
+	w.answerError(i, rewrite.PacketTooBig, uint32(mtu), TooBig)
+	return true
+}

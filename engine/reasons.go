@@ -13,6 +13,7 @@ const (
 	ExtensionHeaders
 	BadSource
 	TTLExpired
+	TooBig
 	NoVirtualServer
 	Untranslatable
 	NoConnection
@@ -46,7 +47,8 @@ var reasons = [numReasons]ReasonInfo{
 	Fragmented:       {"fragment", "an IP fragment to a virtual address"},
 	ExtensionHeaders: {"extension_headers", "more IPv6 extension headers than are followed"},
 	BadSource:        {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
-	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0"},
+	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0, and no ICMP error may be sent about it (icmp-rate)"},
+	TooBig:           {"too_big", "larger than the MTU of the port it would leave by, and no ICMP error may be sent about it (icmp-rate), or it has no DF"},
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	Untranslatable:   {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},

@@ -16,14 +16,15 @@ type Stats struct {
 	Closed    uint64
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
-	Answered  uint64 // packets that became one of them
+	ICMPSent  uint64 // ICMP errors that the engine made
+	Answered  uint64 // packets that became one of these
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
 	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
 	Errors    uint64 // ICMP errors about connections, translated, of those ToServer and ToClient
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
-	Refused   [numReasons]uint64 // SYNs that were answered with a RST instead of being dropped, of those Answered
+	Refused   [numReasons]uint64 // packets that were answered with a RST or an ICMP error instead of being dropped, of those Answered
 }
 
 // ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
@@ -53,6 +54,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Closed += b.Closed
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
+	s.ICMPSent += b.ICMPSent
 	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Stateless += b.Stateless

@@ -61,14 +61,15 @@ type worker struct {
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
-	n     int
-	descs [burstSize]rings.Desc
-	ports [burstSize]uint16 // where each packet arrived
-	pkts  [burstSize]rewrite.Packet
-	keys  [burstSize]flow.Key
-	refs  [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in    [burstSize]rings.Desc
-	one   [1]rings.Desc
+	n          int
+	descs      [burstSize]rings.Desc
+	ports      [burstSize]uint16 // where each packet arrived
+	pkts       [burstSize]rewrite.Packet
+	keys       [burstSize]flow.Key
+	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
+	in         [burstSize]rings.Desc
+	one        [1]rings.Desc
+	sentErrors answers
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 
