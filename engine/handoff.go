@@ -21,6 +21,7 @@ const (
 	freeKind     = 3 << 16 // a free frame
 	moveKind     = 4 << 16 // a frame with connections that the receiver owns from now on
 	movedKind    = 5 << 16 // such a frame on its way back: the connections are in the receiver's table
+	fragmentKind = 6 << 16 // part of a datagram, arrived on the port in the low bits; its note has the tuple, the receiver's
 	kindMask     = 7 << 16
 	portMask     = 1<<16 - 1
 )
@@ -113,6 +114,9 @@ func (w *worker) takeHandoff(n int) {
 		case processKind:
 			w.stats.HandedIn++
 			w.parse(d, port)
+		case fragmentKind:
+			w.stats.HandedIn++
+			w.takePart(d, port)
 		case transmitKind:
 			w.send(int(port), d)
 		case moveKind:

@@ -10,6 +10,9 @@ const (
 	BadHeader
 	BadLength
 	Fragmented
+	FragmentTimeout
+	FragmentOverlap
+	FragmentFull
 	ExtensionHeaders
 	BadSource
 	TTLExpired
@@ -44,7 +47,10 @@ var reasons = [numReasons]ReasonInfo{
 	Truncated:        {"truncated", "the frame ends inside a header"},
 	BadHeader:        {"bad_header", "a header contradicts itself, or an IPv6 UDP checksum is zero"},
 	BadLength:        {"bad_length", "a length field exceeds the frame"},
-	Fragmented:       {"fragment", "an IP fragment to a virtual address"},
+	Fragmented:       {"fragment", "part of a datagram that cannot be put together, whose first part is without its whole transport header or was refused, or that has no connection"},
+	FragmentTimeout:  {"fragment_timeout", "part of a datagram whose first part did not come in time"},
+	FragmentOverlap:  {"fragment_overlap", "part of a datagram that repeats or overlaps another, or goes beyond its end"},
+	FragmentFull:     {"fragment_full", "part of a datagram that waited for the first one when there was no room, or of one in too many pieces"},
 	ExtensionHeaders: {"extension_headers", "more IPv6 extension headers than are followed"},
 	BadSource:        {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
 	TTLExpired:       {"ttl_expired", "TTL or hop limit of 1 or 0, and no ICMP error may be sent about it (icmp-rate)"},

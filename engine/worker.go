@@ -58,6 +58,7 @@ type worker struct {
 	node       []ServiceStats // by node id
 	half       halfOpen
 	clients    clientCache
+	fragments  fragments
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
@@ -111,6 +112,9 @@ func (w *worker) step(now uint64) bool {
 	}
 	w.transmit()
 	w.reclaim()
+	if w.fragments.table.Len() > 0 {
+		w.expireFragments()
+	}
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
@@ -157,11 +161,7 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
-			w.drop(d, Fragmented)
-		} else {
-			w.toHost(d)
-		}
+		return w.fragment(d, port, &w.pkts[w.n&(burstSize-1)], k)
 	case rewrite.NotIP:
 		w.drop(d, NotIP)
 	case rewrite.Truncated:
@@ -178,15 +178,17 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
-	if w.n == 0 {
-		return
+	if w.n > 0 {
+		w.table.LookupBurst(w.keys[:w.n], w.refs[:])
+		w.table.Load(w.refs[:w.n])
+		if w.leaving != nil {
+			w.passOn()
+		}
+		w.schedule()
 	}
-	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
-	w.table.Load(w.refs[:w.n])
-	if w.leaving != nil {
-		w.passOn()
+	if w.fragments.n > 0 {
+		w.passParts()
 	}
-	w.schedule()
 }
 
 // drop ends a packet: its reason is counted and its frame is free.
