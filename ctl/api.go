@@ -187,7 +187,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
+			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
 		},
 	}
 	for i := range snaps {

@@ -91,6 +91,7 @@ type Engine struct {
 	// HalfOpenPerSource bounds the half-open connections of a source prefix; 0: no bound.
 	HalfOpenPerSource            int
 	SourcePrefix4, SourcePrefix6 int
+	ICMPRate                     int  // ICMP errors per second; 0: none
 	KeepConnections              bool // the table outlives a killed process
 }
 

@@ -40,7 +40,7 @@ func TestExample(t *testing.T) {
 			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
 			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
 			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort, Steering: SteeringAuto,
-			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64,
+			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64, ICMPRate: 1000,
 			KeepConnections: true,
 		},
 		Timeouts: times,

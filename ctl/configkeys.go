@@ -69,6 +69,8 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		0, 65535, func(e *Engine) *int { return &e.HalfOpenPerSource }),
 	numberKey(keyDoc{name: "source-prefix-v4", def: "32", example: "24", text: "Length of that prefix for IPv4."}, 8, 32, func(e *Engine) *int { return &e.SourcePrefix4 }),
 	numberKey(keyDoc{name: "source-prefix-v6", def: "64", example: "56", text: "Length of that prefix for IPv6."}, 16, 128, func(e *Engine) *int { return &e.SourcePrefix6 }),
+	numberKey(keyDoc{name: "icmp-rate", def: "1000", example: "100", text: "How many ICMP errors a second the engine sends about packets that cannot go on: TTL used up (so that traceroute shows the engine), or too big for the port they would leave by (so that their sender finds the path MTU). They come from the first global address of the port that the packet came in by. Beyond the rate, and with 0, such packets are dropped without a word. Each worker has its share."},
+		0, 1_000_000, func(e *Engine) *int { return &e.ICMPRate }),
 	flagKey(keyDoc{name: "keep-connections", def: "true", example: "false", text: "Keep the connection table in files, so that a sluice that is started after another was killed goes on with its connections."},
 		func(e *Engine) *bool { return &e.KeepConnections }),
 }}

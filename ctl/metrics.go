@@ -37,6 +37,9 @@ var (
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
 	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
 
+	descErrors   = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
+	descICMPSent = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
+
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
 	descVirtualPackets = desc("virtual_packets_total", "Packets, by the side they came from.", append(serviceLabels, sideLabel)...)
@@ -101,6 +104,8 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	count(descEvicted, sum.Evicted)
 	count(descResets, sum.Resets)
 	count(descOutside, sum.Outside)
+	count(descErrors, sum.Errors)
+	count(descICMPSent, sum.ICMPSent)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
 		count(opened, v.Opened, labels...)
 		gauge(active, float64(v.Connections), labels...)

@@ -17,7 +17,17 @@ func (f *File) offline() (*topology, error) {
 		if f.Ports[i].MAC != nil {
 			mac = [6]byte(f.Ports[i].MAC)
 		}
-		t.macs = append(t.macs, mac)
+		p := engine.PortSpec{MAC: mac}
+		for _, prefix := range f.Ports[i].Addresses {
+			switch a := prefix.Addr(); {
+			case f.isVirtual(a):
+			case a.Is4() && !p.Addr4.IsValid():
+				p.Addr4 = a
+			case a.Is6() && !p.Addr6.IsValid():
+				p.Addr6 = a
+			}
+		}
+		t.ports = append(t.ports, p)
 	}
 	for _, a := range f.memberAddrs() {
 		hop, err := f.offlineHop(a)

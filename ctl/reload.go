@@ -34,7 +34,7 @@ type ScaledView struct {
 
 // live are the keys below fixed sections that a reload may change.
 var live = map[string]bool{
-	"engine.out-of-window": true, "engine.steering": true, "engine.half-open-per-source": true,
+	"engine.out-of-window": true, "engine.steering": true, "engine.half-open-per-source": true, "engine.icmp-rate": true,
 	// These put other workers in the place of those that run (scale.go).
 	"engine.workers": true, "engine.cores": true, "engine.polling": true, "engine.connections": true,
 }

@@ -290,7 +290,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.macs, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.ports, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil

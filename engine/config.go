@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -28,6 +29,8 @@ type Spec struct {
 	DropOutside bool
 	Draining    Draining
 	Sources     SourceLimit
+	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
+	ICMPRate int
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -66,6 +69,9 @@ type PortSpec struct {
 	Name string
 	MAC  [6]byte
 	Down bool // it has no link: what is to leave on it is dropped
+	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
+	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
+	Addr4, Addr6 netip.Addr
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -232,6 +238,15 @@ type Config struct {
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
+	exits       []exit // by port
+	leastMTU    int    // of all of them: only what is larger is looked at again
+	icmpRate    int    // a worker's share
+}
+
+// exit is a port as packets that cannot go on see it.
+type exit struct {
+	addr4, addr6 flow.Addr // the zero value: none
+	mtu          int
 }
 
 type virtual struct {
@@ -301,6 +316,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if c.sources.HalfOpen > 0 {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
+	c.compileExits(spec.ICMPRate)
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
@@ -350,6 +366,26 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		}
 	}
 	return c, nil
+}
+
+func (c *Config) compileExits(rate int) {
+	c.leastMTU = math.MaxInt
+	for _, p := range c.Ports {
+		e := exit{mtu: p.MTU}
+		if p.Addr4.IsValid() {
+			e.addr4 = flow.AddrFrom(p.Addr4)
+		}
+		if p.Addr6.IsValid() {
+			e.addr6 = flow.AddrFrom(p.Addr6)
+		}
+		if p.MTU > 0 {
+			c.leastMTU = min(c.leastMTU, p.MTU)
+		}
+		c.exits = append(c.exits, e)
+	}
+	if rate > 0 {
+		c.icmpRate = share(rate, c.owners.workers)
+	}
 }
 
 func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {

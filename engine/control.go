@@ -91,6 +91,7 @@ type Snapshot struct {
 	Connections int
 	Capacity    int
 	FreeFrames  int
+	Waiting     int // parts of datagrams that wait for their first
 	Queues      []QueueSnapshot
 	Virtual     []ServiceStats // by virtual server id
 	Node        []ServiceStats // by node id
@@ -108,6 +109,7 @@ func (w *worker) snapshot(s *Snapshot) {
 	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
 	s.Polling, s.Busy, s.Pauses = w.runtime.polling, time.Duration(w.runtime.activity.busy), w.runtime.activity.Pauses
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
+	s.Waiting = w.fragments.table.Held()
 	for i := range w.rx {
 		q := &w.rx[i]
 		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue, q.Queue.Stats(), q.Queue.Held()})

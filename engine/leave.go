@@ -42,6 +42,7 @@ func boxIndex(b []byte, i int) []byte { return b[boxRecords*flow.RecordSize+4*i:
 
 // begin makes a worker leave. complete is closed when it owns nothing any more.
 func (w *worker) begin(next *Config, slots []uint8, complete chan<- struct{}) {
+	w.abandonFragments()
 	w.leaving = &leaving{
 		next: next, slots: slots, cursor: 1, complete: complete,
 		sent: make([]uint64, w.table.Cap()/64+1), boxes: make([]box, len(w.peers)),

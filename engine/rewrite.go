@@ -20,7 +20,10 @@ func (w *worker) rewrite(from, to int) {
 		rec := w.table.Record(ref.Index())
 		if ref.Side() == flow.FromClient {
 			if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
-				w.drop(d, why)
+				w.dropOr(i, why)
+				continue
+			}
+			if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(w.cfg.nodes[rec.Node].port)) {
 				continue
 			}
 			if w.follow(rec, ref, p) {
@@ -50,7 +53,10 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		if p.TTL <= 1 {
-			w.drop(d, TTLExpired)
+			w.dropOr(i, TTLExpired)
+			continue
+		}
+		if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(rec.ClientIf)) {
 			continue
 		}
 		if w.follow(rec, ref, p) {

@@ -69,7 +69,7 @@ func (w *worker) admit(i int) flow.Ref {
 	}
 	p := &w.pkts[i]
 	if p.TTL <= 1 {
-		w.drop(d, TTLExpired)
+		w.dropOr(i, TTLExpired)
 		return 0
 	}
 	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isVirtual(k.Src) {

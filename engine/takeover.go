@@ -125,6 +125,7 @@ func (p *Pause) Export(b []byte) ([]byte, error) {
 }
 
 func (w *worker) export(out *encoder) error {
+	w.abandonFragments() // their datagrams are sent again
 	out.b = w.table.AppendState(out.b)
 	out.count(w.pool.Len())
 	w.pool.Each(out.u64)

@@ -35,6 +35,7 @@ type bed struct {
 	config string // path of the file
 	socket string
 
+	before  string // state of the balancer's namespace, which the program shall leave so; a test that adds to it notes it again
 	daemons []*daemon
 	// replugged says that the test has made interfaces anew: they have other indices than before.
 	replugged bool
@@ -60,8 +61,8 @@ func newBed(t *testing.T, o lab.TwoArmOptions, s settings) *bed {
 	b.TwoArm, err = lab.NewTwoArm(context.Background(), o)
 	ok(t, err)
 	b.release() // of a test run that was killed, under an inode that this namespace has got now
-	before := b.hostState(false)
-	t.Cleanup(func() { b.close(before) })
+	b.before = b.hostState(false)
+	t.Cleanup(func() { b.close(b.before) })
 	b.write(b.configText(s))
 	return b
 }
