@@ -14,6 +14,7 @@ import (
 // or, for replay and explain, from the file alone (offline.go).
 type topology struct {
 	macs [][6]byte                 // by port of the file
+	own  [][]netip.Prefix          // own addresses, by port of the file, that stand for a network
 	hops map[netip.Addr]engine.Hop // by address of a member
 	host *engine.HostSpec
 
@@ -34,6 +35,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
+	s.SNAT = f.snat(t)
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
@@ -46,6 +48,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
+			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s
@@ -64,7 +67,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
 		})
 	}
 	return s

@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"sluice/engine"
 )
@@ -18,6 +19,7 @@ func (f *File) offline() (*topology, error) {
 			mac = [6]byte(f.Ports[i].MAC)
 		}
 		t.macs = append(t.macs, mac)
+		t.own = append(t.own, slices.DeleteFunc(slices.Clone(f.Ports[i].Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
 	}
 	for _, a := range f.memberAddrs() {
 		hop, err := f.offlineHop(a)

@@ -237,7 +237,7 @@ type Config struct {
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
-	snat        services // SNAT addresses: node is the id
+	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
 	snatPools   []snatPool
 }

@@ -60,7 +60,7 @@ func (w *worker) admit(i int) flow.Ref {
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
-		} else if w.cfg.isSNAT(k.Dst) && hasPorts(k.Proto) {
+		} else if w.cfg.inSNATRange(k) {
 			w.drop(d, NoConnection)
 		} else if a := w.answered(k); a != nil {
 			w.answerOne(i, a)

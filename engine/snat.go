@@ -64,23 +64,24 @@ func (c *Config) compileSNAT(spec *Spec, pools []snatPool) error {
 		return nil
 	}
 	c.snat, c.hasSNAT = newServices(n), true
-	enter := func(id uint32, a netip.Addr) error {
+	enter := func(id uint32, a netip.Addr, ports flow.PortRange) error {
 		addr := flow.AddrFrom(a)
 		if virtual, _ := c.services.address(addr); virtual {
 			return fmt.Errorf("SNAT address %s is also a virtual address: answers could not be told from requests", a)
 		}
-		c.snat.addAddress(addr)
-		c.snat.slot(addr, 0).node = id
+		if s := c.snat.slot(addr, 0); !s.used {
+			*s = service{addr: addr, node: id, id: uint32(ports.First)<<16 | uint32(ports.Last), used: true}
+		}
 		return nil
 	}
 	var errs []error
 	for i := range pools {
 		for j := range pools[i].addrs {
-			errs = append(errs, enter(pools[i].addrs[j].id, pools[i].addrs[j].Addr))
+			errs = append(errs, enter(pools[i].addrs[j].id, pools[i].addrs[j].Addr, pools[i].addrs[j].Ports))
 		}
 	}
 	for id, a := range spec.Draining.SNAT {
-		errs = append(errs, enter(id, a))
+		errs = append(errs, enter(id, a, flow.PortRange{First: 1}))
 	}
 	return errors.Join(errs...)
 }
@@ -126,6 +127,16 @@ func (v *virtual) resolveSNAT(pools []snatPool) error {
 // isSNAT reports whether an address is a SNAT address.
 func (c *Config) isSNAT(a flow.Addr) bool { return c.hasSNAT && c.snat.slot(a, 0).used }
 
+// inSNATRange reports whether a packet goes to a port at a SNAT address that only connections of ours have.
+func (c *Config) inSNATRange(k *flow.Key) bool {
+	if !c.hasSNAT {
+		return false
+	}
+	s := c.snat.slot(k.Dst, 0)
+	r := flow.PortRange{First: uint16(s.id >> 16), Last: uint16(s.id)}
+	return s.used && hasPorts(k.Proto) && r.Contains(k.DstPort())
+}
+
 // near reports whether the client is on the member's own network.
 func (m *member) near(client flow.Addr) bool {
 	return m.subnetBits > 0 && maskAddr(client, m.subnetBits) == m.subnet
@@ -144,6 +155,11 @@ func (v *virtual) translates(m *member, client flow.Addr) (snat bool, why Reason
 	return true, 0, true
 }
 
+// reaches reports whether connections to a member may come from the address.
+func (a *snatAddress) reaches(m *member) bool {
+	return a.addr.Is4() == m.addr.Is4() && (a.Egress == 0 || a.Egress == m.Hop.Port+1)
+}
+
 // source gives the connection that rec describes a SNAT address and port, if there is one that no other connection to the same
 // place has. A client begins with the same address each time. The port is taken.
 func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bool {
@@ -156,7 +172,7 @@ func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bo
 	d := flow.Destination{Server: m.addr, Port: rec.NPort, Proto: proto}
 	for i := range addrs {
 		a := &addrs[(start+uint64(i))%uint64(len(addrs))]
-		if a.addr.Is4() != m.addr.Is4() || a.Egress != 0 && a.Egress != m.Hop.Port+1 {
+		if !a.reaches(m) {
 			continue
 		}
 		d.SNAT = a.id
