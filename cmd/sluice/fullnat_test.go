@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/netip"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -135,10 +137,11 @@ func TestOneArm(t *testing.T) {
 }
 
 // One SNAT address with 28,232 ports gives one member as many connections, exactly; those after are dropped and counted by
-// name, a metric has warned, and the other member still has all of its own.
+// name, after a metric has warned. Another member still has all of its own.
 func TestSNATExhausted(t *testing.T) {
 	b, arm := oneArmBed(t, 2, 1)
-	b.write(b.oneArmText(arm, "workers: 2, connections: 200000", "32768-60999", "mode: fullnat, snat: out") + "\n")
+	text := b.oneArmText(arm, "workers: 2, connections: 200000", "32768-60999", "mode: fullnat, snat: out")
+	b.write(strings.Replace(text, "control: {", "control: {metrics: 127.0.0.1:9090, ", 1))
 	member := must(arm.Servers[0].ListenPacket("udp4", netip.AddrPortFrom(arm.ServerAddr4[0], dnsPort).String()))(t)
 	sources, done := map[string]int{}, make(chan struct{})
 	var read atomic.Uint64
@@ -173,6 +176,15 @@ func TestSNATExhausted(t *testing.T) {
 			s := b.totals()
 			return s.Opened+s.Dropped >= uint64(from+batch-first) && read.Load() >= s.Opened
 		})
+		if from == first+26*1024 { // more than seven eighths, and none refused
+			resp := must(arm.Balancer.HTTPClient(false).Get("http://127.0.0.1:9090/metrics"))(t)
+			all := string(must(io.ReadAll(resp.Body))(t))
+			resp.Body.Close()
+			if !regexp.MustCompile(`(?m)^sluice_snat_crowded_port_sets [1-9]`).MatchString(all) || b.totals().Dropped != 0 ||
+				!strings.Contains(all, fmt.Sprintf(`sluice_snat_ports{address="172.16.10.200",pool="out"} %d`, read.Load())) {
+				t.Errorf("no warning; dropped %v; of the metrics:\n%s", b.drops(), regexp.MustCompile("(?m)^sluice_snat.*$").FindAllString(all, -1))
+			}
+		}
 	}
 	if n, drops := dnsOpened(b), b.drops(); n != capacity || drops["snat_exhausted"] != sent-capacity {
 		t.Errorf("%d connections, want %d; dropped %v, want %d exhausted", n, capacity, drops, sent-capacity)
