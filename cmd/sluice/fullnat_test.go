@@ -210,3 +210,61 @@ func dnsOpened(b *bed) uint64 {
 	}
 	return 0
 }
+
+// A SNAT address that the file no longer has stays, on the port and in the XDP program, until its last connection has
+// ended: also for a successor. New connections have the new address at once.
+func TestSNATDrains(t *testing.T) {
+	b, arm := oneArmBed(t, 2, 1)
+	b.echoServer(arm.Servers[0], netip.AddrPortFrom(arm.ServerAddr4[0], webPort))
+	b.write(b.oneArmText(arm, "workers: 2", "1024-65535", "mode: fullnat, snat: out"))
+	d := b.start()
+	var old []*session
+	for range 8 { // in bins of both workers
+		old = append(old, must(openSession(arm.Client, b.vips(webPort)[0]))(t))
+	}
+	other := *arm
+	other.SNAT4 = netip.MustParseAddr("172.16.10.201")
+	b.write(b.oneArmText(&other, "workers: 2", "1024-65535", "mode: fullnat, snat: out"))
+	talk := func(list []*session, when string) {
+		t.Helper()
+		for i, s := range list {
+			if err := s.say(waitTime); err != nil {
+				t.Fatalf("%s: session %d: %v; dropped %v", when, i, err, b.drops())
+			}
+		}
+	}
+	placed := func(a netip.Addr) bool {
+		out, err := arm.Balancer.Run(t.Context(), "ip", "-4", "addr", "show", arm.Port)
+		ok(t, err)
+		return strings.Contains(string(out), a.String()+"/32")
+	}
+	talk(old, "before")
+	if r := b.sluice(nil, "reload", "--socket", b.socket); r.code != 0 {
+		t.Fatalf("reload: %s", r.stderr)
+	}
+	fresh := []*session{must(openSession(arm.Client, b.vips(webPort)[0]))(t)}
+	talk(append(fresh, old...), "after the reload")
+	time.Sleep(1500 * time.Millisecond) // longer than between two looks at what has drained
+	talk(append(fresh, old...), "later")
+	d, _ = b.takeover(d)
+	talk(append(fresh, old...), "after a takeover")
+	time.Sleep(1500 * time.Millisecond)
+	talk(append(fresh, old...), "later")
+	if !placed(arm.SNAT4) || !placed(other.SNAT4) {
+		t.Errorf("%s is on the port: %v, %s: %v", arm.SNAT4, placed(arm.SNAT4), other.SNAT4, placed(other.SNAT4))
+	}
+	from := map[string]int{}
+	for _, c := range query[[]ctl.ConnView](b, "conn") {
+		from[netip.MustParseAddrPort(c.ServerSideClient).Addr().String()]++
+	}
+	if from["172.16.10.200"] != 8 || from["172.16.10.201"] != 1 {
+		t.Errorf("connections by SNAT address: %v", from)
+	}
+	for _, s := range old {
+		s.Close()
+	}
+	eventually(t, "the old address is taken off the port", func() bool { return !placed(arm.SNAT4) })
+	talk(fresh, "when the others have ended")
+	fresh[0].Close()
+	d.stop()
+}
