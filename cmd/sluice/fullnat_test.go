@@ -104,7 +104,6 @@ func TestOneArm(t *testing.T) {
 			for f, vip := range b.vips(bulkPort) {
 				transfer(b, vip.String(), uint64(f))
 			}
-			// The kernel stands aside: without the engine nothing passes.
 			finished := make(chan error, 2)
 			for _, vip := range b.vips(bulkPort) {
 				conn := must(arm.Client.Dial(t.Context(), "tcp", vip.String()))(t)
@@ -127,6 +126,7 @@ func TestOneArm(t *testing.T) {
 				}
 			}
 			d.stop()
+			// The kernel stands aside: without the engine nothing passes.
 			ctx, cancel := context.WithTimeout(t.Context(), listenTime)
 			defer cancel()
 			if conn, err := arm.Client.Dial(ctx, "tcp", b.vips(webPort)[0].String()); err == nil {
@@ -267,4 +267,19 @@ func TestSNATDrains(t *testing.T) {
 	talk(fresh, "when the others have ended")
 	fresh[0].Close()
 	d.stop()
+}
+
+// automap is refused where the kernel gives the same ports of the port's own address to the host's connections.
+func TestAutomapPorts(t *testing.T) {
+	b, arm := oneArmBed(t, 1, 1)
+	b.write(b.oneArmText(arm, "", "1024-65535", "mode: fullnat, snat: automap"))
+	if r := b.sluice(nil, "check", "-c", b.config); r.code != 0 {
+		t.Fatalf("check: %s", r.stderr)
+	}
+	ok(t, arm.Balancer.Sysctl("net.ipv4.ip_local_port_range", "20000 60999"))
+	for _, command := range []string{"check", "run"} {
+		if r := b.sluice(nil, command, "-c", b.config); r.code != 1 || !strings.Contains(r.stderr, "automap takes ports 16384 to 32767") || !strings.Contains(r.stderr, "20000 to 60999") {
+			t.Errorf("%s: exit code %d: %s", command, r.code, r.stderr)
+		}
+	}
 }
