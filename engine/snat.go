@@ -205,7 +205,7 @@ func (w *worker) giveBackPort(rec *flow.Record, m *member, proto uint8) {
 	}
 }
 
-// enter counts a connection that is in the table now, and leaves one that goes, and gives its port back.
+// enter counts a connection that is in the table now; exit counts one that goes no longer, and gives its port back.
 func (w *worker) enter(r *flow.Record) {
 	w.node[r.Node].Active++
 	w.virtual[r.VS].Active++
