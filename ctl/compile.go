@@ -17,6 +17,7 @@ type topology struct {
 	down  []bool                    // by port of the file; nil: none is
 	hops  map[netip.Addr]engine.Hop // by address of a member
 	host  *engine.HostSpec
+	own   [][]netip.Prefix // own addresses, by port of the file, that stand for a network
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
 }
@@ -39,6 +40,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
+	s.SNAT = f.snat(t)
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
@@ -51,6 +53,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
+			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s
@@ -69,7 +72,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
 		})
 	}
 	return s

@@ -27,6 +27,7 @@ type File struct {
 	Ports          []Port // at least one
 	Neighbours     []Neighbour
 	Routes         []Route
+	SNATPools      []SNATPool
 	Pools          []Pool
 	VirtualServers []VirtualServer
 
@@ -201,6 +202,8 @@ type VirtualServer struct {
 	RateLimit       int // new connections a second; 0: none
 	Refused         Refused
 	TableFull       TableFull
+	SNAT            string // name of a SNATPool, or Automap; empty: none
+	Hairpin         HairpinMode
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -223,6 +226,7 @@ type (
 	OutOfWindow     string
 	Refused         string
 	TableFull       string
+	HairpinMode     string
 )
 
 // The words themselves.
@@ -277,7 +281,12 @@ const (
 
 	AnyProtocol Protocol = "any"
 
-	ModeNAT Mode = "nat"
+	ModeNAT     Mode = "nat"
+	ModeFullNAT Mode = "fullnat"
+
+	HairpinSNAT    HairpinMode = "snat"
+	HairpinRefuse  HairpinMode = "refuse"
+	HairpinForward HairpinMode = "forward"
 
 	AddressManaged  AddressHandling = "managed"
 	AddressExternal AddressHandling = "external"

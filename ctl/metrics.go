@@ -51,6 +51,10 @@ var (
 	descMemberPackets = desc("member_packets_total", "Packets, by the side they came from.", append(memberLabels, sideLabel)...)
 	descMemberBytes   = desc("member_bytes_total", "Bytes of IP packets, by the side they came from.", append(memberLabels, sideLabel)...)
 
+	descSNATPorts   = desc("snat_ports", "Connections from a SNAT address, each with a port of it.", "pool", "address")
+	descPortSets    = desc("snat_port_sets", "Sets of SNAT ports in use: one for every SNAT address, port of a member, and bin of clients.")
+	descCrowdedSets = desc("snat_crowded_port_sets", "Of these, sets with at most an eighth of their ports left: a warning before connections are dropped as snat_exhausted.")
+
 	descPortReceived = desc("port_received_packets_total", "Packets received on a port.", "port")
 	descPortSent     = desc("port_sent_packets_total", "Packets sent on a port.", "port")
 	descPortRingFull = desc("port_receive_ring_full_total", "Packets that the kernel dropped on a full receive ring.", "port")
@@ -125,6 +129,16 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 			usable = 1
 		}
 		gauge(descMemberUsable, usable, m.Pool, m.Name)
+	}
+	sets, crowded := 0, 0
+	for i := range snaps {
+		sets, crowded = sets+snaps[i].PortSets, crowded+snaps[i].CrowdedSets
+	}
+	gauge(descPortSets, float64(sets))
+	gauge(descCrowdedSets, float64(crowded))
+	for _, a := range c.s.engine.Config().SNAT() {
+		sum := sumService(snaps, nodesOf, a.ID)
+		gauge(descSNATPorts, float64(sum.Active), a.Pool, a.Addr.String())
 	}
 	for _, p := range c.s.portViews(snaps) {
 		count(descPortReceived, p.Received, p.Name)

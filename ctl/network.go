@@ -123,6 +123,27 @@ func localAddresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
+// networks are the addresses of an interface that stand for a network.
+func networks(index int) (out []netip.Prefix, err error) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, nil // it has gone; followLinks says so
+	}
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of %s: %w", l.Attrs().Name, err)
+	}
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			bits, _ := a.Mask.Size()
+			if p := netip.PrefixFrom(ip.Unmap(), bits); isNetwork(p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out, nil
+}
+
 // way is the kernel's route to a member, before its MAC is known.
 type way struct {
 	port int
@@ -242,7 +263,11 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 	known := make([]map[netip.Addr]neighbour, len(ifaces))
 	for i := range ifaces {
 		t.ports = append(t.ports, engine.PortSpec{MAC: ifaces[i].mac, MTU: ifaces[i].mtu, Addr4: ifaces[i].addr4, Addr6: ifaces[i].addr6})
-		var err error
+		own, err := networks(ifaces[i].index)
+		if err != nil {
+			return nil, err
+		}
+		t.own = append(t.own, own)
 		if known[i], err = neighbours(ifaces[i].index); err != nil {
 			return nil, err
 		}

@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"sluice/engine"
 )
@@ -28,6 +29,7 @@ func (f *File) offline() (*topology, error) {
 			}
 		}
 		t.ports = append(t.ports, p)
+		t.own = append(t.own, slices.DeleteFunc(slices.Clone(f.Ports[i].Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
 	}
 	for _, a := range f.memberAddrs() {
 		hop, err := f.offlineHop(a)

@@ -125,6 +125,9 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := fixed(f, changes); err != nil {
 		return nil, err
 	}
+	if err := f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	ways, err := f.newWays(s.ways, s.ifaces)
 	if err != nil {
 		return nil, err

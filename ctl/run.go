@@ -89,6 +89,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
@@ -290,7 +293,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.ports, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -338,23 +341,40 @@ func describeRules(rules []rings.Rules) (out []string) {
 	return out
 }
 
-// placeAddresses puts the managed virtual addresses on their ports and takes off those of an earlier engine.
+// want adds addresses to those that shall be on a port.
+func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
+	for p := range s.file.Ports {
+		if s.file.Ports[p].Name == port {
+			for _, a := range addrs {
+				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
+			}
+		}
+	}
+}
+
+// placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
-		v := &s.file.VirtualServers[i]
-		if v.AddressHandling != AddressManaged {
-			continue
+		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
+			s.want(want, v.Port, v.Address.Addr())
 		}
-		for p := range s.file.Ports {
-			if s.file.Ports[p].Name == v.Port {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
-			}
+	}
+	for i := range s.file.SNATPools {
+		if p := &s.file.SNATPools[i]; p.AddressHandling == AddressManaged {
+			s.want(want, p.Port, p.Addresses...)
 		}
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
 			if p.Address == v.Addr {
+				want[p] = true
+			}
+		}
+	}
+	for _, p := range s.state.Addresses {
+		for _, a := range s.drain.snat {
+			if p.Address == a {
 				want[p] = true
 			}
 		}

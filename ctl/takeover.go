@@ -59,6 +59,9 @@ func takeOver(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err er
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}

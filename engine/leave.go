@@ -200,8 +200,8 @@ func (w *worker) takeOver(rec *flow.Record) {
 	if r.HalfOpen() {
 		w.open(r)
 	}
-	w.node[r.Node].Active++
-	w.virtual[r.VS].Active++
+	w.enter(r)
+	w.keepPort(r)
 }
 
 // moved removes the connections of a frame that has come back: they live elsewhere.
@@ -213,8 +213,7 @@ func (w *worker) moved(d rings.Desc) {
 		if r.HalfOpen() {
 			w.settled(r)
 		}
-		w.node[r.Node].Active--
-		w.virtual[r.VS].Active--
+		w.exit(r)
 		w.table.Remove(index)
 	}
 	w.leaving.unmoved--

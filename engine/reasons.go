@@ -28,6 +28,8 @@ const (
 	NoNeighbour
 	TableFull
 	TupleCollision
+	SNATExhausted
+	HairpinRefused
 	WrongSide
 	OutOfWindow
 	HandoffFull
@@ -58,7 +60,7 @@ var reasons = [numReasons]ReasonInfo{
 	TooBig:           {"too_big", "larger than the MTU of the port it would leave by, and no ICMP error may be sent about it (icmp-rate), or it has no DF"},
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	Untranslatable:   {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
-	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN"},
+	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN; or to a SNAT address, of no connection"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
 	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},
 	VirtualLimit:     {"virtual_limit", "the virtual server has as many connections as it may, or as many new ones this second (connection-limit, rate-limit)"},
@@ -67,6 +69,8 @@ var reasons = [numReasons]ReasonInfo{
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},
 	TableFull:        {"table_full", "the connection table is full of established connections"},
 	TupleCollision:   {"tuple_collision", "every member has a connection from this client port already"},
+	SNATExhausted:    {"snat_exhausted", "every SNAT address has all ports of the client's bin in use for every member that was tried (a bin has 1 of 256 ports): add addresses to the snat-pool"},
+	HairpinRefused:   {"hairpin_refused", "the client is on the network of the member, whose answer would go past us (hairpin: refuse)"},
 	WrongSide:        {"wrong_side", "arrived on another port than its connection uses"},
 	OutOfWindow:      {"out_of_window", "a TCP segment outside its connection's window, or an SCTP packet with a wrong verification tag, where these are dropped (out-of-window: drop)"},
 	HandoffFull:      {"handoff_full", "the ring to the owning worker was full"},

@@ -46,6 +46,7 @@ type worker struct {
 	region   *rings.Region
 	pool     *rings.Pool
 	table    *flow.Table
+	sources  *flow.SourcePorts // ports at SNAT addresses; nil until there are such
 	rx       []PortQueue
 	tx       []egress // by port
 	peers    []peer   // by slot; the own entry and free slots are unused
@@ -210,7 +211,6 @@ func (w *worker) release(r *flow.Record) {
 	if r.HalfOpen() {
 		w.settled(r)
 	}
-	w.node[r.Node].Active--
-	w.virtual[r.VS].Active--
+	w.exit(r)
 	w.runtime.counts.add(r, -1)
 }
