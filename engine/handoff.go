@@ -105,7 +105,7 @@ func (w *worker) receiveHandoffs() bool {
 // takeHandoff sorts n descriptors from a peer: packets into the burst, finished frames to their port, free frames
 // into the pool.
 func (w *worker) takeHandoff(n int) {
-	w.n = 0
+	w.n, w.opening = 0, 0
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
 		d.Options = 0

@@ -60,13 +60,14 @@ type worker struct {
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
-	n     int
-	descs [burstSize]rings.Desc
-	ports [burstSize]uint16 // where each packet arrived
-	pkts  [burstSize]rewrite.Packet
-	keys  [burstSize]flow.Key
-	refs  [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in    [burstSize]rings.Desc
+	n       int
+	opening int // packets that were parsed and begin a connection with a handshake
+	descs   [burstSize]rings.Desc
+	ports   [burstSize]uint16 // where each packet arrived
+	pkts    [burstSize]rewrite.Packet
+	keys    [burstSize]flow.Key
+	refs    [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
+	in      [burstSize]rings.Desc
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
@@ -120,7 +121,7 @@ func (w *worker) step(now uint64) bool {
 
 // take parses the n frames in w.in, which arrived on port, into the burst.
 func (w *worker) take(port uint16, n int) {
-	w.n = 0
+	w.n, w.opening = 0, 0
 	bytes := uint64(0)
 	for i := range n {
 		bytes += uint64(w.in[i&(burstSize-1)].Len)
@@ -139,6 +140,9 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 		}
 	}
 	w.descs[j], w.ports[j] = d, port
+	if w.pkts[j].Opens {
+		w.opening++
+	}
 	w.n++
 }
 
@@ -172,12 +176,12 @@ func (w *worker) process() {
 	if w.n == 0 {
 		return
 	}
-	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
+	missed := w.table.LookupBurst(w.keys[:w.n], w.refs[:])
 	w.table.Load(w.refs[:w.n])
 	if w.leaving != nil {
 		w.passOn()
 	}
-	w.schedule()
+	w.schedule(missed)
 }
 
 // drop ends a packet: its reason is counted and its frame is free.

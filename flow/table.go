@@ -226,11 +226,11 @@ func (t *Table) Lookup(k *Key) Ref {
 	return t.find(t.other(primary, tag), tag, k)
 }
 
-// LookupBurst finds the records of up to Burst tuples; refs[i] is 0 where there is none. Before each stage that
+// LookupBurst finds the records of up to Burst tuples; refs[i] is 0 where there is none, and missed is how often. Before each stage that
 // branches on loaded data goes a loop that only loads, with nothing else in it: it lets the misses of the whole burst
 // overlap, where a mispredicted branch on a missing line would end the overlap. (At 1M connections: 3.7 ns for the hash,
 // 16 for the bucket, 20 for the record, 3 for the comparison.)
-func (t *Table) LookupBurst(keys []Key, refs []Ref) {
+func (t *Table) LookupBurst(keys []Key, refs []Ref) (missed int) {
 	n := len(keys)
 	refs = refs[:n]
 	s := &t.scratch
@@ -255,18 +255,24 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) {
 		if r != 0 { // another tuple with this tag stands before ours
 			refs[i] = t.find(s.bucket[j], s.tag[j], &keys[i])
 		}
-		if refs[i] == 0 && t.buckets[s.bucket[j]].overflow() != 0 {
+		if refs[i] != 0 {
+			continue
+		}
+		if t.buckets[s.bucket[j]].overflow() != 0 {
 			s.again[again&(Burst-1)] = uint8(i)
 			again++
+			continue
 		}
+		missed++
 	}
 	if again > 0 {
-		t.lookupSecondary(keys, refs, again)
+		missed += t.lookupSecondary(keys, refs, again)
 	}
+	return missed
 }
 
 // lookupSecondary repeats the stages in the secondary buckets for the first n tuples of scratch.again.
-func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) {
+func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
 	s := &t.scratch
 	for i, k := range s.again[:n] { // i <= k: what is read has not been written over
 		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(s.bucket[k&(Burst-1)], s.tag[k&(Burst-1)]), s.tag[k&(Burst-1)]
@@ -282,7 +288,11 @@ func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) {
 			r = t.find(s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)], &keys[k])
 		}
 		refs[k] = r
+		if r == 0 {
+			missed++
+		}
 	}
+	return missed
 }
 
 func (t *Table) loadBuckets(n int) {
