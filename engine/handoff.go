@@ -25,10 +25,10 @@ const (
 	portMask     = 1<<16 - 1
 )
 
-// steer hands the packets of the burst that other workers own to them and keeps the rest.
-func (w *worker) steer() {
-	kept := 0
-	for i := range w.n {
+// steer puts the packets of the burst from from on that other workers own into their batches and keeps the rest.
+func (w *worker) steer(from int) {
+	kept := from
+	for i := from; i < w.n; i++ {
 		o := int(w.slots[w.cfg.owner(&w.keys[i])])
 		if o != w.slot {
 			p := &w.peers[o]
@@ -44,7 +44,6 @@ func (w *worker) steer() {
 		kept++
 	}
 	w.n = kept
-	w.flushPeers()
 }
 
 // flushPeers gives the packets that are ready for other workers to them.
@@ -92,6 +91,7 @@ func (w *worker) receiveHandoffs() bool {
 			busy = true
 			p.owed += n
 			w.takeHandoff(n)
+			w.table.Hash(w.keys[:w.n], 0)
 			w.process()
 		}
 		w.giveBack(p)

@@ -7,6 +7,7 @@
 //	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
 //	3 parse     frames to tuples; what cannot be read is dropped             worker.go
 //	4 steer     packets that another worker owns go to its handoff ring      handoff.go
+//	            3 and 4 by portions, each ending with a look ahead: the table asks memory for its tuples
 //	5 look up   tuples to records, the whole burst at once                   flow
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
 //	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
@@ -98,7 +99,7 @@ func (w *worker) step(now uint64) bool {
 		w.stats.RxPackets += uint64(n)
 		w.take(uint16(q.Port), n)
 		if w.cfg.owners.workers > 1 {
-			w.steer()
+			w.flushPeers()
 		}
 		w.process()
 	}
@@ -119,13 +120,25 @@ func (w *worker) step(now uint64) bool {
 	return busy
 }
 
-// take parses the n frames in w.in, which arrived on port, into the burst.
+// portion is how many packets are parsed before their buckets are asked for. These come while the next portion is parsed; more
+// at once than a processor has under way would make it wait.
+const portion = 8
+
+// take parses the n frames in w.in, which arrived on port, into the burst, without those that another worker owns, and
+// begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening = 0, 0
 	bytes := uint64(0)
-	for i := range n {
-		bytes += uint64(w.in[i&(burstSize-1)].Len)
-		w.parse(w.in[i&(burstSize-1)], port)
+	for from := 0; from < n; from += portion {
+		first := w.n
+		for i := from; i < min(from+portion, n); i++ {
+			bytes += uint64(w.in[i&(burstSize-1)].Len)
+			w.parse(w.in[i&(burstSize-1)], port)
+		}
+		if w.cfg.owners.workers > 1 {
+			w.steer(first)
+		}
+		w.table.Hash(w.keys[:w.n], first)
 	}
 	w.stats.RxBytes += bytes
 }
@@ -176,8 +189,7 @@ func (w *worker) process() {
 	if w.n == 0 {
 		return
 	}
-	missed := w.table.LookupBurst(w.keys[:w.n], w.refs[:])
-	w.table.Load(w.refs[:w.n])
+	missed := w.table.Find(w.keys[:w.n], w.refs[:])
 	if w.leaving != nil {
 		w.passOn()
 	}

@@ -241,7 +241,7 @@ func parseCommon(b []byte, p *Packet, k *flow.Key) Verdict {
 	isTCP := p.Proto == flow.TCP
 	length, header, flags := int(binary.BigEndian.Uint16(h[4:])), int(h[12]>>4)*4, uint32(h[13])
 	size, least := header, tcpLen // of what the packet must contain
-	if !isTCP { // one assignment each: they become conditional moves
+	if !isTCP {                   // one assignment each: they become conditional moves
 		size = length
 	}
 	if !isTCP {
