@@ -8,7 +8,7 @@ import (
 )
 
 // rewrite changes the packets [from, to) of the burst that have a connection, and puts them on their egress port.
-// Both lines of each record are in the cache: the look-up has just touched them.
+// Both lines of each record are in the cache, or on their way: the look-up has just asked for them.
 func (w *worker) rewrite(from, to int) {
 	now := uint32(w.now)
 	for i := from; i < to; i++ {
