@@ -14,7 +14,7 @@ demo: build ## real traffic through AF_XDP as root; a capture through the same e
 	@bin/sluice demo
 
 test: ## all tests; those that need root skip without it and say so
-	$(GO) test -timeout 20m $(PKGS)
+	$(GO) test -timeout 25m $(PKGS)
 
 race: ## the tests under the race detector, with short transfers (needs a C compiler)
 	$(GO) test -race -short -timeout 20m $(PKGS)

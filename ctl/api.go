@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sluice/engine"
@@ -137,6 +138,7 @@ func (s *Server) handler() http.Handler {
 		sum := total(n)
 		return Drops(&sum)
 	}))
+	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
@@ -185,7 +187,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
+			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
 		},
 	}
 	for i := range snaps {
@@ -343,7 +345,7 @@ func canonical(s string) string {
 // metrics is the Prometheus endpoint.
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collectorOf{s})
+	reg.MustRegister(&collectorOf{s}, collectors.NewGoCollector())
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 

@@ -27,6 +27,7 @@ type File struct {
 	Ports          []Port // at least one
 	Neighbours     []Neighbour
 	Routes         []Route
+	SNATPools      []SNATPool
 	Pools          []Pool
 	VirtualServers []VirtualServer
 
@@ -84,12 +85,14 @@ type Engine struct {
 	HoldTime    time.Duration
 	AfterHold   AfterHold
 	ClientEnd   ClientEnd
+	Steering    Steering
 	HostPort    bool
 	HugePages   HugePages
 	OutOfWindow OutOfWindow
 	// HalfOpenPerSource bounds the half-open connections of a source prefix; 0: no bound.
 	HalfOpenPerSource            int
 	SourcePrefix4, SourcePrefix6 int
+	ICMPRate                     int  // ICMP errors per second; 0: none
 	KeepConnections              bool // the table outlives a killed process
 }
 
@@ -199,6 +202,8 @@ type VirtualServer struct {
 	RateLimit       int // new connections a second; 0: none
 	Refused         Refused
 	TableFull       TableFull
+	SNAT            string // name of a SNATPool, or Automap; empty: none
+	Hairpin         HairpinMode
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -208,6 +213,7 @@ type (
 	Polling         string
 	AfterHold       string
 	ClientEnd       string
+	Steering        string
 	HugePages       string
 	LogLevel        string
 	LogFormat       string
@@ -220,6 +226,7 @@ type (
 	OutOfWindow     string
 	Refused         string
 	TableFull       string
+	HairpinMode     string
 )
 
 // The words themselves.
@@ -241,6 +248,9 @@ const (
 
 	ClientEndAddressPort ClientEnd = "address+port"
 	ClientEndAddress     ClientEnd = "address"
+
+	SteeringAuto Steering = "auto"
+	SteeringOff  Steering = "off"
 
 	HugePagesAuto HugePages = "auto"
 	HugePagesOff  HugePages = "off"
@@ -271,7 +281,12 @@ const (
 
 	AnyProtocol Protocol = "any"
 
-	ModeNAT Mode = "nat"
+	ModeNAT     Mode = "nat"
+	ModeFullNAT Mode = "fullnat"
+
+	HairpinSNAT    HairpinMode = "snat"
+	HairpinRefuse  HairpinMode = "refuse"
+	HairpinForward HairpinMode = "forward"
 
 	AddressManaged  AddressHandling = "managed"
 	AddressExternal AddressHandling = "external"

@@ -220,6 +220,8 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
 		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		// What comes in one go from the rings of both sides.
+		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}
 	for i := range tables {
 		opt.Tables = append(opt.Tables, tables[i].flows)

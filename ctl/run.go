@@ -30,7 +30,9 @@ type Server struct {
 	state  *kernelState
 	saved  *savedTables
 	drain  draining
-	spec   engine.Spec            // that the engine's configuration was compiled from
+	spec   engine.Spec // that the engine's configuration was compiled from
+	nics   *nics
+	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -38,9 +40,12 @@ type Server struct {
 	host   *engine.HostSpec
 	api    *api
 	began  time.Time
-	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains. Only the goroutine of watch
-	// changes it, so it reads without the lock.
-	mu sync.RWMutex
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
+	// watch changes it, so it reads without the lock.
+	mu        sync.RWMutex
+	steered   *steered
+	steerings []steering // what was achieved, by port
+	tableSize int        // of the smallest indirection table, if bins are dealt out to suit it
 	// requests are run by the goroutine of watch, one at a time.
 	requests   chan func(context.Context)
 	scaling    chan scaled // the outcome of the scaling that runs, if one does
@@ -55,6 +60,7 @@ type Server struct {
 	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
 	complaints map[string]string   // what was said, by subject
 	managed    time.Time           // of the last manageAgain
+	alive      atomic.Int64        // when all workers had made a step, nanoseconds after began
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -83,6 +89,10 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
@@ -94,6 +104,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if err = s.readSteering(); err != nil {
+		return nil, err
+	}
 	if err = s.loadTables(); err != nil {
 		return nil, err
 	}
@@ -107,6 +120,8 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.open(rules); err != nil {
 		return nil, err
 	}
+	s.steer(cfg)
+	setProcs(s.plan.workers)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
@@ -267,6 +282,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	s.generation++
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
+	spec.RSSTableSize = s.tableSize
 	cfg, err := engine.NewConfig(spec, s.dict)
 	if err != nil {
 		return nil, nil, err
@@ -277,7 +293,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.macs, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -325,23 +341,40 @@ func describeRules(rules []rings.Rules) (out []string) {
 	return out
 }
 
-// placeAddresses puts the managed virtual addresses on their ports and takes off those of an earlier engine.
+// want adds addresses to those that shall be on a port.
+func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
+	for p := range s.file.Ports {
+		if s.file.Ports[p].Name == port {
+			for _, a := range addrs {
+				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
+			}
+		}
+	}
+}
+
+// placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
-		v := &s.file.VirtualServers[i]
-		if v.AddressHandling != AddressManaged {
-			continue
+		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
+			s.want(want, v.Port, v.Address.Addr())
 		}
-		for p := range s.file.Ports {
-			if s.file.Ports[p].Name == v.Port {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
-			}
+	}
+	for i := range s.file.SNATPools {
+		if p := &s.file.SNATPools[i]; p.AddressHandling == AddressManaged {
+			s.want(want, p.Port, p.Addresses...)
 		}
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
 			if p.Address == v.Addr {
+				want[p] = true
+			}
+		}
+	}
+	for _, p := range s.state.Addresses {
+		for _, a := range s.drain.snat {
+			if p.Address == a {
 				want[p] = true
 			}
 		}
@@ -378,7 +411,15 @@ func (s *Server) stopEngine() error {
 // Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
+	sampling, stop := context.WithCancel(ctx)
+	sampled := make(chan struct{})
+	go func() {
+		defer close(sampled)
+		s.observe(sampling)
+	}()
 	err := s.watch(ctx)
+	stop()
+	<-sampled
 	if s.successor != 0 {
 		return s.leave()
 	}
@@ -417,6 +458,12 @@ func (s *Server) report() {
 // beatInterval is how often the programs are told that the workers live.
 const beatInterval = 100 * time.Millisecond
 
+// SinceAlive is how long ago every worker was last seen to have made a step. Workers that sleep are woken for it, so it stays
+// below some beatIntervals; it grows once Run ends.
+func (s *Server) SinceAlive() time.Duration {
+	return time.Since(s.began) - time.Duration(s.alive.Load())
+}
+
 // beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
 func (s *Server) beat(last []uint64) []uint64 {
 	now := s.engine.Beats()
@@ -425,6 +472,7 @@ func (s *Server) beat(last []uint64) []uint64 {
 			return now
 		}
 	}
+	s.alive.Store(int64(time.Since(s.began)))
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return now

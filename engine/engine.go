@@ -25,6 +25,9 @@ type Options struct {
 	Secret   flow.Secret
 	Cores    []int // by worker; nil or -1: not pinned
 	Polling  Polling
+	// Handoff is the number of descriptors between two workers, a power of two: what a worker may miss while it is not on its
+	// core. 0 is defaultHandoff.
+	Handoff int
 	// Clock gives milliseconds; nil is the monotonic clock. Micros gives microseconds on the same clock; nil is Clock's
 	// milliseconds, or the monotonic clock with it.
 	Clock, Micros func() uint64
@@ -37,6 +40,7 @@ type Options struct {
 // concurrent use, except Step and Close.
 type Engine struct {
 	opt     Options
+	clock   clock
 	dict    *Dictionary
 	cfg     atomic.Pointer[Config]
 	running atomic.Bool
@@ -55,14 +59,15 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if n == 0 || n > Bins || n != len(opt.Tables) || n != cfg.owners.workers {
 		return nil, fmt.Errorf("an engine needs 1 to %d workers, a table for each, and a configuration for as many", Bins)
 	}
-	switch clock := opt.Clock; {
-	case clock == nil:
-		opt.Micros = monotonicMicros()
-		opt.Clock = func() uint64 { return opt.Micros() / 1000 }
-	case opt.Micros == nil:
-		opt.Micros = func() uint64 { return clock() * 1000 }
+	if opt.Handoff == 0 {
+		opt.Handoff = defaultHandoff
 	}
-	e := &Engine{opt: opt, dict: dict}
+	e := &Engine{dict: dict, clock: newClock(opt.Clock)}
+	if opt.Clock == nil || opt.Micros == nil {
+		opt.Micros = e.clock.micros
+	}
+	opt.Clock = func() uint64 { return e.clock.millis(e.clock.nanos()) }
+	e.opt = opt
 	e.cfg.Store(cfg)
 	for id := range n {
 		e.slots = append(e.slots, uint8(id))
@@ -74,7 +79,7 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 		}
 		e.workers = append(e.workers, w)
 	}
-	connect(nil, e.workers)
+	e.connect(nil, e.workers)
 	vias := viasOf(e.workers, len(cfg.Ports))
 	for _, w := range e.workers {
 		w.route(vias)
@@ -89,26 +94,14 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	return e, nil
 }
 
-// MonotonicClock is milliseconds since boot.
-func MonotonicClock() func() uint64 {
-	micros := monotonicMicros()
-	return func() uint64 { return micros() / 1000 }
-}
-
-// monotonicMicros is microseconds since boot, through the vDSO.
-func monotonicMicros() func() uint64 {
-	start := time.Now()
-	var base uint64
-	if ns, err := monotonicNow(); err == nil {
-		base = ns
-	}
-	return func() uint64 { return (base + uint64(time.Since(start))) / 1e3 }
-}
-
 // newWorker makes a worker with its number, its slot, and what opt has for it.
 func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint8) (*worker, error) {
 	w := &worker{id: id, slot: slot, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames())}
 	var err error
+	frames := e.opt.Region.Frames() / max(1, len(opt.Workers))
+	if w.fragments, err = newFragments(frames, e.opt.Secret); err != nil {
+		return nil, err
+	}
 	table := flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}
 	if opt.Successor {
 		w.table, err = flow.Attach(opt.Tables[id], table)
@@ -143,8 +136,7 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	return w, nil
 }
 
-// handoffSize is the number of descriptors between two workers: what a worker may miss while it is not on its core.
-const handoffSize = 1024
+const defaultHandoff = 1024
 
 // Start runs the workers. It makes sure that Go has threads for them and for everything else.
 func (e *Engine) Start() error { return e.start(nil) }
@@ -175,7 +167,7 @@ func (e *Engine) start(p *Pause) error {
 // launch runs a worker; an error says that it does not.
 func (e *Engine) launch(w *worker) error {
 	ready := make(chan error, 1)
-	go w.run(e.opt.Clock, ready)
+	go w.run(&e.clock, ready)
 	return <-ready
 }
 
@@ -338,6 +330,7 @@ func (e *Engine) Close() error {
 	e.drain()
 	pools := make([]*rings.Pool, 0, len(e.workers))
 	for _, w := range e.workers {
+		w.abandonFragments()
 		for i := range w.rx {
 			errs = append(errs, w.rx[i].Queue.Close(w.pool))
 		}
@@ -365,7 +358,7 @@ func (e *Engine) handoffs() (n int) {
 func (e *Engine) Audit() error {
 	sum := e.handoffs()
 	for _, w := range e.workers {
-		sum += w.pool.Len()
+		sum += w.pool.Len() + w.fragments.table.Held()
 		for i := range w.rx {
 			sum += w.rx[i].Queue.Held().Sum()
 		}

@@ -26,6 +26,7 @@ var portColumns = []column[ctl.PortView]{
 	{"INVALID", true, func(v *ctl.PortView) any { return v.Invalid }},
 	{"MTU", true, func(v *ctl.PortView) any { return v.MTU }},
 	{"MAC", true, func(v *ctl.PortView) any { return v.MAC }},
+	{"STEERING", true, func(v *ctl.PortView) any { return v.Steering }},
 	{"NOTE", true, func(v *ctl.PortView) any { return v.Note }},
 }
 
