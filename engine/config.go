@@ -327,7 +327,7 @@ func (p *pool) each(f func(g *group, m *member)) {
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
 func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
-	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers, spec.RSSTableSize),
+	c := &Config{Generation: spec.Generation, Ports: slices.Clone(spec.Ports), Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers, spec.RSSTableSize),
 		dropOutside: spec.DropOutside, sources: spec.Sources}
 	if c.sources.HalfOpen > 0 {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)

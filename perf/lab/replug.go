@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -69,7 +70,24 @@ func (t *TwoArm) Plug(ifname string, o WireOptions) error {
 			return netlink.LinkSetMaster(port, bridge)
 		})
 	})
+	for _, h := range t.Servers { // as an announcement would have it: they find out by themselves, but only after some seconds
+		b.do(func() error { return h.forget("eth0", t.Inside4, t.Inside6) })
+	}
 	return b.err
+}
+
+// forget makes a host ask for the MACs of neighbours again.
+func (h *Host) forget(ifname string, addrs ...netip.Addr) error {
+	return h.withLink(ifname, func(link netlink.Link) error {
+		var errs []error
+		for _, a := range addrs {
+			n := &netlink.Neigh{LinkIndex: link.Attrs().Index, IP: a.AsSlice()}
+			if err := netlink.NeighDel(n); !errors.Is(err, unix.ENOENT) {
+				errs = append(errs, err)
+			}
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // JoinClient gives the client's interface its addresses and routes again: the kernel takes some with a link that goes down.
