@@ -31,6 +31,7 @@ type runtimeState struct {
 	sourceBits4, sourceBits6 int
 	core                     int
 	stopped                  bool
+	ending                   ending
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
 }
