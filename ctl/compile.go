@@ -42,7 +42,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
-			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
+			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
@@ -72,12 +72,20 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 
 func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
 
-func (p Protocol) number() uint8 {
-	switch p {
+// number is the protocol in packets of the virtual server's family; 0 is any.
+func (v *VirtualServer) number() uint8 {
+	switch v.Protocol {
 	case UDP:
 		return flow.UDP
 	case SCTP:
 		return flow.SCTP
+	case AnyProtocol:
+		return 0
+	case ICMP:
+		if v.Address.Addr().Is6() {
+			return flow.ICMPv6
+		}
+		return flow.ICMP
 	}
 	return flow.TCP
 }
@@ -98,6 +106,7 @@ func (t *Timeouts) compile() engine.Timeouts {
 	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
 	c.Closed = ms(t.TCPClosed)
 	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
+	c.ICMP, c.Other = ms(t.ICMP), ms(t.Other)
 	c.SCTPInit, c.SCTPEstablished, c.SCTPShutdown = ms(t.SCTPInit), ms(t.SCTPEstablished), ms(t.SCTPShutdown)
 	c.SCTPClosed = ms(t.SCTPClosed)
 	return c

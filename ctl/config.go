@@ -104,7 +104,7 @@ type BusyPoll struct {
 // the global value.
 type Timeouts struct {
 	TCPHandshake, TCPEstablished, TCPClosing, TCPClosed time.Duration
-	UDP, UDPUnanswered                                  time.Duration
+	UDP, UDPUnanswered, ICMP, Other                     time.Duration
 	SCTPInit, SCTPEstablished, SCTPShutdown, SCTPClosed time.Duration
 }
 
@@ -183,7 +183,7 @@ func (m *Member) Target(virtualPort uint16) netip.AddrPort {
 // VirtualServer is an address, port and protocol that clients connect to.
 type VirtualServer struct {
 	Name            string
-	Address         netip.AddrPort
+	Address         netip.AddrPort // port 0: any
 	Protocol        Protocol
 	Pool            string // name of a Pool
 	Mode            Mode
@@ -267,6 +267,9 @@ const (
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
 	SCTP Protocol = "sctp"
+	ICMP Protocol = "icmp"
+
+	AnyProtocol Protocol = "any"
 
 	ModeNAT Mode = "nat"
 

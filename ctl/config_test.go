@@ -29,7 +29,7 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 10 * time.Second, 10 * time.Minute, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
 	sctp := times
@@ -74,10 +74,10 @@ func TestExample(t *testing.T) {
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 99 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 101 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 96 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 98 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -90,13 +90,15 @@ func timeoutKeys(global bool) *mapping[Timeouts] {
 		}
 		return durationKey(doc, time.Millisecond, maxDuration, field)
 	}
-	return &mapping[Timeouts]{what: "timeouts", later: []string{"icmp", "other"}, keys: []configKey[Timeouts]{
+	return &mapping[Timeouts]{what: "timeouts", keys: []configKey[Timeouts]{
 		k("tcp-handshake", "30s", "10s", "TCP until the handshake is complete.", func(t *Timeouts) *time.Duration { return &t.TCPHandshake }),
 		k("tcp-established", "1h", "30m", "TCP connections without a packet.", func(t *Timeouts) *time.Duration { return &t.TCPEstablished }),
 		k("tcp-closing", "2m", "30s", "TCP from the first FIN on. The other end may still send, and what is lost may be sent again after a minute: a short time cuts such connections.", func(t *Timeouts) *time.Duration { return &t.TCPClosing }),
 		k("tcp-closed", "2s", "10s", "TCP after both FINs were acknowledged, or a valid RST: how long late segments are still translated.", func(t *Timeouts) *time.Duration { return &t.TCPClosed }),
 		k("udp", "60s", "30s", "UDP with packets in both directions.", func(t *Timeouts) *time.Duration { return &t.UDP }),
 		k("udp-unanswered", "5s", "10s", "UDP until the member has answered.", func(t *Timeouts) *time.Duration { return &t.UDPUnanswered }),
+		k("icmp", "10s", "30s", "ICMP queries without a packet in either direction.", func(t *Timeouts) *time.Duration { return &t.ICMP }),
+		k("other", "10m", "1h", "Other protocols without a packet.", func(t *Timeouts) *time.Duration { return &t.Other }),
 		k("sctp-init", "30s", "10s", "SCTP until the cookie is acknowledged.", func(t *Timeouts) *time.Duration { return &t.SCTPInit }),
 		k("sctp-established", "1h", "30m", "SCTP associations without a packet; heartbeats (RFC 9260 section 8.3) count.", func(t *Timeouts) *time.Duration { return &t.SCTPEstablished }),
 		k("sctp-shutdown", "30s", "10s", "SCTP from the first SHUTDOWN on.", func(t *Timeouts) *time.Duration { return &t.SCTPShutdown }),

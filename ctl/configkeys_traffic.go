@@ -46,6 +46,13 @@ var routeKeys = mapping[Route]{what: "a route", later: []string{"port", "metric"
 		parseAddr, func(r *Route) *netip.Addr { return &r.Via }),
 }}
 
+// virtualKey is the address of a virtual server.
+func virtualKey(doc keyDoc) configKey[VirtualServer] {
+	k := textKey(doc, parseVirtual, func(v *VirtualServer) *netip.AddrPort { return &v.Address })
+	k.show = func(v *VirtualServer, at string, emit func(Setting)) { emit(Setting{at, endText(v.Address)}) }
+	return k
+}
+
 var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "all-down", "snat"}, keys: []configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
 	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
@@ -89,10 +96,9 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 
 var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "snat", "hairpin", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
-	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port or [ip]:port", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. No multicast, broadcast, loopback or link-local address."},
-		parseEnd, func(v *VirtualServer) *netip.AddrPort { return &v.Address }),
-	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The transport protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection."},
-		[]Protocol{TCP, UDP, SCTP}, []Protocol{"any", "icmp"}, func(v *VirtualServer) *Protocol { return &v.Protocol }),
+	virtualKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip:any", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. any is every port that has no virtual server of its own; a member without a port is then reached on the port that the client asked for. No multicast, broadcast, loopback or link-local address."}),
+	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol but ICMP that has no virtual server of its own, by address alone where ports are not known. Both have no ports: the address is ip:any."},
+		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
 	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
 	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice."},

@@ -72,7 +72,7 @@ func TestProblems(t *testing.T) {
 		{"fine duration", twoPorts + "timeouts: {udp: 1500us}\n", []string{"2:17: timeouts.udp: 1500us is finer than 1ms"}},
 		{"socket length", twoPorts + "control: {socket: /" + strings.Repeat("x", 107) + "}\n", []string{"2:19: control.socket: the path has 108 bytes"}},
 		{"IPv6 in brackets", vs("[2001:db8::1]:80"), []string{"4:"}},
-		{"IPv6 as a list", vs("[2001:db8::1]"), []string{"4:48: virtual-servers[0].address: want address: ip:port or [ip]:port, found a list (an IPv6 address in brackets is written in quotes)"}},
+		{"IPv6 as a list", vs("[2001:db8::1]"), []string{"4:48: virtual-servers[0].address: want address: ip:port, [ip]:port or ip:any, found a list (an IPv6 address in brackets is written in quotes)"}},
 		{"IPv4 in IPv6", vs(`"[::ffff:10.0.0.1]:80"`), []string{"4:48: virtual-servers[0].address: ::ffff:10.0.0.1 is an IPv4 address in IPv6 form (write 10.0.0.1)"}},
 		{"zone", vs(`"[fe80::1%eth0]:80"`), []string{"4:48: virtual-servers[0].address: fe80::1%eth0 has a zone"}},
 		{"family", vs(`"[2001:db8::1]:80"`), []string{`4:36: virtual-servers[0].pool: virtual server "v" ([2001:db8::1]:80) is IPv6, and member "192.168.20.1" of pool "p" (line 2) is IPv4`}},

@@ -156,7 +156,7 @@ func (f *File) member(e engine.Entry) *Member {
 func (f *File) virtual(e engine.Entry) *VirtualServer {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.Protocol.number() == e.Proto {
+		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.number() == e.Proto {
 			return v
 		}
 	}

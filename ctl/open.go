@@ -105,20 +105,7 @@ func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
 }
 
 func (a *assembly) openPort(i int, rules rings.Rules) error {
-	f := &a.ifaces[i]
-	cfg := rings.ProgramConfig{
-		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
-		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass,
-	}
-	bind := rings.BindAuto
-	switch a.file.Engine.Mode {
-	case BindZeroCopy:
-		cfg.Mode, bind = rings.AttachNative, rings.BindZeroCopy
-	case BindCopy:
-		bind = rings.BindCopy
-	case BindGeneric:
-		cfg.Mode, bind = rings.AttachGeneric, rings.BindCopy
-	}
+	cfg, bind := a.programConfig(i, rules)
 	p, err := rings.AttachProgram(cfg)
 	if err != nil {
 		return fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
@@ -133,15 +120,39 @@ func (a *assembly) openPort(i int, rules rings.Rules) error {
 	return a.openQueues(i, bind, false)
 }
 
-func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error {
+// programConfig describes the program of a port, and how its sockets are to be bound.
+func (a *assembly) programConfig(i int, rules rings.Rules) (rings.ProgramConfig, rings.BindMode) {
+	f := &a.ifaces[i]
+	cfg := rings.ProgramConfig{
+		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
+		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass,
+	}
+	bind := rings.BindAuto
+	switch a.file.Engine.Mode {
+	case BindZeroCopy:
+		cfg.Mode, bind = rings.AttachNative, rings.BindZeroCopy
+	case BindCopy:
+		bind = rings.BindCopy
+	case BindGeneric:
+		cfg.Mode, bind = rings.AttachGeneric, rings.BindCopy
+	}
+	return cfg, bind
+}
+
+// queueConfig describes a socket.
+func (a *assembly) queueConfig(port, queue int, bind rings.BindMode, txOnly bool) rings.XSKConfig {
 	f, e := &a.ifaces[port], &a.file.Engine
+	return rings.XSKConfig{
+		Interface: f.name, Ifindex: f.index, Queue: queue, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
+		BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
+	}
+}
+
+func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error {
 	a.queues = append(a.queues, nil)
-	for q := range f.queues {
-		cfg := rings.XSKConfig{
-			Interface: f.name, Ifindex: f.index, Queue: q, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
-			BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
-		}
-		if e.Driver == DriverAsavie && !txOnly {
+	for q := range a.ifaces[port].queues {
+		cfg := a.queueConfig(port, q, bind, txOnly)
+		if a.file.Engine.Driver == DriverAsavie && !txOnly {
 			s, err := rings.OpenAsavie(a.region, cfg)
 			if err != nil {
 				return err
@@ -193,6 +204,8 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
 		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		// What comes in one go from the rings of both sides.
+		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}
 	for i := range tables {
 		opt.Tables = append(opt.Tables, tables[i].flows)
@@ -200,7 +213,7 @@ func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	for port := range a.queues {
 		for q := range a.queues[port] {
 			w := q % p.workers
-			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
+			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Number: q, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
 		}
 	}
 	return opt

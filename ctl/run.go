@@ -50,6 +50,12 @@ type Server struct {
 	links      atomic.Pointer[[]string] // state of each port
 	complaints map[string]string        // what was said, by subject
 	managed    time.Time                // of the last manageAgain
+
+	heirs *heirs
+	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
+	successor    int
+	successorErr error
+	resting      *engine.Pause // the engine, then
 }
 
 func newSecret() flow.Secret {
@@ -103,6 +109,10 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, errors.Join(err, s.stopEngine())
 	}
 	if s.api, err = s.listen(); err != nil {
+		return nil, errors.Join(err, s.stopEngine())
+	}
+	if err = s.expectHeirs(ctx); err != nil {
+		s.api.close()
 		return nil, errors.Join(err, s.stopEngine())
 	}
 	return s, nil
@@ -176,6 +186,11 @@ func (s *Server) prepare(ctx context.Context) error {
 	if err := s.resolveHops(); err != nil {
 		return err
 	}
+	return s.awaitHops(ctx)
+}
+
+// awaitHops gives the kernel some time to resolve the next hops.
+func (s *Server) awaitHops(ctx context.Context) error {
 	for deadline := time.Now().Add(resolveTime); ; {
 		t, err := s.topology()
 		if err != nil {
@@ -330,10 +345,14 @@ func (s *Server) stopEngine() error {
 	return s.engine.Stop(ctx)
 }
 
-// Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
+// Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
 	err := s.watch(ctx)
+	if s.successor != 0 {
+		return s.leave()
+	}
+	s.heirs.close(true)
 	s.api.close()
 	return errors.Join(err, s.shutdown())
 }

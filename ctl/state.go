@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -52,14 +51,13 @@ var ErrRunning = errors.New("another sluice runs in this network namespace")
 
 // lockState takes the namespace's lock and reads what was left.
 func lockState() (*kernelState, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
-		return nil, fmt.Errorf("find the network namespace: %w", err)
+	base, err := stateBase()
+	if err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(StateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the state directory%s: %w", rootHint(err), err)
 	}
-	base := filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino))
 	lock, err := os.OpenFile(base+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, os.ErrNotExist) { // the engine of another namespace ended and removed the folder meanwhile
 		return lockState()
@@ -217,7 +215,9 @@ func (s *kernelState) release() error {
 	if s.HostPort {
 		errs = append(errs, removeHostPort())
 	}
-	errs = append(errs, os.Remove(s.path), removeTables(strings.TrimSuffix(s.path, ".json")+".tables"))
+	base := strings.TrimSuffix(s.path, ".json")
+	_ = os.Remove(takeoverPath(base)) // of a killed engine
+	errs = append(errs, os.Remove(s.path), removeTables(base+".tables"))
 	s.unlock()
 	return errors.Join(errs...)
 }

@@ -27,6 +27,7 @@ func sweepDead() (done []string) {
 			if removeTables(base+".tables") == nil && os.Remove(note) == nil {
 				done = append(done, fmt.Sprintf("removed the notes of namespace %s, which is gone", strings.TrimPrefix(filepath.Base(base), "net-")))
 			}
+			_ = os.Remove(takeoverPath(base))
 			_ = os.Remove(lock.Name())
 		}
 		lock.Close()

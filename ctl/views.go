@@ -144,6 +144,10 @@ func protocolName(p uint8) string {
 		return "udp"
 	case flow.SCTP:
 		return "sctp"
+	case flow.ICMP, flow.ICMPv6:
+		return "icmp"
+	case 0:
+		return "any"
 	}
 	return fmt.Sprint(p)
 }
@@ -243,7 +247,7 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
 		out = append(out, VirtualView{
-			Name: v.Name, Address: netip.AddrPortFrom(v.Addr, v.Port).String(), Protocol: protocolName(v.Proto),
+			Name: v.Name, Address: endText(netip.AddrPortFrom(v.Addr, v.Port)), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}

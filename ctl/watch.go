@@ -55,6 +55,9 @@ func (s *Server) watch(ctx context.Context) error {
 			}
 		case f := <-requests:
 			f(ctx)
+			if s.successor != 0 {
+				return nil
+			}
 		case <-changed:
 			if quiet == nil {
 				quiet = time.After(settle)

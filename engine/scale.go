@@ -66,7 +66,7 @@ func (w *worker) removeQueue(q rings.Queue, vias []int) {
 
 // connect gives the workers of fresh a handoff ring each way to one another and to those of old, whose part is done when
 // the returned functions have been applied by them.
-func connect(old, fresh []*worker) []func(*worker) {
+func (e *Engine) connect(old, fresh []*worker) []func(*worker) {
 	slots := 0
 	for _, w := range append(slices.Clone(old), fresh...) {
 		slots = max(slots, w.slot+1)
@@ -74,14 +74,14 @@ func connect(old, fresh []*worker) []func(*worker) {
 	for i, w := range fresh {
 		w.peers = make([]peer, slots)
 		for _, o := range fresh[:i] {
-			join(w, o)
+			e.join(w, o)
 		}
 	}
 	var greetings []func(*worker)
 	for _, o := range old {
 		table := make([]peer, slots)
 		for _, w := range fresh {
-			in, out := rings.NewHandoff(handoffSize), rings.NewHandoff(handoffSize)
+			in, out := rings.NewHandoff(e.opt.Handoff), rings.NewHandoff(e.opt.Handoff)
 			w.peers[o.slot] = peer{in: in, out: out, wake: o.runtime.waker}
 			table[w.slot] = peer{in: out, out: in, wake: w.runtime.waker}
 		}
@@ -97,8 +97,8 @@ func connect(old, fresh []*worker) []func(*worker) {
 	return greetings
 }
 
-func join(a, b *worker) {
-	there, back := rings.NewHandoff(handoffSize), rings.NewHandoff(handoffSize)
+func (e *Engine) join(a, b *worker) {
+	there, back := rings.NewHandoff(e.opt.Handoff), rings.NewHandoff(e.opt.Handoff)
 	a.peers[b.slot] = peer{in: back, out: there, wake: b.runtime.waker}
 	b.peers[a.slot] = peer{in: there, out: back, wake: a.runtime.waker}
 }
@@ -225,7 +225,7 @@ func (e *Engine) hire(ctx context.Context, opt *Options, old []*worker) (fresh [
 		fresh = append(fresh, w)
 	}
 	vias := viasOf(old, len(cfg.Ports))
-	greetings := connect(old, fresh)
+	greetings := e.connect(old, fresh)
 	for i, w := range old {
 		if err := e.wait(ctx, w, greetings[i]); err != nil {
 			return fresh, err

@@ -28,8 +28,9 @@ const burstSize = flow.Burst
 
 // PortQueue is a queue of a port that a worker serves.
 type PortQueue struct {
-	Port  int
-	Queue rings.Queue
+	Port   int
+	Number int // on its port; only a takeover tells queues apart by it
+	Queue  rings.Queue
 	// TxOnly queues are not received from.
 	TxOnly bool
 }

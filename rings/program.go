@@ -50,6 +50,8 @@ type ProgramConfig struct {
 	// MultiBuffer accepts frames of several buffers, which a driver may demand for a jumbo MTU (Linux 5.18).
 	// The sockets must then have XDP_USE_SG.
 	MultiBuffer bool
+
+	counters *ebpf.Map // of a predecessor, to go on with
 }
 
 // DefaultHoldTime and MinHoldTime bound ProgramConfig.HoldTime. The program's clock ticks every few milliseconds,
@@ -186,7 +188,11 @@ func loadProgram(cfg ProgramConfig) (_ *Program, err error) {
 	if p.inner.KeySize != ruleKeySize || p.inner.ValueSize != ruleValueSize {
 		return nil, errors.New("the committed object does not fit this program: run go generate")
 	}
-	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
+	var opts ebpf.CollectionOptions
+	if cfg.counters != nil {
+		opts.MapReplacements = map[string]*ebpf.Map{classifyMapCounters: cfg.counters}
+	}
+	if err := spec.LoadAndAssign(&p.objs, &opts); err != nil {
 		return nil, err
 	}
 	defer func() {

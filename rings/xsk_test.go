@@ -149,18 +149,22 @@ func (r *rig) neighbour(h *lab.Host, n int, mac net.HardwareAddr) {
 func (r *rig) attach(p *rigPort, mode AttachMode, queues int) {
 	r.t.Helper()
 	pins := testPins(r.t, true)
-	server4, server6 := netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd09::2")
-	rules := Rules{
-		Virtuals: []VirtualRule{{Addr: server4, Proto: unix.IPPROTO_UDP, Port: 7000}, {Addr: server6, Proto: unix.IPPROTO_UDP, Port: 7000}},
-		Members:  []MemberRule{{Addr: server4, Proto: unix.IPPROTO_UDP, Port: 7000}, {Addr: server6, Proto: unix.IPPROTO_UDP, Port: 7000}},
-	}
 	must(r.t, r.mid.Do(func() (err error) {
-		p.program, err = attachProgram(ProgramConfig{Interface: p.name, Mode: mode, Queues: queues, Rules: rules}, pins)
+		p.program, err = attachProgram(ProgramConfig{Interface: p.name, Mode: mode, Queues: queues, Rules: r.rules()}, pins)
 		return err
 	}))
 	r.t.Cleanup(func() { p.program.Close(true) })
 	if p.program.Mode() != mode {
 		r.t.Fatalf("attached in %s mode, not %s", p.program.Mode(), mode)
+	}
+}
+
+// rules take the traffic to and from the host with number 2.
+func (r *rig) rules() Rules {
+	server4, server6 := netip.MustParseAddr("10.9.0.2"), netip.MustParseAddr("fd09::2")
+	return Rules{
+		Virtuals: []VirtualRule{{Addr: server4, Proto: unix.IPPROTO_UDP, Port: 7000}, {Addr: server6, Proto: unix.IPPROTO_UDP, Port: 7000}},
+		Members:  []MemberRule{{Addr: server4, Proto: unix.IPPROTO_UDP, Port: 7000}, {Addr: server6, Proto: unix.IPPROTO_UDP, Port: 7000}},
 	}
 }
 

@@ -22,8 +22,12 @@ func configFlag() *cli.StringFlag {
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "serve until interrupted",
-		UsageText: "sluice run -c FILE",
-		Flags:     []cli.Flag{configFlag()},
+		UsageText: "sluice run -c FILE [--takeover]",
+		Description: "With --takeover it goes on in the place of the sluice that runs in this network namespace: connections, packets on their way and " +
+			"counters go along, and not a packet is lost. Ports, queues, workers and memory must stay as they are; the rest of the file may differ. " +
+			"If it cannot take over, the running one carries on. It needs Linux 6.4.",
+		Flags: []cli.Flag{configFlag(),
+			&cli.BoolFlag{Name: "takeover", Usage: "go on in the place of the running sluice"}},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("run takes no arguments, not %q", c.Args().First())
@@ -33,7 +37,11 @@ func runCommand() *cli.Command {
 				return err
 			}
 			log := newLogger(f, os.Stderr)
-			s, err := ctl.Start(c.Context, f, log)
+			start := ctl.Start
+			if c.Bool("takeover") {
+				start = ctl.Takeover
+			}
+			s, err := start(c.Context, f, log)
 			if err != nil {
 				return err
 			}

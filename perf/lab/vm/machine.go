@@ -1,0 +1,143 @@
+package vm
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	cpus   = 4
+	memory = "1536M"
+)
+
+// NICs of the guest, by the last byte of their MAC address.
+var macs = map[string]string{
+	"outside": "52:54:00:00:00:01", "inside": "52:54:00:00:00:02",
+	"peer-a": "52:54:00:00:00:0a", "peer-b": "52:54:00:00:00:0b",
+}
+
+// machine is one run of QEMU.
+type machine struct {
+	qemu, kernel, initrd string
+	driver               string
+	console              string // path of the file for the kernel's messages
+}
+
+func (m *machine) args() []string {
+	args := []string{
+		// nodefaults also means: no network but what follows, and that ends in QEMU's hubs.
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-sandbox", "on",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", fmt.Sprint(cpus), "-m", memory,
+		"-kernel", m.kernel, "-initrd", m.initrd,
+		"-append", "console=ttyS0 panic=-1 loglevel=5 mitigations=off nokaslr tsc=nowatchdog rcupdate.rcu_expedited=1",
+		"-chardev", "file,id=console,path=" + m.console, "-serial", "chardev:console",
+		"-chardev", "stdio,id=records,signal=off", "-serial", "chardev:records",
+	}
+	device := map[string]string{
+		// Without iommu_platform virtio keeps its rings out of the DMA API, and zero-copy is refused with EINVAL.
+		"virtio_net": "virtio-net-pci,iommu_platform=on,disable-legacy=on,mq=on,romfile=",
+		"igb":        "igb,romfile=",
+	}[m.driver]
+	for i, nic := range []struct {
+		name, device string
+		hub          int
+	}{
+		{"outside", device, 1}, {"inside", device, 2},
+		{"peer-a", "virtio-net-pci,romfile=", 1}, {"peer-b", "virtio-net-pci,romfile=", 2},
+	} {
+		args = append(args,
+			"-netdev", fmt.Sprintf("hubport,id=%s,hubid=%d", nic.name, nic.hub),
+			"-device", fmt.Sprintf("pcie-root-port,id=slot%d,chassis=%d", i, i),
+			"-device", fmt.Sprintf("%s,netdev=%s,mac=%s,bus=slot%d", nic.device, nic.name, macs[nic.name], i))
+	}
+	return args
+}
+
+// usualCPU is the processor time that a machine takes, to tell a slow host from a hang.
+const usualCPU = 80 * time.Second
+
+// lastWords is how much of the console an error shows.
+const lastWords = 4000
+
+// run powers the machine on and reads records until it is off. It fails unless the last one says that the guest came to
+// its end.
+func (m *machine) run(ctx context.Context, log func(string, ...any)) ([]Record, error) {
+	cmd := exec.CommandContext(ctx, m.qemu, m.args()...)
+	cmd.WaitDelay = 5 * time.Second
+	// The machine dies with us; the signal fires when the thread that started it ends, so this one is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	records, err := readRecords(out, log)
+	err = errors.Join(err, cmd.Wait())
+	if ctx.Err() != nil {
+		wall, cpu := time.Since(began), cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()
+		err = fmt.Errorf("the machine did not end in time (%w): it had %s of a processor in %s; a whole run needs about %s",
+			ctx.Err(), cpu.Round(time.Second), wall.Round(time.Second), usualCPU)
+	}
+	if err == nil && (len(records) == 0 || !records[len(records)-1].End) {
+		err = errors.New("the machine went off before the guest had come to its end")
+	}
+	if err != nil {
+		text, _ := os.ReadFile(m.console)
+		if len(text) > lastWords {
+			text = text[len(text)-lastWords:]
+		}
+		return records, fmt.Errorf("%w\n%s\nlast on the console:\n%s", err, stderr.String(), strings.ReplaceAll(string(text), "\r", ""))
+	}
+	return records, nil
+}
+
+// readRecords reads a record a line and logs its short form as it comes; of sessions that went well, only their number.
+func readRecords(r io.Reader, log func(string, ...any)) (all []Record, err error) {
+	lines := bufio.NewReader(r)
+	good, slowest := 0, int64(0)
+	for {
+		line, readErr := lines.ReadBytes('\n')
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			var rec Record
+			if e := json.Unmarshal(line, &rec); e != nil {
+				err = errors.Join(err, fmt.Errorf("the guest wrote %.200q: %w", line, e))
+			} else {
+				all = append(all, rec)
+				if rec.Move != nil && rec.Move.Error == "" {
+					good++
+					slowest = max(slowest, rec.Move.MS)
+					continue
+				}
+				if good > 0 {
+					log("        %d sessions went well, the slowest in %d ms", good, slowest)
+					good, slowest = 0, 0
+				}
+				log("%s", rec)
+			}
+		}
+		if readErr != nil {
+			if readErr == io.EOF {
+				readErr = nil
+			}
+			return all, errors.Join(err, readErr)
+		}
+	}
+}
