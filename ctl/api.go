@@ -138,6 +138,8 @@ func (s *Server) handler() http.Handler {
 		return Drops(&sum)
 	}))
 	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
+	mux.HandleFunc("POST /v1/members/order", s.postOrder)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
@@ -181,11 +183,11 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 	sum := total(snaps)
 	v := StatusView{
 		Version: Version, PID: os.Getpid(), UptimeMS: time.Since(s.began).Milliseconds(), File: s.file.Name,
-		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(),
+		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(), Changes: s.health.changesView(),
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
+			Ended: sum.Ended, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
 		},
 	}
 	for i := range snaps {

@@ -15,6 +15,7 @@ var (
 	serviceLabels = []string{"virtual"}
 	memberLabels  = []string{"pool", "member"}
 	sideLabel     = "side"
+	monitorLabels = []string{"pool", "member", "monitor"}
 
 	descBuild       = desc("build_info", "Version of the running program.", "version")
 	descConnections = desc("connections", "Connections in the table.", "worker")
@@ -28,6 +29,14 @@ var (
 	descEvicted = desc("evicted_connections_total", "Half-open or closing connections that gave way to new ones.")
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
 	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
+
+	descEnded = desc("ended_connections_total", "Connections that ended because their member stopped serving.")
+
+	descMemberUp      = desc("member_up", "1 if the monitors find the member up.", memberLabels...)
+	descMemberChanges = desc("member_changes_total", "Changes of the monitors' verdict.", memberLabels...)
+	descProbes        = desc("monitor_probes_total", "Probes that told something about the member.", monitorLabels...)
+	descProbeFailures = desc("monitor_failures_total", "Probes that failed.", monitorLabels...)
+	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
 
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
@@ -85,6 +94,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descDropped, d.Count, d.Reason)
 	}
 	count(descEvicted, sum.Evicted)
+	count(descEnded, sum.Ended)
 	count(descResets, sum.Resets)
 	count(descOutside, sum.Outside)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
@@ -106,6 +116,19 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 			usable = 1
 		}
 		gauge(descMemberUsable, usable, m.Pool, m.Name)
+		if m.Verdict != "" {
+			up := 0.0
+			if m.Verdict == "up" {
+				up = 1
+			}
+			gauge(descMemberUp, up, m.Pool, m.Name)
+			count(descMemberChanges, m.Changes, m.Pool, m.Name)
+		}
+	}
+	for _, m := range c.s.health.monitorViews() {
+		count(descProbes, m.Probes, m.Pool, m.Member, m.Monitor)
+		count(descProbeFailures, m.Failures, m.Pool, m.Member, m.Monitor)
+		count(descProbesUnsent, m.Inconclusive, m.Pool, m.Member, m.Monitor)
 	}
 	for _, p := range c.s.portViews(snaps) {
 		count(descPortReceived, p.Received, p.Name)

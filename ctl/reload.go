@@ -126,6 +126,9 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := f.prepareMonitors(); err != nil {
+		return nil, err
+	}
 	file, oldWays, drain := s.file, s.ways, s.drain
 	s.mu.Lock()
 	s.file, s.ways = f, ways
@@ -137,7 +140,11 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 		s.file, s.ways, s.drain = file, oldWays, drain
 		s.mu.Unlock()
 		_, again := s.put(context.WithoutCancel(ctx))
+		s.health.revert()
 		return nil, errors.Join(err, again)
+	}
+	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
+		s.log.Error("the monitors could not be changed", "error", err)
 	}
 	s.scale(plan, finished)
 	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil

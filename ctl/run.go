@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ import (
 type Server struct {
 	assembly
 	state  *kernelState
+	health *health
 	saved  *savedTables
 	drain  draining
 	spec   engine.Spec            // that the engine's configuration was compiled from
@@ -71,11 +73,14 @@ func newSecret() flow.Secret {
 // Start brings everything up. On an error nothing stays behind.
 func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
 	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
-		drain: newDraining(), requests: make(chan func(context.Context))}
+		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
 	if s.ifaces, err = f.interfaces(); err != nil {
 		return nil, err
 	}
 	if s.plan, err = f.plan(s.ifaces); err != nil {
+		return nil, err
+	}
+	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
 	if s.ways, err = f.ways(s.ifaces); err != nil {
@@ -89,6 +94,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if s.health.orders, err = loadOrders(strings.TrimSuffix(s.state.path, ".json")); err != nil {
+		return nil, err
+	}
 	if err = s.loadTables(); err != nil {
 		return nil, err
 	}
@@ -108,12 +116,15 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.placeAddresses(); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
+	if err = s.health.begin(f, s.engine); err != nil {
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
+	}
 	if s.api, err = s.listen(); err != nil {
-		return nil, errors.Join(err, s.stopEngine())
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	if err = s.expectHeirs(ctx); err != nil {
 		s.api.close()
-		return nil, errors.Join(err, s.stopEngine())
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	return s, nil
 }
@@ -246,7 +257,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	s.generation++
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
-	cfg, err := engine.NewConfig(spec, s.dict)
+	cfg, err := s.health.compile(s.file, &spec, s.dict)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -348,7 +359,10 @@ func (s *Server) stopEngine() error {
 // Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
-	err := s.watch(ctx)
+	traffic, done := context.WithCancel(ctx)
+	defer done()
+	go s.watchTraffic(traffic)
+	err := errors.Join(s.watch(ctx), s.health.end())
 	if s.successor != 0 {
 		return s.leave()
 	}

@@ -12,6 +12,7 @@ func (f *File) complete() {
 			p.Name = p.Interface
 		}
 	}
+	f.completeMonitors()
 	for i := range f.Pools {
 		for j := range f.Pools[i].Members {
 			if m := &f.Pools[i].Members[j]; m.Name == "" && m.Address.IsValid() {
@@ -69,6 +70,7 @@ func validate(c *collector, f *File) {
 	v.checkNeighbours()
 	v.checkRoutes()
 	v.checkPools()
+	v.checkMonitors()
 	v.checkVirtualServers()
 }
 

@@ -34,7 +34,7 @@ func newApp() *cli.App {
 		Suggest:     true,
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
-			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
+			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
 			perfCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.
