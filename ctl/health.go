@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -21,17 +22,23 @@ import (
 //	API ─▶ order, kept in a file ───┘
 //
 // Verdicts do not go through the goroutine of watch: that may be at something that takes longer. The lock makes one sequence of
-// verdicts, orders, and the configurations that are compiled with them.
+// verdicts, orders, and the configurations that are compiled with them. Workers are told without it: what they hear last is
+// the latest, and a configuration that is put in force meanwhile has it too.
 type health struct {
 	log     *slog.Logger
 	checker *monitor.Checker
+
+	kick    chan struct{} // there are changes; capacity 1
+	telling sync.Mutex    // one at a time tells the workers, in the order of the changes
+	lines   lineBudget    // of who tells
 
 	mu       sync.Mutex // guards all below
 	engine   *engine.Engine
 	members  map[memberKey]*memberHealth
 	orders   *orderFile
+	changes  []engine.MemberChange // that the workers have not been told
+	events   []monitor.Event       // that led to them
 	took     latencies
-	lines    lineBudget
 	inherits map[memberKey]verdictNote // of a predecessor
 	observed map[memberKey]engine.ServiceStats
 }
@@ -66,7 +73,7 @@ type verdictNote struct {
 }
 
 func newHealth(log *slog.Logger) *health {
-	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}}
+	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}, kick: make(chan struct{}, 1)}
 }
 
 // state is the kind that follows from order and verdict.
@@ -137,21 +144,14 @@ func (h *health) begin(f *File, e *engine.Engine) error {
 	}
 	h.mu.Lock()
 	h.engine, h.checker = e, c
-	var ends []engine.MemberChange
 	for _, m := range h.members {
 		if m.order != nil && m.order.Action == OrderForceOff { // connections that were adopted
-			ends = append(ends, engine.MemberChange{ID: m.id, State: engine.MemberState{Kind: m.kind}, End: engine.EndReset})
+			h.change(m, engine.EndReset)
 		}
 	}
 	h.mu.Unlock()
-	if len(ends) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-		defer cancel()
-		if _, err := e.SetMembers(ctx, ends); err != nil {
-			return err
-		}
-	}
-	return h.follow(f)
+	go h.deliver()
+	return errors.Join(h.flush(), h.follow(f))
 }
 
 // prepare looks at what monitors need beside the file, such as certificates.
@@ -203,14 +203,15 @@ func (h *health) follow(f *File) error {
 func (h *health) revert() {
 	list := h.checker.Members()
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, s := range list {
 		if m := h.members[keyOfChecked(s.Member)]; m != nil && m.verdict != s.Verdict {
 			m.verdict, m.cause, m.since = s.Verdict, s.Cause, s.Since
-			if err := h.tell(m, engine.EndNone); err != nil {
-				h.log.Error("a member's state could not be told to the workers", "member", s.Member, "error", err)
-			}
+			h.change(m, engine.EndNone)
 		}
+	}
+	h.mu.Unlock()
+	if err := h.flush(); err != nil {
+		h.log.Error("the members' states could not be told to the workers", "error", err)
 	}
 }
 
@@ -219,35 +220,78 @@ func (h *health) end() error {
 	if h == nil || h.checker == nil {
 		return nil
 	}
-	return h.checker.Close()
+	err := h.checker.Close()
+	if err == nil { // no callback comes any more
+		close(h.kick)
+	}
+	return err
 }
 
 // changed is called by the Checker for each change of a member's verdict.
 func (h *health) changed(e monitor.Event) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	k := keyOfChecked(e.Member)
-	m := h.members[k]
-	if m == nil {
+	if m := h.members[k]; m != nil {
+		m.verdict, m.cause, m.since = e.To, e.Cause, e.At
+		m.changes++
+		end := engine.EndNone
+		if e.To == monitor.Down {
+			end = m.onDown
+		}
+		h.change(m, end)
+		h.events = append(h.events, e)
+	}
+	h.mu.Unlock()
+	select {
+	case h.kick <- struct{}{}:
+	default: // it has not yet seen the last one
+	}
+}
+
+// deliver tells the workers what has changed, as much at once as there is: a storm of changes costs no more messages than
+// workers take.
+func (h *health) deliver() {
+	for range h.kick {
+		_ = h.flush() // which logs it
+	}
+}
+
+// flush tells the workers what has changed and waits until all go by it.
+func (h *health) flush() error {
+	h.telling.Lock()
+	defer h.telling.Unlock()
+	h.mu.Lock()
+	changes, events, e := h.changes, h.events, h.engine
+	h.changes, h.events = nil, nil
+	h.mu.Unlock()
+	var err error
+	if len(changes) > 0 && e != nil { // without an engine the first configuration will have it
+		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		defer cancel()
+		_, err = e.SetMembers(ctx, changes)
+	}
+	now := time.Now()
+	h.mu.Lock()
+	for i := range events {
+		h.took.add(now.Sub(events[i].At))
+	}
+	h.mu.Unlock()
+	for i := range events {
+		h.logEvent(&events[i], now, err)
+	}
+	return err
+}
+
+// logEvent writes a change of verdict into the log, if there are not too many.
+func (h *health) logEvent(e *monitor.Event, now time.Time, err error) {
+	if !h.lines.take(now) {
 		return
 	}
-	m.verdict, m.cause, m.since = e.To, e.Cause, e.At
-	m.changes++
-	end := engine.EndNone
-	if e.To == monitor.Down {
-		end = m.onDown
-	}
-	err := h.tell(m, end)
-	took := time.Since(e.At)
-	h.took.add(took)
-	if !h.lines.take(time.Now()) {
-		return
-	}
-	level := slog.LevelInfo
+	level, k := slog.LevelInfo, keyOfChecked(e.Member)
 	if e.To == monitor.Down {
 		level = slog.LevelWarn
 	}
-	args := []any{"pool", k.pool, "member", k.member, "was", e.From.String(), "cause", e.Cause, "acknowledged_in", took}
+	args := []any{"pool", k.pool, "member", k.member, "was", e.From.String(), "cause", e.Cause, "acknowledged_in", now.Sub(e.At)}
 	if n := h.lines.skipped(); n > 0 {
 		args = append(args, "not_logged", n)
 	}
@@ -273,23 +317,20 @@ func keyOfChecked(name string) memberKey {
 	return memberKey{member: name}
 }
 
-// tell has the workers go by the state of a member, if it is another than before or connections are to end. The caller has the lock.
-func (h *health) tell(m *memberHealth, end engine.EndPolicy) error {
+// change notes for flush that the workers are to go by the state of a member, if it is another than before or connections are
+// to end. The caller has the lock.
+func (h *health) change(m *memberHealth, end engine.EndPolicy) {
 	kind := m.state()
 	if kind == m.kind && end == engine.EndNone {
-		return nil
+		return
 	}
 	if kind == engine.MemberUp && m.kind != kind && h.engine != nil {
 		m.upSince = h.engine.Now()
 	}
 	m.kind = kind
-	if m.id == 0 || h.engine == nil {
-		return nil // the configuration will have it
+	if m.id != 0 { // else the configuration will have it
+		h.changes = append(h.changes, engine.MemberChange{ID: m.id, State: engine.MemberState{Kind: kind, Since: m.upSince}, End: end})
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-	defer cancel()
-	_, err := h.engine.SetMembers(ctx, []engine.MemberChange{{ID: m.id, State: engine.MemberState{Kind: kind, Since: m.upSince}, End: end}})
-	return err
 }
 
 // observeInterval is how often the Checker gets the handshakes that the workers have counted.

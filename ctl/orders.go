@@ -206,6 +206,14 @@ func countAddr(p *Pool, a netip.Addr) (n int) {
 
 // order puts an order in force.
 func (h *health) order(k memberKey, order memberOrder) error {
+	if err := h.note(k, order); err != nil {
+		return err
+	}
+	return h.flush()
+}
+
+// note writes an order down and changes the member's state.
+func (h *health) note(k memberKey, order memberOrder) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	m := h.members[k]
@@ -224,13 +232,20 @@ func (h *health) order(k memberKey, order memberOrder) error {
 	if order.Action == OrderForceOff {
 		end = engine.EndReset
 	}
-	return h.tell(m, end)
+	h.change(m, end)
+	return nil
 }
 
 // orderDeadlines ends the drains whose time is over.
 func (h *health) orderDeadlines(now time.Time) {
+	over := false
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	defer func() {
+		h.mu.Unlock()
+		if over {
+			_ = h.flush()
+		}
+	}()
 	if h.orders == nil {
 		return
 	}
@@ -242,7 +257,8 @@ func (h *health) orderDeadlines(now time.Time) {
 		o.Over = true
 		err := h.orders.save()
 		if o.Then == ThenReset {
-			err = errors.Join(err, h.tell(m, engine.EndReset))
+			h.change(m, engine.EndReset)
+			over = true
 		}
 		h.log.Info("a drain's deadline is over", "pool", k.pool, "member", k.member, "connections", o.Then, "error", err)
 	}
@@ -255,14 +271,13 @@ func (h *health) reread(base string) error {
 		return err
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.orders = o
-	var errs []error
 	for k, m := range h.members {
 		m.order = o.of(k)
-		errs = append(errs, h.tell(m, engine.EndNone))
+		h.change(m, engine.EndNone)
 	}
-	return errors.Join(errs...)
+	h.mu.Unlock()
+	return h.flush()
 }
 
 // WaitDrained asks the API at socket until a member has no connection, calling progress with how many there are each time; it

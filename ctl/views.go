@@ -61,7 +61,7 @@ type MemberView struct {
 	Verdict string `json:"verdict,omitempty"` // of the monitors: checking | up | down
 	Cause   string `json:"cause,omitempty"`   // of the state
 	Since   string `json:"since,omitempty"`   // RFC 3339
-	Changes uint64 `json:"changes"`           // of the verdict
+	Changes uint64 `json:"changes,omitempty"` // of the verdict
 	Port    string `json:"port"`
 	MAC     string `json:"mac,omitempty"`
 	CounterView
