@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sluice/engine"
@@ -345,7 +346,7 @@ func canonical(s string) string {
 // metrics is the Prometheus endpoint.
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collectorOf{s})
+	reg.MustRegister(&collectorOf{s}, collectors.NewGoCollector())
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 

@@ -36,7 +36,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	for i := range ifaces {
 		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
 	}
-	out = append(out, fmt.Sprintf("%d workers, cores %v", p.workers, p.cores))
+	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
 		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(tables)),

@@ -14,6 +14,7 @@ import (
 // or, for replay and explain, from the file alone (offline.go).
 type topology struct {
 	macs [][6]byte                 // by port of the file
+	down []bool                    // by port of the file; nil: none is
 	hops map[netip.Addr]engine.Hop // by address of a member
 	host *engine.HostSpec
 
@@ -29,7 +30,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.ClientEnd = engine.ClientAddr
 	}
 	for i := range f.Ports {
-		s.Ports = append(s.Ports, engine.PortSpec{Name: f.Ports[i].Name, MAC: t.macs[i]})
+		s.Ports = append(s.Ports, engine.PortSpec{Name: f.Ports[i].Name, MAC: t.macs[i], Down: i < len(t.down) && t.down[i]})
 	}
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})

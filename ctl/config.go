@@ -92,6 +92,7 @@ type Engine struct {
 	HoldTime    time.Duration
 	AfterHold   AfterHold
 	ClientEnd   ClientEnd
+	Steering    Steering
 	HostPort    bool
 	HugePages   HugePages
 	OutOfWindow OutOfWindow
@@ -223,6 +224,7 @@ type (
 	Polling         string
 	AfterHold       string
 	ClientEnd       string
+	Steering        string
 	HugePages       string
 	LogLevel        string
 	LogFormat       string
@@ -256,6 +258,9 @@ const (
 
 	ClientEndAddressPort ClientEnd = "address+port"
 	ClientEndAddress     ClientEnd = "address"
+
+	SteeringAuto Steering = "auto"
+	SteeringOff  Steering = "off"
 
 	HugePagesAuto HugePages = "auto"
 	HugePagesOff  HugePages = "off"

@@ -52,7 +52,7 @@ func TestExample(t *testing.T) {
 		Engine: Engine{
 			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
 			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
-			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort,
+			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort, Steering: SteeringAuto,
 			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64,
 			KeepConnections: true,
 		},
@@ -92,10 +92,10 @@ func TestExample(t *testing.T) {
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 156 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 157 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 153 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 154 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -61,6 +61,8 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		[]AfterHold{AfterHoldPass, AfterHoldDrop}, nil, func(e *Engine) *AfterHold { return &e.AfterHold }),
 	wordKey(keyDoc{name: "client-end", def: "address+port", example: "address", text: "What identifies a client when connections are spread over workers. With address all connections of a client meet on one worker."},
 		[]ClientEnd{ClientEndAddressPort, ClientEndAddress}, []ClientEnd{"prefix"}, func(e *Engine) *ClientEnd { return &e.ClientEnd }),
+	wordKey(keyDoc{name: "steering", def: "auto", example: "off", text: "auto has the interfaces deliver a connection's packets on queues of the worker that owns it, as far as their drivers let themselves be told (ethtool: hash fields, key and indirection table); what it finds is put back at the end. What cannot be steered is handed over between workers."},
+		[]Steering{SteeringAuto, SteeringOff}, nil, func(e *Engine) *Steering { return &e.Steering }),
 	flagKey(keyDoc{name: "host-port", def: "true", example: "false", text: "Hand frames from members that belong to no connection to the kernel, so that the host's own connections with members work. With false they are dropped."},
 		func(e *Engine) *bool { return &e.HostPort }),
 	wordKey(keyDoc{name: "huge-pages", def: "auto", example: "off", text: "auto takes huge pages for frames and connections where the system has them, ordinary ones otherwise."},

@@ -349,14 +349,14 @@ func (s *Server) watchTraffic(ctx context.Context) {
 			f := s.file
 			s.mu.RUnlock()
 			if slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.Passive.Enabled() }) {
-				s.observe(ctx, f, now)
+				s.observeHandshakes(ctx, f, now)
 			}
 		}
 	}
 }
 
-// observe gives the Checker the handshakes since the last time.
-func (s *Server) observe(ctx context.Context, f *File, now time.Time) {
+// observeHandshakes gives the Checker the handshakes since the last time.
+func (s *Server) observeHandshakes(ctx context.Context, f *File, now time.Time) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	snaps, err := s.engine.Snapshots(ctx)

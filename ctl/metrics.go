@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"sluice/engine"
 )
 
 // collectorOf exports a server's counters. It asks the workers once per scrape.
@@ -25,6 +27,12 @@ var (
 	descHost        = desc("host_packets_total", "Packets without a connection, handed to the kernel.", "worker")
 	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
 	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
+
+	descBusy         = desc("worker_busy_seconds_total", "Time in steps that found work.", "worker")
+	descPause        = desc("worker_pause_seconds", "Gaps of more than 100 microseconds between two steps of a worker that was not asleep.", "worker")
+	descLargestPause = desc("worker_largest_pause_seconds", "The largest such gap of the last minute.", "worker")
+	descHandedIn     = desc("handed_in_packets_total", "Packets taken from workers that do not own them.", "worker")
+	descSteering     = desc("port_expected_handed_over_ratio", "Share of a port's packets that steering leaves to be handed over, as computed from what its driver reports.", "port")
 
 	descEvicted = desc("evicted_connections_total", "Half-open or closing connections that gave way to new ones.")
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
@@ -88,6 +96,12 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descSent, w.Sent, id)
 		count(descHost, w.ToHost, id)
 		count(descHanded, w.HandedOut, id)
+		count(descHandedIn, w.HandedIn, id)
+		ch <- prometheus.MustNewConstMetric(descBusy, prometheus.CounterValue, w.BusySeconds, id)
+		gauge(descLargestPause, float64(w.LargestPauseUS)/1e6, id)
+	}
+	for i := range snaps {
+		ch <- pauseHistogram(&snaps[i].Pauses, strconv.Itoa(snaps[i].Worker))
 	}
 	sum := total(snaps)
 	for _, d := range Drops(&sum) {
@@ -135,5 +149,17 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descPortSent, p.Sent, p.Name)
 		count(descPortRingFull, p.RingFull, p.Name)
 		count(descPortHeld, p.Held, p.Name)
+		gauge(descSteering, p.HandedOver, p.Name)
 	}
+}
+
+// pauseHistogram has the classes of pauses as cumulative buckets.
+func pauseHistogram(p *engine.Pauses, labels ...string) prometheus.Metric {
+	buckets, n := map[float64]uint64{}, uint64(0)
+	for i, bound := range engine.PauseBounds() {
+		n += p.Classes[i]
+		buckets[bound.Seconds()] = n
+	}
+	n += p.Classes[len(p.Classes)-1]
+	return prometheus.MustNewConstHistogram(descPause, n, float64(p.Sum)/1e9, buckets, labels...)
 }

@@ -105,19 +105,28 @@ func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
 }
 
 func (a *assembly) openPort(i int, rules rings.Rules) error {
+	p, bind, err := a.attach(i, rules)
+	if err != nil {
+		return err
+	}
+	a.programs = append(a.programs, p)
+	return a.openQueues(i, bind, false)
+}
+
+// attach attaches the program of a port and says how its sockets are to be bound.
+func (a *assembly) attach(i int, rules rings.Rules) (*rings.Program, rings.BindMode, error) {
 	cfg, bind := a.programConfig(i, rules)
 	p, err := rings.AttachProgram(cfg)
 	if err != nil {
-		return fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
+		return nil, 0, fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
 	}
-	a.programs = append(a.programs, p)
 	if p.Mode() == rings.AttachGeneric && bind == rings.BindAuto {
 		bind = rings.BindCopy
 	}
 	for _, note := range p.Notes() {
 		a.log.Info("XDP program", "port", a.file.Ports[i].Name, "note", note)
 	}
-	return a.openQueues(i, bind, false)
+	return p, bind, nil
 }
 
 // programConfig describes the program of a port, and how its sockets are to be bound.
@@ -151,22 +160,29 @@ func (a *assembly) queueConfig(port, queue int, bind rings.BindMode, txOnly bool
 func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error {
 	a.queues = append(a.queues, nil)
 	for q := range a.ifaces[port].queues {
-		cfg := a.queueConfig(port, q, bind, txOnly)
-		if a.file.Engine.Driver == DriverAsavie && !txOnly {
-			s, err := rings.OpenAsavie(a.region, cfg)
-			if err != nil {
-				return err
-			}
-			a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy())})
-			continue
-		}
-		s, err := rings.OpenXSK(a.region, cfg)
+		o, err := a.openQueue(a.queueConfig(port, q, bind, txOnly))
 		if err != nil {
 			return err
 		}
-		a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy()), note: s.Note()})
+		a.queues[port] = append(a.queues[port], o)
 	}
 	return nil
+}
+
+// openQueue opens one socket.
+func (a *assembly) openQueue(cfg rings.XSKConfig) (openQueue, error) {
+	if a.file.Engine.Driver == DriverAsavie && !cfg.TxOnly {
+		s, err := rings.OpenAsavie(a.region, cfg)
+		if err != nil {
+			return openQueue{}, err
+		}
+		return openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy())}, nil
+	}
+	s, err := rings.OpenXSK(a.region, cfg)
+	if err != nil {
+		return openQueue{}, err
+	}
+	return openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy()), note: s.Note()}, nil
 }
 
 func modeName(zeroCopy bool) string {

@@ -34,7 +34,7 @@ type ScaledView struct {
 
 // live are the keys below fixed sections that a reload may change.
 var live = map[string]bool{
-	"engine.out-of-window": true, "engine.half-open-per-source": true,
+	"engine.out-of-window": true, "engine.steering": true, "engine.half-open-per-source": true,
 	// These put other workers in the place of those that run (scale.go).
 	"engine.workers": true, "engine.cores": true, "engine.polling": true, "engine.connections": true,
 }
@@ -146,6 +146,7 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
 		s.log.Error("the monitors could not be changed", "error", err)
 	}
+	s.steer(s.engine.Config())
 	s.scale(plan, finished)
 	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
 }

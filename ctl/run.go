@@ -32,7 +32,9 @@ type Server struct {
 	health *health
 	saved  *savedTables
 	drain  draining
-	spec   engine.Spec            // that the engine's configuration was compiled from
+	spec   engine.Spec // that the engine's configuration was compiled from
+	nics   *nics
+	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -40,9 +42,12 @@ type Server struct {
 	host   *engine.HostSpec
 	api    *api
 	began  time.Time
-	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains. Only the goroutine of watch
-	// changes it, so it reads without the lock.
-	mu sync.RWMutex
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
+	// watch changes it, so it reads without the lock.
+	mu        sync.RWMutex
+	steered   *steered
+	steerings []steering // what was achieved, by port
+	tableSize int        // of the smallest indirection table, if bins are dealt out to suit it
 	// requests are run by the goroutine of watch, one at a time.
 	requests   chan func(context.Context)
 	scaling    chan scaled // the outcome of the scaling that runs, if one does
@@ -50,8 +55,13 @@ type Server struct {
 	lastRules  []string
 	lastHops   string
 	links      atomic.Pointer[[]string] // state of each port
-	complaints map[string]string        // what was said, by subject
-	managed    time.Time                // of the last manageAgain
+	past       []portPast               // by port of the file
+	planned    int                      // receive queues that the memory was made for
+	lookAgain  bool                     // something could not be done yet
+	hops       map[netip.Addr]engine.Hop
+	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
+	complaints map[string]string   // what was said, by subject
+	managed    time.Time           // of the last manageAgain
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -83,6 +93,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
@@ -95,6 +106,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		}
 	}()
 	if s.health.orders, err = loadOrders(strings.TrimSuffix(s.state.path, ".json")); err != nil {
+		return nil, err
+	}
+	if err = s.readSteering(); err != nil {
 		return nil, err
 	}
 	if err = s.loadTables(); err != nil {
@@ -110,6 +124,8 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.open(rules); err != nil {
 		return nil, err
 	}
+	s.steer(cfg)
+	setProcs(s.plan.workers)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
@@ -227,6 +243,9 @@ func (s *Server) resolveHops() error {
 	want := map[placedNeighbour]bool{}
 	for _, ways := range []map[netip.Addr]way{s.ways, s.drain.ways} {
 		for _, w := range ways {
+			if !s.isOpen(w.port) {
+				continue // its interface is gone, and the kernel has forgotten them
+			}
 			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
 		}
 	}
@@ -234,7 +253,20 @@ func (s *Server) resolveHops() error {
 }
 
 func (s *Server) topology() (*topology, error) {
-	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.file.Ports {
+		t.down = append(t.down, s.linkState(i) != "up")
+	}
+	for a, h := range t.hops {
+		if t.down[h.Port] { // a neighbour of the file has a MAC all the same
+			h.OK = false
+			t.hops[a] = h
+		}
+	}
+	return t, nil
 }
 
 // compile makes the engine's configuration, for so many workers, and the programs' rules from the file and the kernel as it
@@ -257,6 +289,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	s.generation++
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
+	spec.RSSTableSize = s.tableSize
 	cfg, err := s.health.compile(s.file, &spec, s.dict)
 	if err != nil {
 		return nil, nil, err
@@ -267,7 +300,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.lastHops = fmt.Sprint(t.hops)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.macs, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -277,7 +310,11 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 // is a change that is reported back to us, so there is one a second at most: an old kernel, which has no managed
 // neighbours, would keep us busy.
 func (s *Server) manageAgain(t *topology) {
+	if len(t.unmanaged) == 0 {
+		return
+	}
 	if time.Since(s.managed) < time.Second {
+		s.lookAgain = s.lookAgain || len(t.unresolved()) > 0
 		return
 	}
 	s.managed = time.Now()
@@ -332,15 +369,20 @@ func (s *Server) placeAddresses() error {
 			}
 		}
 	}
+	placed := map[placedAddress]bool{}
 	for p := range want {
+		if !s.isOpenInterface(p.Index) {
+			continue // later, on the interface that takes its place
+		}
 		if _, err := s.state.placeAddress(p); err != nil {
 			return err
 		}
+		placed[p] = true
 		if !s.placed[p] {
 			s.announceSoon(p)
 		}
 	}
-	s.placed = want
+	s.placed = placed
 	return s.state.keepAddresses(want)
 }
 
@@ -359,10 +401,13 @@ func (s *Server) stopEngine() error {
 // Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
-	traffic, done := context.WithCancel(ctx)
-	defer done()
-	go s.watchTraffic(traffic)
+	sampling, stop := context.WithCancel(ctx)
+	var sampled sync.WaitGroup
+	sampled.Go(func() { s.observe(sampling) })
+	sampled.Go(func() { s.watchTraffic(sampling) })
 	err := errors.Join(s.watch(ctx), s.health.end())
+	stop()
+	sampled.Wait()
 	if s.successor != 0 {
 		return s.leave()
 	}

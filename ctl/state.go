@@ -25,9 +25,11 @@ type kernelState struct {
 	Addresses  []placedAddress
 	Neighbours []placedNeighbour
 	HostPort   bool
+	Steering   []placedSteering
 	path       string
 	inherited  bool // an earlier engine was killed, and what it left is described here
 	lock       *os.File
+	nics       *nics // nil: the kernel's
 }
 
 // placedAddress names its interface by index and MAC, because the inode of a namespace that is gone, and so the name
@@ -208,7 +210,8 @@ func (s *kernelState) keepNeighbours(want map[placedNeighbour]bool) error {
 
 // release takes everything back out of the kernel and gives the lock up.
 func (s *kernelState) release() error {
-	errs := []error{s.keepAddresses(nil)}
+	_, err := s.restoreSteering("")
+	errs := []error{err, s.keepAddresses(nil)}
 	for _, n := range s.Neighbours {
 		errs = append(errs, unmanage(n.Index, n.Address))
 	}

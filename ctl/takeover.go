@@ -66,6 +66,10 @@ func takeOver(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err er
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
+	if s.nics, err = kernelNICs(); err != nil {
+		return nil, err
+	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	t := &taking{Server: s, fds: map[string]int{}}
 	if err := t.dial(); err != nil {
 		return nil, err
@@ -200,8 +204,8 @@ func (t *taking) prepare(ctx context.Context) error {
 	if err := t.awaitHops(ctx); err != nil {
 		return err
 	}
-	t.generation = t.offer.Generation
-	cfg, rules, err := t.compile(t.plan.workers) // without tables: ids are noted when the predecessor rests
+	t.generation, t.tableSize = t.offer.Generation, t.offer.TableSize // connections are where its bins are
+	cfg, rules, err := t.compile(t.plan.workers)                      // without tables: ids are noted when the predecessor rests
 	if err != nil {
 		return err
 	}
@@ -514,6 +518,8 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any
 	if err = errors.Join(err, s.health.reread(strings.TrimSuffix(s.state.path, ".json")), s.expectHeirs(ctx), s.resolveHops(), s.placeAddresses()); err != nil {
 		s.log.Warn("taken over, but not all of it", "error", err)
 	}
+	setProcs(s.plan.workers)
+	s.steer(s.engine.Config())
 	s.api = s.serve(t.control, t.metrics)
 }
 

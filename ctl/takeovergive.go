@@ -107,6 +107,11 @@ func (s *Server) handOver(ctx context.Context, conn *takeoverConn) error {
 	if s.file.Engine.Driver != DriverXSK {
 		return fmt.Errorf("the sockets of driver %s cannot be handed over; %s", s.file.Engine.Driver, restartHint(os.Getpid()))
 	}
+	for i := range s.file.Ports {
+		if !s.isOpen(i) {
+			return fmt.Errorf("the interface of port %s is gone; wait until it is back", s.file.Ports[i].Name)
+		}
+	}
 	decision, err := rings.NewDecision()
 	if err != nil {
 		return err
@@ -200,7 +205,7 @@ func (s *Server) offer(ctx context.Context) (*takeoverOffer, error) {
 	o := &takeoverOffer{
 		Fixed: s.fixedSettings(s.plan.workers), Generation: s.generation, Secret: s.secret, Dictionary: s.dict.Entries(0),
 		Nodes: map[uint32]string{}, Virtuals: map[uint32]engine.VirtualSpec{}, State: *s.state, Frames: s.plan.frames, Pages: string(s.region.Pages()),
-		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), Verdicts: s.health.verdicts(),
+		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), TableSize: s.tableSize, Verdicts: s.health.verdicts(),
 	}
 	for id := range inUse.Nodes {
 		o.Nodes[id] = s.nodeName(id)

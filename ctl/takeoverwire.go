@@ -94,6 +94,7 @@ type takeoverOffer struct {
 	State      kernelState
 	Host       *hostOffer
 	Frames     int
+	TableSize  int    // of the smallest indirection table, by which bins are dealt out
 	Pages      string // of the frames
 	Tables     []tableOffer
 	Store      *storeOffer

@@ -176,6 +176,7 @@ func Drops(s *engine.Stats) []DropView {
 type WorkerView struct {
 	Worker      int      `json:"worker"`
 	Core        int      `json:"core"` // -1: not pinned
+	Mode        string   `json:"mode"` // busy | adaptive | interrupt
 	Queues      []string `json:"queues"`
 	Connections int      `json:"connections"`
 	Capacity    int      `json:"capacity"`
@@ -189,6 +190,19 @@ type WorkerView struct {
 	HandedIn    uint64   `json:"handed_in"`
 	Dropped     uint64   `json:"dropped"`
 	Sleeps      uint64   `json:"sleeps"`
+
+	PacketsPerSecond float64 `json:"packets_per_second"` // received, over the last second
+	BusyShare        float64 `json:"busy_share"`         // of the last second, in steps that found work: 0 to 1
+	BusySeconds      float64 `json:"busy_seconds"`       // in all
+	HandedShare      float64 `json:"handed_over_share"`  // of what was received: given to the worker that owns it
+	// The largest gap between two steps while the worker was not asleep, in the last minute, and when it ended.
+	LargestPauseUS int64  `json:"largest_pause_us"`
+	LargestPauseAt string `json:"largest_pause_at,omitempty"`
+}
+
+// pollingNames are the words of the configuration.
+var pollingNames = map[engine.Polling]string{
+	engine.PollAdaptive: string(PollingAdaptive), engine.PollBusy: string(PollingBusy), engine.PollInterrupt: string(PollingInterrupt),
 }
 
 // PortView is a port.
@@ -203,13 +217,17 @@ type PortView struct {
 	XDP       string `json:"xdp"`   // native | generic
 	Mode      string `json:"mode"`  // zero-copy | copy
 	Note      string `json:"note,omitempty"`
-	Received  uint64 `json:"received"`
-	Sent      uint64 `json:"sent"`
-	RingFull  uint64 `json:"ring_full"`
-	FillEmpty uint64 `json:"fill_empty"`
-	Invalid   uint64 `json:"invalid"`
-	Passed    uint64 `json:"passed"` // by the XDP program, to the kernel
-	Held      uint64 `json:"held"`   // by the XDP program, while no engine served the port
+	Steering  string `json:"steering,omitempty"` // full, or what is missing and why
+	// HandedOver is the share of its packets that steering is expected to leave to be handed over, from 0 to 1.
+	HandedOver float64 `json:"expected_handed_over"`
+	Received   uint64  `json:"received"`
+	Sent       uint64  `json:"sent"`
+	RingFull   uint64  `json:"ring_full"`
+	FillEmpty  uint64  `json:"fill_empty"`
+	Invalid    uint64  `json:"invalid"`
+	Lost       uint64  `json:"lost"`   // on the rings of an interface that went away
+	Passed     uint64  `json:"passed"` // by the XDP program, to the kernel
+	Held       uint64  `json:"held"`   // by the XDP program, while no engine served the port
 }
 
 // StatusView is the engine as a whole.
@@ -331,6 +349,12 @@ func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
 			Worker: n.Worker, Core: n.Core, Queues: []string{}, Connections: n.Connections, Capacity: n.Capacity,
 			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
 			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Dropped: n.Dropped(), Sleeps: n.Sleeps,
+			Mode: pollingNames[n.Polling], BusySeconds: n.Busy.Seconds(), HandedShare: float64(n.HandedOut) / float64(max(n.RxPackets, 1)),
+		}
+		var largest pause
+		v.PacketsPerSecond, v.BusyShare, largest = s.rates.worker(n.Worker)
+		if v.LargestPauseUS = largest.length.Microseconds(); largest.length > 0 {
+			v.LargestPauseAt = wallTime(largest.end).Format("2006-01-02T15:04:05.000Z07:00")
 		}
 		for _, q := range n.Queues {
 			if q.Port < len(s.file.Ports) {
@@ -354,13 +378,23 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 		v := &out[i]
 		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
-			if links := s.links.Load(); links != nil {
-				v.State = (*links)[i]
-			}
+			v.State, v.Queues = s.linkState(i), len(s.queues[i])
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()
 			if c, err := s.programs[i].Counters(); err == nil {
 				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held
 			}
+			if i < len(s.past) {
+				q, c := &s.past[i].queues, &s.past[i].program
+				v.Received, v.Sent, v.RingFull, v.FillEmpty = q.RxPackets, q.TxPackets, q.RxRingFull, q.FillEmpty
+				v.Invalid, v.Lost = q.RxInvalid+q.TxInvalid, q.TxLost
+				v.Passed, v.Held = v.Passed+c.Passed+c.MalformedPassed, v.Held+c.Held
+			}
+			if !s.isOpen(i) {
+				v.XDP = ""
+			}
+		}
+		if i < len(s.steerings) {
+			v.Steering, v.HandedOver = s.steerings[i].Text, s.steerings[i].Share
 		}
 		notes := map[string]bool{}
 		for _, q := range s.queues[i] {

@@ -20,6 +20,9 @@ type Spec struct {
 	Virtuals   []VirtualSpec
 	ClientEnd  ClientEnd
 	Workers    int // how many workers share the bins
+	// RSSTableSize is the number of entries of the smallest indirection table among the NICs; 0: at least as many as bins.
+	// It must not change while connections live, but by Scale.
+	RSSTableSize int
 	// DropOutside drops TCP segments outside their connection's window and SCTP packets with a wrong verification tag, which
 	// else are forwarded without effect.
 	DropOutside bool
@@ -62,6 +65,7 @@ const (
 type PortSpec struct {
 	Name string
 	MAC  [6]byte
+	Down bool // it has no link: what is to leave on it is dropped
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -310,7 +314,7 @@ func (p *pool) each(f func(g *group, m *member)) {
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
 func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
-	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers),
+	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers, spec.RSSTableSize),
 		dropOutside: spec.DropOutside, sources: spec.Sources}
 	if c.sources.HalfOpen > 0 {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)

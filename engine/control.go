@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,6 +31,7 @@ type runtimeState struct {
 	// Prefix lengths that half-open connections of a source are counted by.
 	sourceBits4, sourceBits6 int
 	core                     int
+	activity                 activity
 	stopped                  bool
 	ending                   ending
 	unplaced                 int           // connections that other workers sent and that found no room
@@ -82,7 +84,10 @@ func grow(s []ServiceStats, n int) []ServiceStats {
 type Snapshot struct {
 	Stats
 	Worker      int
-	Core        int  // -1: not pinned
+	Core        int // -1: not pinned
+	Polling     Polling
+	Busy        time.Duration // in steps that found work, in all
+	Pauses      Pauses
 	Leaving     bool // another worker takes everything over
 	Connections int
 	Capacity    int
@@ -102,6 +107,7 @@ type QueueSnapshot struct {
 
 func (w *worker) snapshot(s *Snapshot) {
 	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
+	s.Polling, s.Busy, s.Pauses = w.runtime.polling, time.Duration(w.runtime.activity.busy), w.runtime.activity.Pauses
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
 	for i := range w.rx {
 		q := &w.rx[i]

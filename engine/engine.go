@@ -40,6 +40,7 @@ type Options struct {
 // concurrent use, except Step and Close.
 type Engine struct {
 	opt     Options
+	clock   clock
 	dict    *Dictionary
 	cfg     atomic.Pointer[Config]
 	running atomic.Bool
@@ -61,14 +62,12 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if opt.Handoff == 0 {
 		opt.Handoff = defaultHandoff
 	}
-	switch clock := opt.Clock; {
-	case clock == nil:
-		opt.Micros = monotonicMicros()
-		opt.Clock = func() uint64 { return opt.Micros() / 1000 }
-	case opt.Micros == nil:
-		opt.Micros = func() uint64 { return clock() * 1000 }
+	e := &Engine{dict: dict, clock: newClock(opt.Clock)}
+	if opt.Clock == nil || opt.Micros == nil {
+		opt.Micros = e.clock.micros
 	}
-	e := &Engine{opt: opt, dict: dict}
+	opt.Clock = func() uint64 { return e.clock.millis(e.clock.nanos()) }
+	e.opt = opt
 	e.cfg.Store(cfg)
 	for id := range n {
 		e.slots = append(e.slots, uint8(id))
@@ -93,22 +92,6 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 		e.workers[f*n/frames].pool.Put(uint64(f) * uint64(opt.Region.FrameSize()))
 	}
 	return e, nil
-}
-
-// MonotonicClock is milliseconds since boot.
-func MonotonicClock() func() uint64 {
-	micros := monotonicMicros()
-	return func() uint64 { return micros() / 1000 }
-}
-
-// monotonicMicros is microseconds since boot, through the vDSO.
-func monotonicMicros() func() uint64 {
-	start := time.Now()
-	var base uint64
-	if ns, err := monotonicNow(); err == nil {
-		base = ns
-	}
-	return func() uint64 { return (base + uint64(time.Since(start))) / 1e3 }
 }
 
 // newWorker makes a worker with its number, its slot, and what opt has for it.
@@ -180,7 +163,7 @@ func (e *Engine) start(p *Pause) error {
 // launch runs a worker; an error says that it does not.
 func (e *Engine) launch(w *worker) error {
 	ready := make(chan error, 1)
-	go w.run(e.opt.Clock, ready)
+	go w.run(&e.clock, ready)
 	return <-ready
 }
 

@@ -48,10 +48,15 @@ type owners struct {
 	worker  [Bins]uint8
 }
 
-func newOwners(end ClientEnd, workers int) owners {
+// newOwners deals bins out to workers. With a period, bins that many apart have the same worker: a NIC whose table is
+// smaller than the number of bins cannot tell them apart.
+func newOwners(end ClientEnd, workers, period int) owners {
 	o := owners{end: end, workers: max(workers, 1)}
+	if period < 1 || period > Bins {
+		period = Bins
+	}
 	for b := range o.worker {
-		o.worker[b] = uint8(b % o.workers)
+		o.worker[b] = uint8(b % period % o.workers)
 	}
 	return o
 }

@@ -28,6 +28,7 @@ const (
 	OutOfWindow
 	HandoffFull
 	TxFull
+	PortDown
 	HostOff
 	numReasons
 )
@@ -62,6 +63,7 @@ var reasons = [numReasons]ReasonInfo{
 	OutOfWindow:      {"out_of_window", "a TCP segment outside its connection's window, or an SCTP packet with a wrong verification tag, where these are dropped (out-of-window: drop)"},
 	HandoffFull:      {"handoff_full", "the ring to the owning worker was full"},
 	TxFull:           {"tx_full", "the transmit ring was full"},
+	PortDown:         {"port_down", "the port that it leaves on has no link, or its interface is gone"},
 	HostOff:          {"host_off", "for the kernel, but there is no host port"},
 }
 

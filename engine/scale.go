@@ -21,9 +21,15 @@ import (
 //	5 nothing is given to the old any more; they finish what is in their rings and end
 //	6 their free frames and counters go to the new
 
+// nobody is the via of a port that no worker has a queue of.
+const nobody = -1
+
 // viasOf says for every port which worker, by slot, sends for those that have no queue there.
 func viasOf(workers []*worker, ports int) []int {
 	vias := make([]int, ports)
+	for p := range vias {
+		vias[p] = nobody
+	}
 	for _, w := range workers {
 		for i := range w.rx {
 			vias[w.rx[i].Port] = w.slot
@@ -297,7 +303,7 @@ func closed(c <-chan struct{}) bool {
 
 // moveQueues gives every queue to its new worker.
 func (e *Engine) moveQueues(ctx context.Context, queues [][]PortQueue, old, fresh []*worker, ports int) error {
-	vias := make([]int, ports)
+	vias := viasOf(nil, ports)
 	for id, list := range queues {
 		for _, q := range list {
 			vias[q.Port] = fresh[id].slot
@@ -363,7 +369,19 @@ func (e *Engine) dismiss(ctx context.Context, old, fresh []*worker) error {
 			<-o.runtime.gone
 		}
 	}
+	// Everybody gets as many frames: a worker without one could not even leave again.
+	shares := make([][]uint64, len(fresh))
+	for i, o := range old {
+		for n := i; ; n++ {
+			addr, ok := o.pool.Get()
+			if !ok {
+				break
+			}
+			shares[n%len(fresh)] = append(shares[n%len(fresh)], addr)
+		}
+	}
 	err = e.ask(ctx, fresh, func(w *worker) {
+		w.pool.PutAll(shares[w.id])
 		for i, o := range old {
 			w.forget(o.slot)
 			if i%len(fresh) == w.id {
@@ -386,12 +404,11 @@ func (w *worker) forget(slot int) {
 	w.peers[slot] = peer{}
 }
 
-// inherit takes the frames and counters of a worker that has ended.
+// inherit takes the counters of a worker that has ended.
 func (w *worker) inherit(o *worker) {
-	for addr, ok := o.pool.Get(); ok; addr, ok = o.pool.Get() {
-		w.pool.Put(addr)
-	}
 	w.stats.Add(&o.stats)
+	w.runtime.activity.busy += o.runtime.activity.busy
+	w.runtime.activity.add(&o.runtime.activity.Pauses)
 	for i := range o.virtual {
 		w.virtual[i].Add(&o.virtual[i])
 	}

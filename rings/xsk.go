@@ -70,7 +70,8 @@ type XSK struct {
 	// budgetNote is part of note in copy mode
 	budgetNote string
 	stats      QueueStats
-	foreign    uint64 // descriptors from the kernel that it did not hold
+	refusal    unix.Errno // of the last wake-up to send
+	foreign    uint64     // descriptors from the kernel that it did not hold
 	closed     bool
 }
 

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -67,16 +69,22 @@ func memberCommand() *cli.Command {
 var workerColumns = []column[ctl.WorkerView]{
 	{"WORKER", false, func(v *ctl.WorkerView) any { return v.Worker }},
 	{"CORE", false, func(v *ctl.WorkerView) any { return v.Core }},
+	{"MODE", false, func(v *ctl.WorkerView) any { return v.Mode }},
 	{"QUEUES", false, func(v *ctl.WorkerView) any { return strings.Join(v.Queues, ",") }},
 	{"CONNS", false, func(v *ctl.WorkerView) any { return v.Connections }},
+	{"PKTS/S", false, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.0f", v.PacketsPerSecond) }},
+	{"BUSY", false, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.1f%%", 100*v.BusyShare) }},
 	{"RECEIVED", false, func(v *ctl.WorkerView) any { return v.Received }},
-	{"TO-SERVER", false, func(v *ctl.WorkerView) any { return v.ToServer }},
-	{"TO-CLIENT", false, func(v *ctl.WorkerView) any { return v.ToClient }},
-	{"TO-HOST", false, func(v *ctl.WorkerView) any { return v.ToHost }},
+	{"TO-SERVER", true, func(v *ctl.WorkerView) any { return v.ToServer }},
+	{"TO-CLIENT", true, func(v *ctl.WorkerView) any { return v.ToClient }},
+	{"TO-HOST", true, func(v *ctl.WorkerView) any { return v.ToHost }},
 	{"SENT", false, func(v *ctl.WorkerView) any { return v.Sent }},
 	{"HANDED-OUT", false, func(v *ctl.WorkerView) any { return v.HandedOut }},
-	{"HANDED-IN", true, func(v *ctl.WorkerView) any { return v.HandedIn }},
+	{"HANDED-IN", false, func(v *ctl.WorkerView) any { return v.HandedIn }},
 	{"DROPPED", false, func(v *ctl.WorkerView) any { return v.Dropped }},
+	{"MAX-PAUSE", false, func(v *ctl.WorkerView) any { return (time.Duration(v.LargestPauseUS) * time.Microsecond).String() }},
+	{"PAUSED-AT", true, func(v *ctl.WorkerView) any { return v.LargestPauseAt }},
+	{"HANDED", true, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.1f%%", 100*v.HandedShare) }},
 	{"FREE-FRAMES", true, func(v *ctl.WorkerView) any { return v.FreeFrames }},
 	{"SLEEPS", true, func(v *ctl.WorkerView) any { return v.Sleeps }},
 }

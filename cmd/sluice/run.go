@@ -32,6 +32,7 @@ func runCommand() *cli.Command {
 			if c.Args().Present() {
 				return usagef("run takes no arguments, not %q", c.Args().First())
 			}
+			tuneRuntime()
 			f, err := loadConfig(c)
 			if err != nil {
 				return err

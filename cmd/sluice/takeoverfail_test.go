@@ -224,7 +224,8 @@ func TestTakeoverFails(t *testing.T) {
 	ok(t, shell.say(waitTime))
 	r := stream.stop()
 	t.Logf("stream: %s", r)
-	if r.unexplained() != 0 || r.byUs() != 0 {
+	// What one worker hands to the other while that is not on its core may be lost, as without any takeover.
+	if r.unexplained() != 0 || r.byUs() != r.ours["drop handoff_full"] {
 		t.Errorf("datagrams were lost\n%s", d.log)
 	}
 	d.stop()
