@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -447,8 +448,7 @@ func TestSetMembersConcurrently(t *testing.T) {
 			t.Errorf("worker %d goes by %s", i, got)
 		}
 	}
-	if len(took) != 300 {
-		t.Errorf("%d measured", len(took))
-	}
+	slices.Sort(took)
+	t.Logf("until the last of 3 workers went by a change: p50 %v, p99 %v, max %v", took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 	b.close()
 }
