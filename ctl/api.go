@@ -138,6 +138,7 @@ func (s *Server) handler() http.Handler {
 		sum := total(n)
 		return Drops(&sum)
 	}))
+	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
 	mux.HandleFunc("POST /v1/members/order", s.postOrder)
@@ -188,7 +189,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Ended: sum.Ended, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
+			Ended: sum.Ended, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
 		},
 	}
 	for i := range snaps {

@@ -13,10 +13,11 @@ import (
 // topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
 // or, for replay and explain, from the file alone (offline.go).
 type topology struct {
-	macs [][6]byte                 // by port of the file
-	down []bool                    // by port of the file; nil: none is
-	hops map[netip.Addr]engine.Hop // by address of a member
-	host *engine.HostSpec
+	ports []engine.PortSpec         // of the file, without names
+	down  []bool                    // by port of the file; nil: none is
+	hops  map[netip.Addr]engine.Hop // by address of a member
+	host  *engine.HostSpec
+	own   [][]netip.Prefix // own addresses, by port of the file, that stand for a network
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
 }
@@ -24,17 +25,22 @@ type topology struct {
 // spec turns the file into what the engine compiles.
 func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	s := engine.Spec{Generation: generation, Workers: workers, Host: t.host, ClientEnd: engine.ClientAddrPort,
+		ICMPRate:    f.Engine.ICMPRate,
 		DropOutside: f.Engine.OutOfWindow == OutOfWindowDrop,
 		Sources:     engine.SourceLimit{HalfOpen: f.Engine.HalfOpenPerSource, Bits4: f.Engine.SourcePrefix4, Bits6: f.Engine.SourcePrefix6}}
 	if f.Engine.ClientEnd == ClientEndAddress {
 		s.ClientEnd = engine.ClientAddr
 	}
 	for i := range f.Ports {
-		s.Ports = append(s.Ports, engine.PortSpec{Name: f.Ports[i].Name, MAC: t.macs[i], Down: i < len(t.down) && t.down[i]})
+		p := t.ports[i]
+		p.Name = f.Ports[i].Name
+		p.Down = i < len(t.down) && t.down[i]
+		s.Ports = append(s.Ports, p)
 	}
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
+	s.SNAT = f.snat(t)
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
@@ -50,6 +56,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
+			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s
@@ -68,7 +75,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
 		})
 	}
 	return s

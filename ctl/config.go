@@ -30,6 +30,7 @@ type File struct {
 	Neighbours     []Neighbour
 	Routes         []Route
 	Monitors       []monitor.Monitor
+	SNATPools      []SNATPool
 	Pools          []Pool
 	VirtualServers []VirtualServer
 
@@ -99,6 +100,7 @@ type Engine struct {
 	// HalfOpenPerSource bounds the half-open connections of a source prefix; 0: no bound.
 	HalfOpenPerSource            int
 	SourcePrefix4, SourcePrefix6 int
+	ICMPRate                     int  // ICMP errors per second; 0: none
 	KeepConnections              bool // the table outlives a killed process
 }
 
@@ -215,6 +217,8 @@ type VirtualServer struct {
 	RateLimit       int // new connections a second; 0: none
 	Refused         Refused
 	TableFull       TableFull
+	SNAT            string // name of a SNATPool, or Automap; empty: none
+	Hairpin         HairpinMode
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -237,6 +241,7 @@ type (
 	OutOfWindow     string
 	Refused         string
 	TableFull       string
+	HairpinMode     string
 )
 
 // The words themselves.
@@ -291,7 +296,12 @@ const (
 
 	AnyProtocol Protocol = "any"
 
-	ModeNAT Mode = "nat"
+	ModeNAT     Mode = "nat"
+	ModeFullNAT Mode = "fullnat"
+
+	HairpinSNAT    HairpinMode = "snat"
+	HairpinRefuse  HairpinMode = "refuse"
+	HairpinForward HairpinMode = "forward"
 
 	AddressManaged  AddressHandling = "managed"
 	AddressExternal AddressHandling = "external"

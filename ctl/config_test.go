@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sluice/ctl/monitor"
+	"sluice/flow"
 )
 
 // init registers -update unless another test file of this package has, which it then shares.
@@ -53,7 +54,7 @@ func TestExample(t *testing.T) {
 			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
 			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
 			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort, Steering: SteeringAuto,
-			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64,
+			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64, ICMPRate: 1000,
 			KeepConnections: true,
 		},
 		Timeouts: times,
@@ -66,6 +67,7 @@ func TestExample(t *testing.T) {
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
 		Monitors:   []monitor.Monitor{ping, banner, page, echo, zone, script},
+		SNATPools:  []SNATPool{{Name: "out", Addresses: []netip.Addr{addr("192.168.20.200"), addr("192.168.20.201")}, Ports: flow.PortRange{First: 1024, Last: 65535}, Port: "inside", AddressHandling: AddressManaged}},
 		Pools: []Pool{
 			{Name: "web", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
@@ -82,20 +84,20 @@ func TestExample(t *testing.T) {
 		},
 		VirtualServers: []VirtualServer{
 			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT},
 			{Name: "dns", Address: end("10.10.1.100:53"), Protocol: UDP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 157 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 167 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 154 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 164 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

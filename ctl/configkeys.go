@@ -9,7 +9,7 @@ import (
 
 // The keys, from the whole file downwards. What is written here is what is decoded and what is documented.
 
-var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "snat-pool", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
+var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
 	nestedKey(keyDoc{name: "engine", example: "{workers: 2}", text: "The packet engine: drivers, workers, memory."},
 		&engineKeys, func(f *File) *Engine { return &f.Engine }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of connections, for all virtual servers."},
@@ -27,6 +27,8 @@ var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat"
 		&routeKeys, func(f *File) *[]Route { return &f.Routes }),
 	listKey(keyDoc{name: "monitors", example: "[{name: web-alive, type: http, http: {path: /health}}]", text: "Ways to find out whether a member works, for pools to use."},
 		&monitorKeys, func(f *File) *[]monitor.Monitor { return &f.Monitors }),
+	listKey(keyDoc{name: "snat-pools", example: "[{name: out, addresses: [192.168.20.200]}]", text: "Addresses that connections to members come from, for mode fullnat."},
+		&snatPoolKeys, func(f *File) *[]SNATPool { return &f.SNATPools }),
 	listKey(keyDoc{name: "pools", example: "[{name: web, members: [{address: 192.168.20.1:80}]}]", text: "Sets of servers."},
 		&poolKeys, func(f *File) *[]Pool { return &f.Pools }),
 	listKey(keyDoc{name: "virtual-servers", example: "[{name: web, address: 10.10.1.100:80, protocol: tcp, pool: web}]", text: "What clients connect to."},
@@ -73,6 +75,8 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		0, 65535, func(e *Engine) *int { return &e.HalfOpenPerSource }),
 	numberKey(keyDoc{name: "source-prefix-v4", def: "32", example: "24", text: "Length of that prefix for IPv4."}, 8, 32, func(e *Engine) *int { return &e.SourcePrefix4 }),
 	numberKey(keyDoc{name: "source-prefix-v6", def: "64", example: "56", text: "Length of that prefix for IPv6."}, 16, 128, func(e *Engine) *int { return &e.SourcePrefix6 }),
+	numberKey(keyDoc{name: "icmp-rate", def: "1000", example: "100", text: "How many ICMP errors a second the engine sends about packets that cannot go on: TTL used up (so that traceroute shows the engine), or too big for the port they would leave by (so that their sender finds the path MTU). They come from the first global address of the port that the packet came in by. Beyond the rate, and with 0, such packets are dropped without a word. Each worker has its share."},
+		0, 1_000_000, func(e *Engine) *int { return &e.ICMPRate }),
 	flagKey(keyDoc{name: "keep-connections", def: "true", example: "false", text: "Keep the connection table in files, so that a sluice that is started after another was killed goes on with its connections."},
 		func(e *Engine) *bool { return &e.KeepConnections }),
 }}

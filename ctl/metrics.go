@@ -45,6 +45,8 @@ var (
 	descProbes        = desc("monitor_probes_total", "Probes that told something about the member.", monitorLabels...)
 	descProbeFailures = desc("monitor_failures_total", "Probes that failed.", monitorLabels...)
 	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
+	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
+	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
 
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
@@ -56,6 +58,10 @@ var (
 	descMemberUsable  = desc("member_usable", "1 if the member takes new connections.", memberLabels...)
 	descMemberPackets = desc("member_packets_total", "Packets, by the side they came from.", append(memberLabels, sideLabel)...)
 	descMemberBytes   = desc("member_bytes_total", "Bytes of IP packets, by the side they came from.", append(memberLabels, sideLabel)...)
+
+	descSNATPorts   = desc("snat_ports", "Connections from a SNAT address, each with a port of it.", "pool", "address")
+	descPortSets    = desc("snat_port_sets", "Sets of SNAT ports in use: one for every SNAT address, port of a member, and bin of clients.")
+	descCrowdedSets = desc("snat_crowded_port_sets", "Of these, sets with at most an eighth of their ports left: a warning before connections are dropped as snat_exhausted.")
 
 	descPortReceived = desc("port_received_packets_total", "Packets received on a port.", "port")
 	descPortSent     = desc("port_sent_packets_total", "Packets sent on a port.", "port")
@@ -111,6 +117,8 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	count(descEnded, sum.Ended)
 	count(descResets, sum.Resets)
 	count(descOutside, sum.Outside)
+	count(descErrors, sum.Errors)
+	count(descICMPSent, sum.ICMPSent)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
 		count(opened, v.Opened, labels...)
 		gauge(active, float64(v.Connections), labels...)
@@ -143,6 +151,16 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descProbes, m.Probes, m.Pool, m.Member, m.Monitor)
 		count(descProbeFailures, m.Failures, m.Pool, m.Member, m.Monitor)
 		count(descProbesUnsent, m.Inconclusive, m.Pool, m.Member, m.Monitor)
+	}
+	sets, crowded := 0, 0
+	for i := range snaps {
+		sets, crowded = sets+snaps[i].PortSets, crowded+snaps[i].CrowdedSets
+	}
+	gauge(descPortSets, float64(sets))
+	gauge(descCrowdedSets, float64(crowded))
+	for _, a := range c.s.engine.Config().SNAT() {
+		sum := sumService(snaps, nodesOf, a.ID)
+		gauge(descSNATPorts, float64(sum.Active), a.Pool, a.Addr.String())
 	}
 	for _, p := range c.s.portViews(snaps) {
 		count(descPortReceived, p.Received, p.Name)

@@ -20,8 +20,11 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 			virtual[a] = true
 			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost})
 		}
-		r.Members = append(r.Members, f.memberRules(t, port, v)...)
+		if v.Mode != ModeFullNAT { // whose answers go to a SNAT address
+			r.Members = append(r.Members, f.memberRules(t, port, v)...)
+		}
 	}
+	r.SNAT = f.snatRules(t)
 	slices.SortFunc(r.Members, compareRules)
 	r.Members = slices.Compact(r.Members) // virtual servers may share members
 	for _, a := range local {

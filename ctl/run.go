@@ -62,6 +62,7 @@ type Server struct {
 	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
 	complaints map[string]string   // what was said, by subject
 	managed    time.Time           // of the last manageAgain
+	alive      atomic.Int64        // when all workers had made a step, nanoseconds after began
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -91,6 +92,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, err
 	}
 	if err = f.prepareMonitors(); err != nil {
+		return nil, err
+	}
+	if err = f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
 	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
@@ -300,7 +304,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.macs, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -348,23 +352,40 @@ func describeRules(rules []rings.Rules) (out []string) {
 	return out
 }
 
-// placeAddresses puts the managed virtual addresses on their ports and takes off those of an earlier engine.
+// want adds addresses to those that shall be on a port.
+func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
+	for p := range s.file.Ports {
+		if s.file.Ports[p].Name == port {
+			for _, a := range addrs {
+				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
+			}
+		}
+	}
+}
+
+// placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
-		v := &s.file.VirtualServers[i]
-		if v.AddressHandling != AddressManaged {
-			continue
+		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
+			s.want(want, v.Port, v.Address.Addr())
 		}
-		for p := range s.file.Ports {
-			if s.file.Ports[p].Name == v.Port {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
-			}
+	}
+	for i := range s.file.SNATPools {
+		if p := &s.file.SNATPools[i]; p.AddressHandling == AddressManaged {
+			s.want(want, p.Port, p.Addresses...)
 		}
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
 			if p.Address == v.Addr {
+				want[p] = true
+			}
+		}
+	}
+	for _, p := range s.state.Addresses {
+		for _, a := range s.drain.snat {
+			if p.Address == a {
 				want[p] = true
 			}
 		}
@@ -446,6 +467,12 @@ func (s *Server) report() {
 // beatInterval is how often the programs are told that the workers live.
 const beatInterval = 100 * time.Millisecond
 
+// SinceAlive is how long ago every worker was last seen to have made a step. Workers that sleep are woken for it, so it stays
+// below some beatIntervals; it grows once Run ends.
+func (s *Server) SinceAlive() time.Duration {
+	return time.Since(s.began) - time.Duration(s.alive.Load())
+}
+
 // beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
 func (s *Server) beat(last []uint64) []uint64 {
 	now := s.engine.Beats()
@@ -454,6 +481,7 @@ func (s *Server) beat(last []uint64) []uint64 {
 			return now
 		}
 	}
+	s.alive.Store(int64(time.Since(s.began)))
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return now

@@ -63,6 +63,9 @@ func takeOver(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err er
 	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
+	if err = f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
@@ -121,7 +124,7 @@ func (t *taking) ask() error {
 		return fmt.Errorf("greet the running sluice: %w", err)
 	}
 	for last := false; !last; {
-		m, fds, err := t.conn.receive(greetTime + askTimeout)
+		m, fds, err := t.conn.receive(offerTime)
 		if err != nil {
 			return t.explain(err)
 		}

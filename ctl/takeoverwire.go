@@ -45,10 +45,12 @@ import (
 // takeoverProtocol changes whenever the messages or the offer do.
 const takeoverProtocol = 1
 
-// Bounds of a takeover. The last is that of the pause: until then packets wait on the rings.
+// Bounds of a takeover. While the predecessor serves there is time: a driver may take many seconds to load an XDP program, and
+// one that is killed is noticed at once. The pause is restTime and takeTime: in it packets wait on the rings.
 const (
 	greetTime   = 2 * time.Second
-	prepareTime = 15 * time.Second
+	offerTime   = 20 * time.Second // for the descriptors after "hello"
+	prepareTime = time.Minute
 	restTime    = 500 * time.Millisecond
 	takeTime    = 1500 * time.Millisecond
 	reportTime  = 5 * time.Second // for "took" after the decision

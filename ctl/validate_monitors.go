@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"sluice/ctl/monitor"
 )
@@ -73,6 +74,11 @@ func (v *validator) checkMonitors() {
 			if first, ok := v.virtual[a]; ok && a.IsValid() {
 				v.errorf(at+"."+key, "%s is the address of virtual server %q (line %d): answers to it would not reach the monitor", a,
 					v.file.VirtualServers[first].Name, v.line(fmt.Sprintf("virtual-servers[%d].address", first)))
+			}
+			for _, p := range v.file.SNATPools {
+				if a.IsValid() && slices.Contains(p.Addresses, a) {
+					v.errorf(at+"."+key, "%s is an address of SNAT pool %q: answers to it would not reach the monitor", a, p.Name)
+				}
 			}
 		}
 	}

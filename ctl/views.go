@@ -257,6 +257,8 @@ type TotalsView struct {
 	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
 	Resets      uint64 `json:"resets"`        // RSTs that the engine made
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
+	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
+	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
 }
 
 // MemoryView is a piece of memory taken at start.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -28,6 +29,9 @@ type Spec struct {
 	DropOutside bool
 	Draining    Draining
 	Sources     SourceLimit
+	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
+	ICMPRate int
+	SNAT     []SNATSpec
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -36,6 +40,8 @@ type Draining struct {
 	Nodes map[uint32]DrainingNode
 	// Virtuals are virtual servers as far as they are known: an address at least. Their connections keep the timeouts.
 	Virtuals map[uint32]VirtualSpec
+	// SNAT are source addresses; their connections keep them.
+	SNAT map[uint32]netip.Addr
 }
 
 // DrainingNode is a member that drains.
@@ -66,6 +72,9 @@ type PortSpec struct {
 	Name string
 	MAC  [6]byte
 	Down bool // it has no link: what is to leave on it is dropped
+	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
+	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
+	Addr4, Addr6 netip.Addr
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -92,6 +101,8 @@ type MemberSpec struct {
 	Rate     int // new connections per second; 0: no limit
 	State    MemberState
 	Hop      Hop
+	// Subnet is the network that the member and we are both on; the zero value is one that is not known, or none.
+	Subnet netip.Prefix
 }
 
 // MemberState is whether a member takes connections, and since when. That of a compiled configuration is where it begins;
@@ -164,6 +175,10 @@ type VirtualSpec struct {
 	Stateless bool
 	// ResetRefused answers a SYN that finds no member, or a limit, with a RST; else it is dropped.
 	ResetRefused bool
+	// SNAT names the SNATSpec of connections to members: of all with FullNAT, else of those that Hairpin says.
+	SNAT    string
+	FullNAT bool
+	Hairpin Hairpin
 }
 
 // Timeouts are idle times in milliseconds, below 2^31.
@@ -247,7 +262,19 @@ type Config struct {
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
-	places      []place // by node id
+	places      []place  // by node id
+	exits       []exit   // by port
+	leastMTU    int      // of all of them: only what is larger is looked at again
+	icmpRate    int      // a worker's share
+	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
+	hasSNAT     bool
+	snatPools   []snatPool
+}
+
+// exit is a port as packets that cannot go on see it.
+type exit struct {
+	addr4, addr6 flow.Addr // the zero value: none
+	mtu          int
 }
 
 type virtual struct {
@@ -256,6 +283,7 @@ type virtual struct {
 	addr   flow.Addr
 	pool   *pool
 	shared *shared
+	snat   *snatPool
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 }
@@ -275,6 +303,9 @@ type member struct {
 	id     uint32
 	addr   flow.Addr
 	shared *shared
+	subnet flow.Addr // of Subnet, masked
+	// subnetBits are counted from the beginning of the mapped address; 0: no subnet
+	subnetBits int
 }
 
 type memberName struct{ pool, Name string }
@@ -319,6 +350,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if c.sources.HalfOpen > 0 {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
+	c.compileExits(spec.ICMPRate)
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
@@ -327,6 +359,10 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		}
 	}
 	if err := c.linkPools(spec.Pools); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.snatPools, err = newSNATPools(spec.SNAT, dict); err != nil {
 		return nil, err
 	}
 	c.addrs = dict.addrs()
@@ -371,7 +407,27 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.services.addAddress(flow.AddrFrom(v.Addr))
 		}
 	}
-	return c, nil
+	return c, c.compileSNAT(&spec, c.snatPools)
+}
+
+func (c *Config) compileExits(rate int) {
+	c.leastMTU = math.MaxInt
+	for _, p := range c.Ports {
+		e := exit{mtu: p.MTU}
+		if p.Addr4.IsValid() {
+			e.addr4 = flow.AddrFrom(p.Addr4)
+		}
+		if p.Addr6.IsValid() {
+			e.addr6 = flow.AddrFrom(p.Addr6)
+		}
+		if p.MTU > 0 {
+			c.leastMTU = min(c.leastMTU, p.MTU)
+		}
+		c.exits = append(c.exits, e)
+	}
+	if rate > 0 {
+		c.icmpRate = share(rate, c.owners.workers)
+	}
 }
 
 // linkPools sets what pools fall back to, which must not lead back to them.
@@ -421,7 +477,12 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 		g := &p.groups[at]
 		id := dict.node(spec.Name, m.Addr, m.Port)
 		dict.member(id).state.Store(m.State.pack())
-		g.members = append(g.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.member(id)})
+		compiled := member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.member(id)}
+		if m.Subnet.IsValid() {
+			compiled.subnetBits = m.Subnet.Bits() + 128 - m.Subnet.Addr().BitLen()
+			compiled.subnet = maskAddr(flow.AddrFrom(m.Subnet.Addr()), compiled.subnetBits)
+		}
+		g.members = append(g.members, compiled)
 		g.weights = append(g.weights, sched.Candidate{Weight: m.Weight})
 		g.limited = g.limited || m.Limit > 0
 	}
@@ -461,6 +522,9 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		}
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
+		}
+		if err := v.resolveSNAT(c.snatPools); err != nil {
+			return err
 		}
 		c.virtuals[id] = v
 		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)

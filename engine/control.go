@@ -66,6 +66,9 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.counts = counts
 	w.runtime.choice.apply(cfg)
+	if cfg.hasSNAT {
+		w.needPorts()
+	}
 	w.virtual = grow(w.virtual, len(cfg.virtuals))
 	w.node = grow(w.node, len(cfg.nodes))
 	for len(w.half.virtual) < len(cfg.virtuals) {
@@ -92,9 +95,13 @@ type Snapshot struct {
 	Connections int
 	Capacity    int
 	FreeFrames  int
+	Waiting     int // parts of datagrams that wait for their first
 	Queues      []QueueSnapshot
 	Virtual     []ServiceStats // by virtual server id
-	Node        []ServiceStats // by node id
+	Node        []ServiceStats // by node id, SNAT addresses among them
+	// PortSets are the sets of SNAT ports in use: one for every SNAT address, place that connections go to, and bin. Of these
+	// CrowdedSets have at most an eighth of their ports left.
+	PortSets, CrowdedSets int
 }
 
 // QueueSnapshot is a queue as its worker sees it.
@@ -109,9 +116,13 @@ func (w *worker) snapshot(s *Snapshot) {
 	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
 	s.Polling, s.Busy, s.Pauses = w.runtime.polling, time.Duration(w.runtime.activity.busy), w.runtime.activity.Pauses
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
+	s.Waiting = w.fragments.table.Held()
 	for i := range w.rx {
 		q := &w.rx[i]
 		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue, q.Queue.Stats(), q.Queue.Held()})
+	}
+	if w.sources != nil {
+		s.PortSets, s.CrowdedSets = w.sources.Sets(), w.sources.Crowded()
 	}
 	s.Virtual = append(s.Virtual, w.virtual...)
 	s.Node = append(s.Node, w.node...)

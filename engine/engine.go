@@ -98,6 +98,10 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint8) (*worker, error) {
 	w := &worker{id: id, slot: slot, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames())}
 	var err error
+	frames := e.opt.Region.Frames() / max(1, len(opt.Workers))
+	if w.fragments, err = newFragments(frames, e.opt.Secret); err != nil {
+		return nil, err
+	}
 	table := flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}
 	if opt.Successor {
 		w.table, err = flow.Attach(opt.Tables[id], table)
@@ -326,6 +330,7 @@ func (e *Engine) Close() error {
 	e.drain()
 	pools := make([]*rings.Pool, 0, len(e.workers))
 	for _, w := range e.workers {
+		w.abandonFragments()
 		for i := range w.rx {
 			errs = append(errs, w.rx[i].Queue.Close(w.pool))
 		}
@@ -353,7 +358,7 @@ func (e *Engine) handoffs() (n int) {
 func (e *Engine) Audit() error {
 	sum := e.handoffs()
 	for _, w := range e.workers {
-		sum += w.pool.Len()
+		sum += w.pool.Len() + w.fragments.table.Held()
 		for i := range w.rx {
 			sum += w.rx[i].Queue.Held().Sum()
 		}

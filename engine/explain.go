@@ -102,7 +102,7 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 		e.Decision, e.Reason = DecideDrop, search.why.String()
 		return
 	}
-	c.explainRewrite(e, k, m)
+	c.explainRewrite(e, v, k, m)
 }
 
 // explainCandidates lists the members of a pool.
@@ -143,7 +143,12 @@ func (k MemberKind) String() string {
 	return "up"
 }
 
-func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
+func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *member) {
+	snat, why, ok := v.translates(m, k.Src)
+	if !ok {
+		e.Decision, e.Reason = DecideDrop, why.String()
+		return
+	}
 	e.Decision, e.Member = DecideConnect, m.Name
 	for i := range e.Candidates {
 		e.Candidates[i].Chosen = e.Candidates[i].Member == m.Name
@@ -151,11 +156,33 @@ func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
 	client := netip.AddrPortFrom(k.Src.Netip(), k.SrcPort())
 	virtual := netip.AddrPortFrom(k.Dst.Netip(), k.DstPort())
 	server := netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort()))
+	source := client
+	if snat {
+		if source, ok = c.explainSource(v, k, m); !ok {
+			e.Decision, e.Reason = DecideDrop, SNATExhausted.String()
+			return
+		}
+	}
 	e.ToServer = &Rewrite{
-		Before: Tuple{client, virtual}, After: Tuple{client, server},
+		Before: Tuple{client, virtual}, After: Tuple{source, server},
 		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
 	}
-	e.ToClient = &Rewrite{Before: Tuple{server, client}, After: Tuple{virtual, client}}
+	e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}
+}
+
+// explainSource is where the connection would come from as the first of all: others have other ports of the bin, and perhaps
+// another address of the pool.
+func (c *Config) explainSource(v *virtual, k *flow.Key, m *member) (netip.AddrPort, bool) {
+	bin := c.owners.bin(k.Src, k.SrcPort())
+	for i := range v.snat.addrs {
+		a := &v.snat.addrs[i]
+		if !a.reaches(m) || a.Ports.Ports(bin) == 0 {
+			continue
+		}
+		port, ok := flow.NewSourcePorts(1, pickSeed).Take(flow.Destination{}, bin, a.Ports, k.SrcPort())
+		return netip.AddrPortFrom(a.Addr, port), ok
+	}
+	return netip.AddrPort{}, false
 }
 
 func macString(m [6]byte) string {

@@ -42,6 +42,7 @@ func boxIndex(b []byte, i int) []byte { return b[boxRecords*flow.RecordSize+4*i:
 
 // begin makes a worker leave. complete is closed when it owns nothing any more.
 func (w *worker) begin(next *Config, slots []uint8, complete chan<- struct{}) {
+	w.abandonFragments()
 	w.leaving = &leaving{
 		next: next, slots: slots, cursor: 1, complete: complete,
 		sent: make([]uint64, w.table.Cap()/64+1), boxes: make([]box, len(w.peers)),
@@ -208,8 +209,8 @@ func (w *worker) takeOver(rec *flow.Record) {
 	if r.HalfOpen() {
 		w.open(r)
 	}
-	w.node[r.Node].Active++
-	w.virtual[r.VS].Active++
+	w.enter(r)
+	w.keepPort(r)
 }
 
 // moved removes the connections of a frame that has come back: they live elsewhere.
@@ -221,8 +222,7 @@ func (w *worker) moved(d rings.Desc) {
 		if r.HalfOpen() {
 			w.settled(r)
 		}
-		w.node[r.Node].Active--
-		w.virtual[r.VS].Active--
+		w.exit(r)
 		w.table.Remove(index)
 	}
 	w.leaving.unmoved--

@@ -74,10 +74,14 @@ func (o *owners) bin(addr flow.Addr, port uint16) uint8 {
 	return uint8(toeplitz[0][w>>8] ^ toeplitz[1][w&0xff])
 }
 
-// owner is the worker that owns a packet: by its source if it goes to a virtual address, else by its destination.
+// owner is the worker that owns a packet: by its source if it goes to a virtual address,
+// by its destination port if to a SNAT address, else by its destination.
 func (c *Config) owner(k *flow.Key) int {
 	if virtual, _ := c.services.address(k.Dst); virtual {
 		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
+	}
+	if c.isSNAT(k.Dst) {
+		return int(c.owners.worker[uint8(k.DstPort())])
 	}
 	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
 }

@@ -20,7 +20,10 @@ func (w *worker) rewrite(from, to int) {
 		rec := w.table.Record(ref.Index())
 		if ref.Side() == flow.FromClient {
 			if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
-				w.drop(d, why)
+				w.dropOr(i, why)
+				continue
+			}
+			if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(w.cfg.nodes[rec.Node].port)) {
 				continue
 			}
 			if w.follow(rec, ref, p) {
@@ -35,7 +38,7 @@ func (w *worker) rewrite(from, to int) {
 				continue
 			}
 			n := &w.cfg.nodes[rec.Node]
-			if !hasPorts(p.Proto) {
+			if rec.SNAT != 0 || !hasPorts(p.Proto) {
 				w.translate(rec, flow.FromClient, p, d, &n.l2, int(n.port))
 				continue
 			}
@@ -50,7 +53,10 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		if p.TTL <= 1 {
-			w.drop(d, TTLExpired)
+			w.dropOr(i, TTLExpired)
+			continue
+		}
+		if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(rec.ClientIf)) {
 			continue
 		}
 		if w.follow(rec, ref, p) {
@@ -60,7 +66,7 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
-		if !hasPorts(p.Proto) {
+		if rec.SNAT != 0 || !hasPorts(p.Proto) {
 			w.translate(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf))
 			continue
 		}
@@ -71,7 +77,7 @@ func (w *worker) rewrite(from, to int) {
 	}
 }
 
-// translate rewrites a packet of a protocol without ports.
+// translate rewrites both ends of a packet: of a connection from a SNAT address, or of a protocol without ports.
 func (w *worker) translate(rec *flow.Record, side flow.Side, p *rewrite.Packet, d rings.Desc, l2 *rewrite.L2, port int) {
 	k := w.table.ServerKey(rec) // of what the member sends
 	to := rewrite.Ends{Src: k.Dst, Dst: k.Src, SrcPort: k.DstPort(), DstPort: k.SrcPort()}

@@ -60,6 +60,8 @@ func (w *worker) admit(i int) flow.Ref {
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
+		} else if w.cfg.inSNATRange(k) {
+			w.drop(d, NoConnection)
 		} else if a := w.answered(k); a != nil {
 			w.answerOne(i, a)
 		} else {
@@ -69,15 +71,15 @@ func (w *worker) admit(i int) flow.Ref {
 	}
 	p := &w.pkts[i]
 	if p.TTL <= 1 {
-		w.drop(d, TTLExpired)
+		w.dropOr(i, TTLExpired)
 		return 0
 	}
-	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isVirtual(k.Src) {
+	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isOurs(k.Src) {
 		w.drop(d, BadSource)
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
-	if !hasPorts(k.Proto) && rewrite.CanTranslate(p, false, false) != rewrite.Done {
+	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.FullNAT && !isICMP(k.Proto)) {
 		w.drop(d, Untranslatable)
 		return 0
 	}
@@ -149,6 +151,8 @@ func begins(p *rewrite.Packet) bool {
 // hasPorts reports whether ports of a protocol are known, so that they can be translated.
 func hasPorts(proto uint8) bool { return proto == flow.TCP || proto == flow.UDP || proto == flow.SCTP }
 
+func isICMP(proto uint8) bool { return proto == flow.ICMP || proto == flow.ICMPv6 }
+
 func isSYN(p *rewrite.Packet) bool {
 	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST|flow.FlagFIN) == flow.FlagSYN
 }
@@ -163,10 +167,10 @@ func noSource(a flow.Addr) bool {
 	return a.Hi>>56 == 0xff || a.Hi == 0 && a.Lo <= 1
 }
 
-// isVirtual reports whether an address is a virtual one; as a source it is forged (a land attack).
-func (c *Config) isVirtual(a flow.Addr) bool {
+// isOurs reports whether an address is a virtual or a SNAT one; as a source it is forged (a land attack).
+func (c *Config) isOurs(a flow.Addr) bool {
 	virtual, _ := c.services.address(a)
-	return virtual
+	return virtual || c.isSNAT(a)
 }
 
 // opens reports whether packet i, which belongs to no connection, would open one: only then does another give way to it.
@@ -204,6 +208,15 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			break
 		}
 		rec := w.describe(i, id, v, m)
+		if snat, no, ok := v.translates(m, rec.Client); !ok || snat && !w.source(&rec, v, m, proto) {
+			if why = no; ok {
+				why = SNATExhausted
+			}
+			if m = c.again(m); m == nil && c.why != NoMember {
+				why = c.why
+			}
+			continue
+		}
 		switch {
 		case adopt:
 			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
@@ -224,6 +237,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			w.opened(r, id, m)
 			return r, 0
 		}
+		w.giveBackPort(&rec, m, proto)
 		if why = TupleCollision; res == flow.Full {
 			why = TableFull
 			m.shared.cancel(uint32(m.Rate), w.now)
@@ -250,9 +264,8 @@ func (w *worker) opened(r flow.Ref, id uint32, m *member) {
 	}
 	w.stats.Opened++
 	w.node[m.id].Opened++
-	w.node[m.id].Active++
 	w.virtual[id].Opened++
-	w.virtual[id].Active++
+	w.enter(fresh)
 }
 
 // giveWay removes the connection that holds rec's server-side tuple if it is over.

@@ -26,7 +26,7 @@ import (
 // does not depend on the number of connections. Turns of pools and connections of members go along, so that schedulers go on.
 
 // stateVersion changes whenever the meaning of a state does; what counters there are is seen by itself.
-const stateVersion = 1
+const stateVersion = 2
 
 // Layout describes all that predecessor and successor must agree on to share memory and state. Processes with different
 // layouts cannot take over from each other.
@@ -125,6 +125,7 @@ func (p *Pause) Export(b []byte) ([]byte, error) {
 }
 
 func (w *worker) export(out *encoder) error {
+	w.abandonFragments() // their datagrams are sent again
 	out.b = w.table.AppendState(out.b)
 	out.count(w.pool.Len())
 	w.pool.Each(out.u64)
@@ -150,6 +151,11 @@ func (w *worker) export(out *encoder) error {
 	out.fixed(w.node)
 	out.count(len(w.half.virtual))
 	out.fixed(w.half.virtual)
+	snat := 0 // whether there are SNAT ports in use
+	if w.sources != nil && w.sources.Sets() > 0 {
+		snat = 1
+	}
+	out.count(snat)
 	exportSparse(out, w.half.source[:], func(n *uint16) { out.u64(uint64(*n)) })
 	exportSparse(out, w.clients.entries[:], func(c *clientEntry) {
 		out.u64(c.addr.Hi)
@@ -279,6 +285,9 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 	n := in.limited(in.count(), 4)
 	w.half.virtual = append(w.half.virtual, make([]int32, max(0, n-len(w.half.virtual)))...)
 	in.fixed(w.half.virtual[:n])
+	if in.count() != 0 && in.err == nil { // only then connections are read: what is in use is made anew from them
+		w.table.Each(1, w.table.Cap(), func(_ uint32, r *flow.Record) { w.keepPort(r) })
+	}
 	importSparse(in, w.half.source[:], func(n *uint16) { *n = uint16(in.u64()) })
 	importSparse(in, w.clients.entries[:], func(c *clientEntry) {
 		c.addr = flow.Addr{Hi: in.u64(), Lo: in.u64()}

@@ -46,6 +46,7 @@ type worker struct {
 	region   *rings.Region
 	pool     *rings.Pool
 	table    *flow.Table
+	sources  *flow.SourcePorts // ports at SNAT addresses; nil until there are such
 	rx       []PortQueue
 	tx       []egress // by port
 	peers    []peer   // by slot; the own entry and free slots are unused
@@ -58,16 +59,21 @@ type worker struct {
 	node       []ServiceStats // by node id
 	half       halfOpen
 	clients    clientCache
+	fragments  fragments
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
-	n     int
-	descs [burstSize]rings.Desc
-	ports [burstSize]uint16 // where each packet arrived
-	pkts  [burstSize]rewrite.Packet
-	keys  [burstSize]flow.Key
-	refs  [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in    [burstSize]rings.Desc
+	n          int
+	descs      [burstSize]rings.Desc
+	ports      [burstSize]uint16 // where each packet arrived
+	pkts       [burstSize]rewrite.Packet
+	keys       [burstSize]flow.Key
+	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
+	in         [burstSize]rings.Desc
+	one        [1]rings.Desc
+	sentErrors answers
+	// handedIn says that the burst comes from another worker, which has found its owner.
+	handedIn bool
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
@@ -107,6 +113,9 @@ func (w *worker) step(now uint64) bool {
 	}
 	w.transmit()
 	w.reclaim()
+	if w.fragments.table.Len() > 0 {
+		w.expireFragments()
+	}
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
@@ -124,7 +133,7 @@ func (w *worker) step(now uint64) bool {
 
 // take parses the n frames in w.in, which arrived on port, into the burst.
 func (w *worker) take(port uint16, n int) {
-	w.n = 0
+	w.n, w.handedIn = 0, false
 	bytes := uint64(0)
 	for i := range n {
 		bytes += uint64(w.in[i&(burstSize-1)].Len)
@@ -138,7 +147,7 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
 	if v != rewrite.OK {
-		if !w.unusual(v, d, &w.keys[j]) {
+		if !w.unusual(v, d, port, &w.keys[j]) {
 			return
 		}
 	}
@@ -147,16 +156,16 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 }
 
 // unusual deals with what is not a plain TCP, UDP or SCTP packet. It reports whether the packet stays in hand.
-func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
+func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.Key) bool {
 	switch v {
 	case rewrite.NoPorts:
+		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {
+			w.relate(d, &w.pkts[w.n&(burstSize-1)], port)
+			return false
+		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
-			w.drop(d, Fragmented)
-		} else {
-			w.toHost(d)
-		}
+		return w.fragment(d, port, &w.pkts[w.n&(burstSize-1)], k)
 	case rewrite.NotIP:
 		w.drop(d, NotIP)
 	case rewrite.Truncated:
@@ -173,15 +182,17 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
 
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
-	if w.n == 0 {
-		return
+	if w.n > 0 {
+		w.table.LookupBurst(w.keys[:w.n], w.refs[:])
+		w.table.Load(w.refs[:w.n])
+		if w.leaving != nil {
+			w.passOn()
+		}
+		w.schedule()
 	}
-	w.table.LookupBurst(w.keys[:w.n], w.refs[:])
-	w.table.Load(w.refs[:w.n])
-	if w.leaving != nil {
-		w.passOn()
+	if w.fragments.n > 0 {
+		w.passParts()
 	}
-	w.schedule()
 }
 
 // drop ends a packet: its reason is counted and its frame is free.
@@ -203,7 +214,6 @@ func (w *worker) release(r *flow.Record) {
 	if r.HalfOpen() {
 		w.settled(r)
 	}
-	w.node[r.Node].Active--
-	w.virtual[r.VS].Active--
+	w.exit(r)
 	w.runtime.counts.add(r, -1)
 }

@@ -55,3 +55,21 @@ func refusedRoom(cfg XSKConfig, frameSize int) error {
 	}
 	return roomRefusal(driver, frameSize, l.Attrs().MTU)
 }
+
+// CheckRoom tells why packets of an MTU do not fit frames of frameSize bytes, with what to do about it, or nil. In copy
+// mode the kernel drops a packet that is longer than a frame without its headroom (xsk_rcv_check in net/xdp/xsk.c), whatever
+// the driver.
+func CheckRoom(driver string, zeroCopy bool, frameSize, mtu int) error {
+	if zeroCopy {
+		return roomRefusal(driver, frameSize, mtu)
+	}
+	room := receiveRoom("", frameSize)
+	if mtu+linkOverhead <= room {
+		return nil
+	}
+	advice := fmt.Sprintf("lower the MTU to %d", room-linkOverhead)
+	if frameSize < 4096 && mtu+linkOverhead <= receiveRoom("", 4096) {
+		advice = "set engine.frame-size to 4096"
+	}
+	return fmt.Errorf("frames of %d bytes take packets of at most %d, and the MTU of %d needs %d: %s", frameSize, room, mtu, mtu+linkOverhead, advice)
+}

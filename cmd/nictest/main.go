@@ -54,6 +54,15 @@ func run() int {
 		}
 		ran++
 		s.Plan.Only = *step
+		if s.Taps() {
+			if err := vm.CheckTaps(ctx); err != nil {
+				if os.Getenv("SLUICE_LAB") == "require" {
+					return skip(err)
+				}
+				fmt.Printf("%s: with one queue instead of %d: %v\n", s.Name, s.Queues, err)
+				s.Queues = 1
+			}
+		}
 		records, err := vm.Run(ctx, s, o)
 		if errors.Is(err, vm.ErrUnavailable) {
 			return skip(err)

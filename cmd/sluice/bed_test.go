@@ -35,6 +35,7 @@ type bed struct {
 	config string // path of the file
 	socket string
 
+	before  string // state of the balancer's namespace, which the program shall leave so; a test that adds to it notes it again
 	daemons []*daemon
 	// replugged says that the test has made interfaces anew: they have other indices than before.
 	replugged bool
@@ -51,18 +52,23 @@ type settings struct {
 
 func newBed(t *testing.T, o lab.TwoArmOptions, s settings) *bed {
 	t.Helper()
+	b := newBedOn(t, func() (*lab.TwoArm, error) { return lab.NewTwoArm(context.Background(), o) })
+	b.write(b.configText(s))
+	return b
+}
+
+// newBedOn has no configuration yet.
+func newBedOn(t *testing.T, network func() (*lab.TwoArm, error)) *bed {
+	t.Helper()
 	needRoot(t)
 	program(t)
 	b := &bed{t: t, dir: must(os.MkdirTemp(buildDir, "bed-"))(t)} // t.TempDir is closed to other users
 	ok(t, os.Chmod(b.dir, 0o755))
 	b.config, b.socket = filepath.Join(b.dir, "sluice.yaml"), filepath.Join(b.dir, "sluice.sock")
-	var err error
-	b.TwoArm, err = lab.NewTwoArm(context.Background(), o)
-	ok(t, err)
+	b.TwoArm = must(network())(t)
 	b.release() // of a test run that was killed, under an inode that this namespace has got now
-	before := b.hostState(false)
-	t.Cleanup(func() { b.close(before) })
-	b.write(b.configText(s))
+	b.before = b.hostState(false)
+	t.Cleanup(func() { b.close(b.before) })
 	return b
 }
 

@@ -26,7 +26,9 @@ func TestEverythingAtOnce(t *testing.T) {
 	}
 	b := newBed(t, lab.TwoArmOptions{Servers: 4, Queues: 2}, settings{engine: "workers: 2"})
 	b.serve(bulkPort, func(h *lab.Host, addr, _ string) (*lab.Server, error) { return lab.TransferServer(h, addr) })
-	b.serve(webPort, func(h *lab.Host, addr, identity string) (*lab.Server, error) { return lab.HTTPServer(h, addr, identity) })
+	b.serve(webPort, func(h *lab.Host, addr, identity string) (*lab.Server, error) {
+		return lab.HTTPServer(h, addr, identity)
+	})
 	d := b.start()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)

@@ -19,7 +19,7 @@ func perfCommand() *cli.Command {
 			"such files. docs/PERFORMANCE.md has the method.",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usagef("perf has no command %q; `sluice perf --help` lists what there is", c.Args().First())
+				return noCommand(c, "perf")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},

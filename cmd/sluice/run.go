@@ -46,16 +46,25 @@ func runCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			stop := reloadOnHangup(s)
+			n := notifier{log}
+			stop := reloadOnHangup(s, n)
 			defer stop()
 			log.Info("serving", "file", f.Name, "version", ctl.Version, "virtual_servers", len(f.VirtualServers))
+			n.ready(readyStatus(f))
+			n.watchdog(c.Context, s.SinceAlive)
+			defer context.AfterFunc(c.Context, n.stopping)()
 			return s.Run(c.Context)
 		},
 	}
 }
 
+// readyStatus is what systemctl status shows.
+func readyStatus(f *ctl.File) string {
+	return fmt.Sprintf("serving %d virtual servers of %s", len(f.VirtualServers), f.Name)
+}
+
 // reloadOnHangup has SIGHUP reload the file, until stop is called.
-func reloadOnHangup(s *ctl.Server) (stop func()) {
+func reloadOnHangup(s *ctl.Server, n notifier) (stop func()) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -63,7 +72,12 @@ func reloadOnHangup(s *ctl.Server) (stop func()) {
 		for {
 			select {
 			case <-hangup:
-				_, _ = s.Reload(ctx) // which logs its outcome
+				n.reloading()
+				status := "serving; the last reload failed, see the log"
+				if v, err := s.Reload(ctx); err == nil { // it logs its outcome
+					status = fmt.Sprintf("serving generation %d of %s", v.Generation, v.File)
+				}
+				n.ready(status)
 			case <-ctx.Done():
 				return
 			}

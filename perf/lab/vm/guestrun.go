@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,9 +21,9 @@ import (
 const (
 	configPath = "/tmp/sluice.yaml"
 	// serveTime bounds a start, stopTime a stop, readyTime the wait for members' next hops and for a killed engine's data.
-	serveTime = time.Minute
+	serveTime = 3 * time.Minute
 	stopTime  = time.Minute
-	readyTime = time.Minute
+	readyTime = 2 * time.Minute
 )
 
 // config is the file of a start.
@@ -74,7 +75,7 @@ func (g *guest) steps(ctx context.Context) error {
 		run(step, func() error { return g.serveWhile(ctx, traffic) })
 	}
 	run(StepKill, func() error { return g.killed(ctx) })
-	run(StepTake, func() error { return g.takeOver(ctx) })
+	run(StepTake, func() error { return g.takenOver(ctx) })
 	if g.plan.Full {
 		run(StepFlap, func() error {
 			return g.serveWhile(ctx, func() error {
@@ -88,6 +89,11 @@ func (g *guest) steps(ctx context.Context) error {
 				}
 				return traffic()
 			})
+		})
+	}
+	if g.plan.VLAN {
+		run(StepVLAN, func() error {
+			return g.serveWhile(ctx, func() error { return errors.Join(traffic(), g.tagged()) })
 		})
 	}
 	plan := g.plan
@@ -381,55 +387,4 @@ func until(ctx context.Context, what string, is func() bool) error {
 		}
 	}
 	return nil
-}
-
-// takeOver starts a second sluice that takes over from the first, while transfers run.
-func (g *guest) takeOver(ctx context.Context) error {
-	help, err := g.lb.Run(ctx, guestSluice, "run", "--help")
-	if err != nil {
-		return err
-	}
-	if !bytes.Contains(help, []byte("--takeover")) {
-		g.report(Record{Skipped: "this sluice has no run --takeover"})
-		return nil
-	}
-	return g.handedOver(ctx)
-}
-
-// handedOver: the first sluice ends by itself, in order, and no transfer notices.
-func (g *guest) handedOver(ctx context.Context) error {
-	old, err := g.start()
-	if err != nil {
-		return err
-	}
-	if err := g.ready(ctx, old); err != nil {
-		return err
-	}
-	var moved atomic.Int64
-	done := g.transferring(ctx, &moved)
-	if err := until(ctx, "the transfers move", func() bool { return moved.Load() > 512<<10 }); err != nil {
-		return err
-	}
-	d, err := g.start("--takeover")
-	if err != nil {
-		return err
-	}
-	if err := until(ctx, "the first sluice has ended", func() bool {
-		select {
-		case <-old.Done():
-			return true
-		default:
-			return false
-		}
-	}); err != nil {
-		return fmt.Errorf("%w\n%s", err, old.log)
-	}
-	if err := old.Wait(); err != nil {
-		g.report(Record{Failed: fmt.Sprintf("the first sluice: %v\n%s", err, old.log)})
-	}
-	<-done
-	if err := g.state(ctx, nil); err != nil {
-		g.report(Record{Failed: err.Error()})
-	}
-	return g.stop(d)
 }

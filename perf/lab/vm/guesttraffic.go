@@ -24,7 +24,7 @@ const (
 
 const (
 	// moveTime bounds one transfer or echo session.
-	moveTime = 2 * time.Minute
+	moveTime = 4 * time.Minute
 	// answerTime is how long an answer to a datagram may take before it is sent again.
 	answerTime = 3 * time.Second
 	// answerTries bounds how often.

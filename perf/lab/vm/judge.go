@@ -30,9 +30,6 @@ func Judge(s Scenario, records []Record) []error {
 	}
 	j.boot(byStep[StepBoot])
 	for _, step := range s.Plan.steps() {
-		if rs := byStep[step]; len(rs) == 1 && rs[0].Skipped != "" && step == StepTake {
-			continue // the reason has been shown
-		}
 		j.step(step, byStep[step])
 	}
 	return j.problems
@@ -46,6 +43,9 @@ func (p Plan) steps() []string {
 	steps := []string{StepFirst, StepSecond, StepKill, StepTake}
 	if p.Full {
 		steps = append(steps, StepFlap)
+	}
+	if p.VLAN {
+		steps = append(steps, StepVLAN)
 	}
 	if p.Small {
 		steps = append(steps, StepSmall)
@@ -97,6 +97,10 @@ func (j *judge) boot(records []Record) {
 			if n.Driver != j.s.Driver || n.Queues != j.s.Queues {
 				j.wrong(StepBoot, "%s is %s with %d queues, not %s with %d", n.Name, n.Driver, n.Queues, j.s.Driver, j.s.Queues)
 			}
+			// QEMU's hubs leave virtio none to offer.
+			if (j.s.Driver == "igb" || j.s.Taps()) && !slices.Contains(n.Features, "rx-checksum") {
+				j.wrong(StepBoot, "%s does not check receive checksums, so that nothing is seen of it: %v", n.Name, n.Features)
+			}
 		}
 		return
 	}
@@ -106,7 +110,7 @@ func (j *judge) boot(records []Record) {
 // step judges one run of sluice.
 func (j *judge) step(step string, records []Record) {
 	moves := map[string]int{}
-	states, stops, starts, kills := 0, 0, 0, 0
+	states, stops, starts, kills, handovers, tags := 0, 0, 0, 0, 0, 0
 	for _, r := range records {
 		switch {
 		case r.Move != nil:
@@ -125,21 +129,39 @@ func (j *judge) step(step string, records []Record) {
 			if r.Killed.MovedBefore == 0 {
 				j.wrong(step, "nothing had moved before the kill")
 			}
+		case r.VLAN != nil:
+			tags++
+			if v := r.VLAN; v.Sent == 0 || v.Stripped != 0 || v.Kept != v.Sent {
+				j.wrong(step, "%s", r)
+			}
+		case r.Handover != nil:
+			handovers++
+			if h := r.Handover; h.MovedBefore == 0 || h.MovedAfter == 0 || h.ExitCode != 0 {
+				j.wrong(step, "%s", r)
+			} else if refused := h.ServingMS == 0; refused != j.s.Plan.TakeoverRefused || refused && !strings.Contains(strings.Join(h.Refused, "\n"), "Linux 6.4") {
+				j.wrong(step, "%s; a takeover needs Linux 6.4", r)
+			}
 		}
 	}
 	l := sessions(step)
 	want := map[string]int{"tcp IPv4": l.conns / 2, "tcp IPv6": l.conns / 2, "udp IPv4": l.echoes / 2, "udp IPv6": l.echoes / 2}
 	for kind, n := range want {
-		if moves[kind] != n {
+		rounds := 1
+		if step == StepTake && n > 0 { // as many rounds as it took
+			rounds = max(1, moves[kind]/n)
+		}
+		if moves[kind] != n*rounds {
 			j.wrong(step, "%d sessions of %s were reported, not %d", moves[kind], kind, n)
 		}
 	}
-	wantKills := 0
-	if step == StepKill {
-		wantKills = 1
+	once := func(in string) int {
+		if step == in {
+			return 1
+		}
+		return 0
 	}
-	if starts != 1 || states != 1 || stops < 1 || kills != wantKills {
-		j.wrong(step, "reported %d starts, %d states, %d stops and %d kills", starts, states, stops, kills)
+	if starts != 1 || states != 1 || stops != 1 || kills != once(StepKill) || handovers != once(StepTake) || tags != once(StepVLAN) {
+		j.wrong(step, "reported %d starts, %d states, %d stops, %d kills, %d handovers and %d VLANs", starts, states, stops, kills, handovers, tags)
 	}
 }
 
@@ -217,7 +239,13 @@ func (j *judge) state(step string, s *State) {
 		}
 	}
 	j.workers(step, s)
+	l := sessions(step)
 	for _, d := range s.Drops {
+		// igb resets its link when it starts, and the kernel forgets who is there. The start waits for the members; the client is
+		// asked for when the first answers to it come, and each session may lose one of those.
+		if d.Reason == "no_neighbour" && j.s.Driver == "igb" && d.Count <= uint64(l.conns+l.echoes) {
+			continue
+		}
 		// Of a burst some packets may find a ring full; any other reason is a mistake.
 		if d.Reason != "tx_full" && d.Reason != "handoff_full" {
 			j.wrong(step, "%d packets dropped: %s", d.Count, d.Reason)
@@ -238,7 +266,8 @@ func (j *judge) workers(step string, s *State) {
 			j.wrong(step, "worker %d received nothing", w.Worker)
 		}
 	}
-	if len(s.Workers) > 1 && (out == 0 || out != in) {
+	// A TAP device sends a flow to the queue that it has answered from, so that there may be none.
+	if len(s.Workers) > 1 && (out != in || out == 0 && !j.s.Taps()) {
 		j.wrong(step, "%d packets handed out and %d in: the NIC does not hash the client's end, so there must be some", out, in)
 	}
 }
@@ -254,7 +283,6 @@ func Summary(records []Record) string {
 	var bytes, packets uint64
 	sessions, stops := 0, 0
 	kernel, modes := "", []string{}
-	var skipped []string
 	for _, r := range records {
 		switch {
 		case r.Boot != nil:
@@ -271,13 +299,7 @@ func Summary(records []Record) string {
 			}
 		case r.Stop != nil:
 			stops++
-		case r.Skipped != "":
-			skipped = append(skipped, r.Step+" ("+r.Skipped+")")
 		}
 	}
-	s := fmt.Sprintf("Linux %s, %s: %d sessions of %d bytes intact, %d packets received, %d stops with every frame", kernel, strings.Join(modes, " and "), sessions, bytes, packets, stops)
-	if len(skipped) > 0 {
-		s += "; not tried: " + strings.Join(skipped, ", ")
-	}
-	return s
+	return fmt.Sprintf("Linux %s, %s: %d sessions of %d bytes intact, %d packets received, %d stops with every frame", kernel, strings.Join(modes, " and "), sessions, bytes, packets, stops)
 }

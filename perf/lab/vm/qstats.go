@@ -38,18 +38,52 @@ func qstats(ifname string) (counts []uint64, err error) {
 	req.AddData(genlHeader{netdevCmdQstatsGet, 1, 0, 0})
 	req.AddData(nl.NewRtAttr(netdevAQstatsIfindex, nl.Uint32Attr(uint32(link.Attrs().Index))))
 	req.AddData(nl.NewRtAttr(netdevAQstatsScope, nl.Uint32Attr(scopeQueue)))
-	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
+	err = dump(req, func(m []byte) error {
+		attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
+		counts = addQueue(counts, attrs)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("counters of the queues of %s: %w", ifname, err)
 	}
-	for _, m := range msgs {
-		attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
-		if err != nil {
-			return nil, err
-		}
-		counts = addQueue(counts, attrs)
-	}
 	return counts, nil
+}
+
+// dump sends a request and calls each with every message of the answer. NetlinkRequest.Execute takes the first for the whole
+// answer here: this family does not set NLM_F_MULTI (net/core/netdev-genl.c, netdev_nl_stats_queue).
+func dump(req *nl.NetlinkRequest, each func([]byte) error) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, req.Serialize(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	for buf := make([]byte, 1<<16); ; {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return err
+		}
+		msgs, err := syscall.ParseNetlinkMessage(buf[:n])
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			switch m.Header.Type {
+			case unix.NLMSG_DONE, unix.NLMSG_ERROR: // both begin with an error number, 0 or negative
+				if len(m.Data) >= 4 {
+					if e := int32(binary.NativeEndian.Uint32(m.Data)); e != 0 {
+						return unix.Errno(-e)
+					}
+				}
+				return nil
+			}
+			if err := each(m.Data); err != nil {
+				return err
+			}
+		}
+	}
 }
 
 // genlHeader is struct genlmsghdr: command, version, two reserved bytes.

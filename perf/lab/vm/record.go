@@ -14,6 +14,10 @@ type Plan struct {
 	Small bool `json:"small"`
 	// Channels, if not 0, adds a start with as many queues, more than there are workers.
 	Channels int `json:"channels"`
+	// VLAN adds a start with tagged datagrams, with the driver's VLAN stripping on and off.
+	VLAN bool `json:"vlan"`
+	// TakeoverRefused says that the kernel has no takeover, so that the running sluice has to carry on.
+	TakeoverRefused bool `json:"takeover_refused"`
 	// Only, if not empty, is the one step that is done.
 	Only string `json:"only"`
 }
@@ -27,22 +31,24 @@ const (
 	StepTake     = "takeover"
 	StepFlap     = "link down and up"
 	StepSmall    = "frames too small for zero-copy"
+	StepVLAN     = "VLAN tags"
 	StepChannels = "more queues than workers"
 )
 
 // Record is one fact that a guest reports. Of the pointers one is set.
 type Record struct {
-	Step     string  `json:"step"`
-	UptimeMS int64   `json:"uptime_ms"` // of the guest
-	Boot     *Boot   `json:"boot,omitempty"`
-	Start    *Start  `json:"start,omitempty"`
-	Move     *Move   `json:"move,omitempty"`
-	State    *State  `json:"state,omitempty"`
-	Stop     *Stop   `json:"stop,omitempty"`
-	Skipped  string  `json:"skipped,omitempty"` // the reason
-	Failed   string  `json:"failed,omitempty"`  // the guest could not do the step
-	Killed   *Killed `json:"killed,omitempty"`
-	End      bool    `json:"end,omitempty"` // nothing follows
+	Step     string    `json:"step"`
+	UptimeMS int64     `json:"uptime_ms"` // of the guest
+	Boot     *Boot     `json:"boot,omitempty"`
+	Start    *Start    `json:"start,omitempty"`
+	Move     *Move     `json:"move,omitempty"`
+	State    *State    `json:"state,omitempty"`
+	Stop     *Stop     `json:"stop,omitempty"`
+	Failed   string    `json:"failed,omitempty"` // the guest could not do the step
+	Killed   *Killed   `json:"killed,omitempty"`
+	Handover *Handover `json:"handover,omitempty"`
+	VLAN     *VLAN     `json:"vlan,omitempty"`
+	End      bool      `json:"end,omitempty"` // nothing follows
 }
 
 // Boot is the machine as the guest finds it.
@@ -136,6 +142,26 @@ type Killed struct {
 	MovingMS    int64 `json:"moving_ms"`    // from the kill until data moved again
 }
 
+// Handover is a sluice that took over from a running one while data was moving.
+type Handover struct {
+	MovedBefore int64 `json:"moved_before"` // payload bytes before the second was started
+	MovedAfter  int64 `json:"moved_after"`  // payload bytes after the first had ended
+	ServingMS   int64 `json:"serving_ms"`   // from the first start of a second until one served
+	EndedMS     int64 `json:"ended_ms"`     // until the first had ended
+	PauseMS     int64 `json:"pause_ms"`     // the longest time in between in which no connection received anything
+	ExitCode    int   `json:"exit_code"`    // of the first
+	// Refused has the errors of those that could not take over, after which the first carried on: the kernel has no takeover,
+	// or the machine was too slow for the bounds of one.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// VLAN is the tag of a datagram that came to a member. 0 is none.
+type VLAN struct {
+	Sent     int `json:"sent"`
+	Stripped int `json:"stripped"` // with the NIC's VLAN stripping on
+	Kept     int `json:"kept"`     // with it off
+}
+
 // String is the record in one line, for people.
 func (r Record) String() string {
 	head := fmt.Sprintf("%6.1fs %s: ", float64(r.UptimeMS)/1000, r.Step)
@@ -156,8 +182,15 @@ func (r Record) String() string {
 		return head + fmt.Sprintf("stopped in %d ms with exit code %d", r.Stop.MS, r.Stop.ExitCode)
 	case r.Killed != nil:
 		return head + fmt.Sprintf("killed after %d bytes; serves again after %d ms, data moves after %d ms", r.Killed.MovedBefore, r.Killed.ServingMS, r.Killed.MovingMS)
-	case r.Skipped != "":
-		return head + "skipped: " + r.Skipped
+	case r.Handover != nil:
+		h := r.Handover
+		if h.ServingMS == 0 {
+			return head + fmt.Sprintf("not taken over after %d bytes, %d bytes followed: %s", h.MovedBefore, h.MovedAfter, strings.Join(h.Refused, "; "))
+		}
+		return head + fmt.Sprintf("taken over after %d bytes: serves after %d ms, the first ended after %d ms with exit code %d, %d tries before, data stood still for %d ms at most, %d bytes followed",
+			h.MovedBefore, h.ServingMS, h.EndedMS, h.ExitCode, len(h.Refused), h.PauseMS, h.MovedAfter)
+	case r.VLAN != nil:
+		return head + fmt.Sprintf("VLAN %d comes to a member as %d with VLAN stripping and as %d without it", r.VLAN.Sent, r.VLAN.Stripped, r.VLAN.Kept)
 	case r.Failed != "":
 		return head + "FAILED: " + r.Failed
 	}

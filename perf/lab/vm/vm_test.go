@@ -6,13 +6,19 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"sluice/perf/lab"
 )
@@ -99,23 +105,60 @@ func TestReadRecords(t *testing.T) {
 
 // The machine must have no way to a network of the host.
 func TestMachineHasNoNetwork(t *testing.T) {
-	for _, driver := range []string{"igb", "virtio_net"} {
-		args := (&machine{driver: driver}).args()
-		netdevs := 0
+	for _, m := range []struct {
+		machine
+		backend string
+		with    string // of the devices under test
+	}{
+		{machine{driver: "igb"}, "hubport,", "igb,"},
+		{machine{driver: "virtio_net"}, "hubport,", "iommu_platform=on"},
+		{machine{driver: "virtio_net", taps: &network{}, queues: 4}, "tap,", "mq=on,vectors=10"},
+	} {
+		args := m.args()
+		netdevs, with := 0, 0
 		for i, a := range args {
 			if a == "-netdev" {
 				netdevs++
-				if !strings.HasPrefix(args[i+1], "hubport,") {
-					t.Errorf("%s: -netdev %s", driver, args[i+1])
+				if !strings.HasPrefix(args[i+1], m.backend) {
+					t.Errorf("%s: -netdev %s", m.driver, args[i+1])
+				}
+				if m.taps != nil && !strings.Contains(args[i+1], "script=no,downscript=no") {
+					t.Errorf("%s: a script would run: -netdev %s", m.driver, args[i+1])
 				}
 			}
 			if a == "-net" || a == "-nic" {
-				t.Errorf("%s: %s", driver, a)
+				t.Errorf("%s: %s", m.driver, a)
+			}
+			if a == "-device" && strings.Contains(args[i+1], m.with) {
+				with++
 			}
 		}
-		if netdevs != 4 || !slices.Contains(args, "-nodefaults") {
-			t.Errorf("%s: %d netdevs in %q", driver, netdevs, args)
+		if netdevs != 4 || with != 2 || !slices.Contains(args, "-nodefaults") {
+			t.Errorf("%s: %d netdevs, %d devices with %s in %q", m.driver, netdevs, with, m.with, args)
 		}
+	}
+}
+
+// A machine is run again only if QEMU failed an assertion.
+func TestAborted(t *testing.T) {
+	for script, want := range map[string]bool{"kill -ABRT $$": true, "kill -KILL $$": false, "exit 1": false, "exit 0": false} {
+		err := exec.Command("sh", "-c", script).Run()
+		if err != nil {
+			err = fmt.Errorf("wrapped: %w", errors.Join(err, nil))
+		}
+		if got := aborted(err); got != want {
+			t.Errorf("%s: %v is %v, not %v", script, err, got, want)
+		}
+	}
+}
+
+func TestLongestPause(t *testing.T) {
+	var moved atomic.Int64
+	pause := longestPause(&moved)
+	time.Sleep(50 * time.Millisecond)
+	moved.Add(1)
+	if got := pause(); got < 50*time.Millisecond {
+		t.Errorf("stood still for %s, and %s were seen", 50*time.Millisecond, got)
 	}
 }
 
@@ -125,13 +168,9 @@ func good(s Scenario) (all []Record) {
 		r.Step = step
 		all = append(all, r)
 	}
-	nic := NIC{Driver: s.Driver, Queues: s.Queues}
+	nic := NIC{Driver: s.Driver, Queues: s.Queues, Features: []string{"rx-checksum"}}
 	add(StepBoot, Record{Boot: &Boot{Kernel: "7", CPUs: cpus, NICs: []NIC{nic, nic}}})
 	for _, step := range s.Plan.steps() {
-		if step == StepTake {
-			add(step, Record{Skipped: "no such flag"})
-			continue
-		}
 		add(step, Record{Start: &Start{}})
 		l := sessions(step)
 		for i := range l.conns {
@@ -148,6 +187,16 @@ func good(s Scenario) (all []Record) {
 		}
 		if step == StepKill {
 			add(step, Record{Killed: &Killed{MovedBefore: 1}})
+		}
+		if step == StepTake {
+			h := &Handover{MovedBefore: 1, MovedAfter: 1, ServingMS: 1}
+			if s.Plan.TakeoverRefused {
+				h.ServingMS, h.Refused = 0, []string{"Linux 6.4 or newer is needed"}
+			}
+			add(step, Record{Handover: h})
+		}
+		if step == StepVLAN {
+			add(step, Record{VLAN: &VLAN{Sent: testVLAN, Kept: testVLAN}})
 		}
 		add(step, Record{State: goodState(s, step)})
 		add(step, Record{Stop: &Stop{Log: "msg=stopped"}})
@@ -185,7 +234,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	s := Scenarios()[0]
-	s.Plan = Plan{} // the steps that all have
+	s.Plan = Plan{VLAN: true}
 	base, err := json.Marshal(good(s))
 	if err != nil {
 		t.Fatal(err)
@@ -213,6 +262,26 @@ func TestJudge(t *testing.T) {
 			return all
 		}
 	}
+	handover := func(f func(*Handover)) func([]Record) []Record {
+		return func(all []Record) []Record {
+			for _, r := range all {
+				if r.Handover != nil {
+					f(r.Handover)
+				}
+			}
+			return all
+		}
+	}
+	vlan := func(f func(*VLAN)) func([]Record) []Record {
+		return func(all []Record) []Record {
+			for _, r := range all {
+				if r.VLAN != nil {
+					f(r.VLAN)
+				}
+			}
+			return all
+		}
+	}
 	without := func(is func(Record) bool) func([]Record) []Record {
 		return func(all []Record) []Record {
 			i := slices.IndexFunc(all, is)
@@ -220,32 +289,37 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func([]Record) []Record{
-		"nothing":         func([]Record) []Record { return nil },
-		"no end":          func(all []Record) []Record { return all[:len(all)-1] },
-		"a failure":       func(all []Record) []Record { return append([]Record{{Step: StepFirst, Failed: "x"}}, all...) },
-		"no boot":         without(func(r Record) bool { return r.Boot != nil }),
-		"no start":        without(func(r Record) bool { return r.Start != nil }),
-		"no state":        without(func(r Record) bool { return r.State != nil }),
-		"no stop":         without(func(r Record) bool { return r.Stop != nil }),
-		"no kill":         without(func(r Record) bool { return r.Killed != nil }),
-		"a session less":  without(func(r Record) bool { return r.Move != nil }),
-		"no udp":          without(func(r Record) bool { return r.Move != nil && r.Move.Protocol == "udp" }),
-		"a skipped start": func(all []Record) []Record { return append(all, Record{Step: StepSecond, Failed: "skipped"}) },
-		"wrong sum":       move(func(m *Move) { m.SentSum = strings.Repeat("0", 64) }),
-		"other sum":       move(func(m *Move) { m.ReceivedSum = strings.Repeat("0", 64) }),
-		"short":           move(func(m *Move) { m.Received-- }),
-		"error":           move(func(m *Move) { m.Error = "reset" }),
-		"copy":            state(func(s *State) { s.Ports[0].Mode = "copy" }),
-		"generic":         state(func(s *State) { s.Ports[1].XDP = "generic" }),
-		"invalid":         state(func(s *State) { s.Ports[1].Invalid = 1 }),
-		"nothing sent":    state(func(s *State) { s.Ports[1].Sent = 0 }),
-		"port missing":    state(func(s *State) { s.Ports = s.Ports[1:] }),
-		"idle queue":      state(func(s *State) { s.Queues[outside][3] = 0 }),
-		"queue missing":   state(func(s *State) { s.Queues[inside] = s.Queues[inside][1:] }),
-		"no handoff":      state(func(s *State) { clear(s.Workers) }),
-		"lost handoff":    state(func(s *State) { s.Workers[0].HandedOut++ }),
-		"worker missing":  state(func(s *State) { s.Workers = s.Workers[1:] }),
-		"drops":           state(func(s *State) { s.Drops = []Drop{{"bad_length", 1}} }),
+		"nothing":                  func([]Record) []Record { return nil },
+		"no end":                   func(all []Record) []Record { return all[:len(all)-1] },
+		"a failure":                func(all []Record) []Record { return append([]Record{{Step: StepFirst, Failed: "x"}}, all...) },
+		"no boot":                  without(func(r Record) bool { return r.Boot != nil }),
+		"no start":                 without(func(r Record) bool { return r.Start != nil }),
+		"no state":                 without(func(r Record) bool { return r.State != nil }),
+		"no stop":                  without(func(r Record) bool { return r.Stop != nil }),
+		"no kill":                  without(func(r Record) bool { return r.Killed != nil }),
+		"no handover":              without(func(r Record) bool { return r.Handover != nil }),
+		"nothing after a handover": handover(func(h *Handover) { h.MovedAfter = 0 }),
+		"not taken over":           handover(func(h *Handover) { h.ServingMS = 0 }),
+		"the first ended badly":    handover(func(h *Handover) { h.ExitCode = 1 }),
+		"a session less":           without(func(r Record) bool { return r.Move != nil }),
+		"no udp":                   without(func(r Record) bool { return r.Move != nil && r.Move.Protocol == "udp" }),
+		"a skipped start":          func(all []Record) []Record { return append(all, Record{Step: StepSecond, Failed: "skipped"}) },
+		"wrong sum":                move(func(m *Move) { m.SentSum = strings.Repeat("0", 64) }),
+		"other sum":                move(func(m *Move) { m.ReceivedSum = strings.Repeat("0", 64) }),
+		"short":                    move(func(m *Move) { m.Received-- }),
+		"error":                    move(func(m *Move) { m.Error = "reset" }),
+		"copy":                     state(func(s *State) { s.Ports[0].Mode = "copy" }),
+		"generic":                  state(func(s *State) { s.Ports[1].XDP = "generic" }),
+		"invalid":                  state(func(s *State) { s.Ports[1].Invalid = 1 }),
+		"nothing sent":             state(func(s *State) { s.Ports[1].Sent = 0 }),
+		"port missing":             state(func(s *State) { s.Ports = s.Ports[1:] }),
+		"idle queue":               state(func(s *State) { s.Queues[outside][3] = 0 }),
+		"queue missing":            state(func(s *State) { s.Queues[inside] = s.Queues[inside][1:] }),
+		"no handoff":               state(func(s *State) { clear(s.Workers) }),
+		"lost handoff":             state(func(s *State) { s.Workers[0].HandedOut++ }),
+		"worker missing":           state(func(s *State) { s.Workers = s.Workers[1:] }),
+		"no client":                state(func(s *State) { s.Drops = []Drop{{"no_neighbour", 41}} }),
+		"drops":                    state(func(s *State) { s.Drops = []Drop{{"bad_length", 1}} }),
 		"exit code": func(all []Record) []Record {
 			for _, r := range all {
 				if r.Stop != nil {
@@ -254,7 +328,11 @@ func TestJudge(t *testing.T) {
 			}
 			return all
 		},
-		"other driver": func(all []Record) []Record { all[0].Boot.NICs[0].Driver = "e1000"; return all },
+		"no tags":             without(func(r Record) bool { return r.VLAN != nil }),
+		"a tag not stripped":  vlan(func(v *VLAN) { v.Stripped = v.Sent }),
+		"a tag lost":          vlan(func(v *VLAN) { v.Kept = 0 }),
+		"no receive checksum": func(all []Record) []Record { all[0].Boot.NICs[1].Features = nil; return all },
+		"other driver":        func(all []Record) []Record { all[0].Boot.NICs[0].Driver = "e1000"; return all },
 	} {
 		var all []Record
 		if err := json.Unmarshal(base, &all); err != nil {
@@ -279,6 +357,32 @@ func TestAddQueue(t *testing.T) {
 	counts = addQueue(counts, []syscall.NetlinkRouteAttr{attr(netdevAQstatsID, 0, 4), attr(netdevAQstatsType, 1, 4), attr(netdevAQstatsRxPacket, 99, 4)})
 	if !slices.Equal(counts, []uint64{7, 1 << 40}) {
 		t.Errorf("%v", counts)
+	}
+}
+
+// Every message of an answer is read: the list of all families has the one that lists them.
+func TestDump(t *testing.T) {
+	families := func(version byte) (names []string, err error) {
+		req := nl.NewNetlinkRequest(nl.GENL_ID_CTRL, unix.NLM_F_DUMP)
+		req.AddData(genlHeader{nl.GENL_CTRL_CMD_GETFAMILY, version, 0, 0})
+		err = dump(req, func(m []byte) error {
+			attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
+			for _, a := range attrs {
+				if a.Attr.Type == nl.GENL_CTRL_ATTR_FAMILY_NAME {
+					names = append(names, nl.BytesToString(a.Value))
+				}
+			}
+			return err
+		})
+		return names, err
+	}
+	names, err := families(nl.GENL_CTRL_VERSION)
+	if err != nil || len(names) < 2 || !slices.Contains(names, "nlctrl") {
+		t.Errorf("%q, %v", names, err)
+	}
+	// A type that no family has.
+	if err := dump(nl.NewNetlinkRequest(0x3ff, unix.NLM_F_DUMP), func([]byte) error { return nil }); err == nil {
+		t.Error("a refusal went unnoticed")
 	}
 }
 
