@@ -126,7 +126,8 @@ func (w *worker) admit(i int) flow.Ref {
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
 	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
-		if v.ResetRefused && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
+		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
+		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
 			w.answerReset(i)
 			return

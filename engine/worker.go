@@ -124,6 +124,9 @@ func (w *worker) step(now uint64) bool {
 	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
 		busy = true
 	}
+	if w.endSome() {
+		busy = true
+	}
 	if shrink := w.table.Shrink(); shrink < wholeTimeouts {
 		w.table.Sweep(now, sweepBudget, w.timeoutOf, w.expired)
 	}
