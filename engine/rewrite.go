@@ -117,7 +117,7 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 		if before == flow.TCPSynSent && j == flow.Changed && ref.Side() == flow.FromServer {
 			w.handshake(rec)
 		} else if before == flow.TCPSynSent {
-			w.repeated(rec, ref, isSYN(p))
+			w.repeated(rec, ref, p.Opens)
 		}
 	case flow.SCTP:
 		before := rec.SCTPState()
