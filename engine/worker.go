@@ -82,7 +82,8 @@ type worker struct {
 	evicted   func(*flow.Record)
 }
 
-// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
+// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts. One for each
+// connection that the step has opened comes on top: else a table that is fed with nothing but new connections would fill up.
 const expiryBudget = 32
 
 // sweepBudget bounds the records that a step of a table above its high-water mark looks at: each costs a cache miss.
@@ -91,7 +92,7 @@ const sweepBudget = 4
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
 	w.now = now
-	busy := false
+	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
 		q := &w.rx[i]
 		if q.TxOnly {
@@ -121,7 +122,7 @@ func (w *worker) step(now uint64) bool {
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
-	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
+	if budget := expiryBudget + int(w.stats.Opened-opened); w.table.Expire(now, budget, w.timeoutOf, w.expired) == budget {
 		busy = true
 	}
 	if w.endSome() {
