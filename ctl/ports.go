@@ -191,6 +191,7 @@ func (s *Server) rename(i int, f iface) {
 // exchange puts p in the place of a port's program, whose counters it goes on with or not.
 func (s *Server) exchange(i int, p *rings.Program, counts bool) {
 	old := s.programs[i]
+	s.resteer = true
 	s.mu.Lock()
 	if c, err := old.Counters(); err == nil && !counts {
 		s.past[i].program.Add(&c)

@@ -58,6 +58,7 @@ type Server struct {
 	past       []portPast               // by port of the file
 	planned    int                      // receive queues that the memory was made for
 	lookAgain  bool                     // something could not be done yet
+	resteer    bool                     // a port has other queues, whose NIC has not been told
 	hops       map[netip.Addr]engine.Hop
 	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
 	complaints map[string]string   // what was said, by subject

@@ -77,6 +77,13 @@ func (s *Server) watch(ctx context.Context) error {
 			if err := s.reconcile(ctx); err != nil {
 				s.log.Warn("the kernel's tables could not be followed; the last ones stay in force", "error", err)
 			}
+			if s.resteer {
+				s.resteer = false
+				s.mu.Lock()
+				s.steered = nil
+				s.mu.Unlock()
+				s.steer(s.engine.Config())
+			}
 			if s.lookAgain {
 				s.lookAgain, quiet = false, time.After(lookAgainAfter)
 			}
