@@ -98,13 +98,13 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
-	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
 	if s.state, err = lockState(); err != nil {
 		return nil, err
 	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.giveUp())
