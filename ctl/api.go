@@ -140,6 +140,8 @@ func (s *Server) handler() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
+	mux.HandleFunc("POST /v1/members/order", s.postOrder)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
@@ -183,11 +185,11 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 	sum := total(snaps)
 	v := StatusView{
 		Version: Version, PID: os.Getpid(), UptimeMS: time.Since(s.began).Milliseconds(), File: s.file.Name,
-		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(),
+		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(), Changes: s.health.changesView(),
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
+			Ended: sum.Ended, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
 		},
 	}
 	for i := range snaps {

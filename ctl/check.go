@@ -25,6 +25,9 @@ func (f *File) Check(offline bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := f.prepareMonitors(); err != nil {
+		return nil, err
+	}
 	if err := f.checkLocalPorts(); err != nil {
 		return nil, err
 	}

@@ -46,6 +46,9 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		pools[f.Pools[i].Name] = i
 		s.Pools = append(s.Pools, f.Pools[i].spec(t))
 	}
+	for i := range f.Pools {
+		s.Pools[i].AllDown, s.Pools[i].Fallback = f.Pools[i].AllDown.compile(), pools[f.Pools[i].AllDown.Pool]
+	}
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
@@ -145,6 +148,28 @@ func (f *File) memberKey(a netip.Addr) string {
 		}
 	}
 	return "pools"
+}
+
+func (a AllDown) compile() engine.AllDown {
+	switch a.Policy {
+	case AllDownReset:
+		return engine.AllDownReset
+	case AllDownFailOpen:
+		return engine.AllDownFailOpen
+	case AllDownPool:
+		return engine.AllDownPool
+	}
+	return engine.AllDownRefuse
+}
+
+func (o OnDown) compile() engine.EndPolicy {
+	switch o {
+	case OnDownReset:
+		return engine.EndReset
+	case OnDownMove:
+		return engine.EndMove
+	}
+	return engine.EndNone
 }
 
 // tableCapacity is each worker's share of the connections.

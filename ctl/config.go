@@ -15,6 +15,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"sluice/ctl/monitor"
 )
 
 // File is a whole configuration, checked, with every default filled in.
@@ -27,6 +29,7 @@ type File struct {
 	Ports          []Port // at least one
 	Neighbours     []Neighbour
 	Routes         []Route
+	Monitors       []monitor.Monitor
 	SNATPools      []SNATPool
 	Pools          []Pool
 	VirtualServers []VirtualServer
@@ -43,6 +46,11 @@ func (f *File) Warnings() []string { return f.warnings }
 func (f *File) Position(key string) (line, column int) {
 	p := locate(f.where, key)
 	return p.line, p.column
+}
+
+// Monitor returns the monitor of that name, or nil.
+func (f *File) Monitor(name string) *monitor.Monitor {
+	return findNamed(f.Monitors, name, func(m *monitor.Monitor) string { return m.Name })
 }
 
 // Pool returns the pool of that name, or nil.
@@ -156,6 +164,13 @@ type Pool struct {
 	MinimumActive int
 	ReturnAfter   time.Duration
 	SlowStart     time.Duration
+
+	Monitors       []string // names of Monitors
+	MonitorsNeeded Needed
+	Passive        monitor.PassiveConfig
+	AllDown        AllDown
+	OnDown         OnDown
+	StartUp        StartUp
 }
 
 // Hash is what tells clients apart for schedulers that hash.

@@ -3,11 +3,13 @@ package ctl
 import (
 	"net/netip"
 	"time"
+
+	"sluice/ctl/monitor"
 )
 
 // The keys, from the whole file downwards. What is written here is what is decoded and what is documented.
 
-var fileKeys = mapping[File]{what: "the file", later: []string{"monitor", "cluster", "snat", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
+var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
 	nestedKey(keyDoc{name: "engine", example: "{workers: 2}", text: "The packet engine: drivers, workers, memory."},
 		&engineKeys, func(f *File) *Engine { return &f.Engine }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of connections, for all virtual servers."},
@@ -23,6 +25,8 @@ var fileKeys = mapping[File]{what: "the file", later: []string{"monitor", "clust
 		&neighbourKeys, func(f *File) *[]Neighbour { return &f.Neighbours }),
 	listKey(keyDoc{name: "routes", example: "[{prefix: 0.0.0.0/0, via: 172.16.10.55}]", text: "Static routes, offline only; live they are the kernel's."},
 		&routeKeys, func(f *File) *[]Route { return &f.Routes }),
+	listKey(keyDoc{name: "monitors", example: "[{name: web-alive, type: http, http: {path: /health}}]", text: "Ways to find out whether a member works, for pools to use."},
+		&monitorKeys, func(f *File) *[]monitor.Monitor { return &f.Monitors }),
 	listKey(keyDoc{name: "snat-pools", example: "[{name: out, addresses: [192.168.20.200]}]", text: "Addresses that connections to members come from, for mode fullnat."},
 		&snatPoolKeys, func(f *File) *[]SNATPool { return &f.SNATPools }),
 	listKey(keyDoc{name: "pools", example: "[{name: web, members: [{address: 192.168.20.1:80}]}]", text: "Sets of servers."},

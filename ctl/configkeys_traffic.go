@@ -67,7 +67,7 @@ var snatPoolKeys = mapping[SNATPool]{what: "a SNAT pool", keys: []configKey[SNAT
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(p *SNATPool) *AddressHandling { return &p.AddressHandling }),
 }}
 
-var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "all-down", "snat"}, keys: []configKey[Pool]{
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"persistence", "snat"}, keys: append([]configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
 	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
 		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections, WeightedLeastConnections, Fastest, TwoChoices, SourceHash, Maglev, First, Random},
@@ -86,7 +86,7 @@ var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persist
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.ReturnAfter }),
 	durationKey(keyDoc{name: "slow-start", def: "0s", example: "30s", text: "How long a member that comes up takes part in choices with a share that grows from nothing to all."},
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.SlowStart }),
-}}
+}, healthKeys...)}
 
 var hashKeys = mapping[Hash]{what: "the hash", keys: []configKey[Hash]{
 	flagKey(keyDoc{name: "ports", def: "false", example: "true", text: "Whether the client's port is part of it."}, func(h *Hash) *bool { return &h.Ports }),

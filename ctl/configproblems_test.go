@@ -56,7 +56,7 @@ func TestProblems(t *testing.T) {
 		{"null entry", "ports:\n  -\n  - interface: eth1\n", []string{"2:4: ports[0]: interface is missing"}},
 		{"no ports", "log: {}\n", []string{"1:1: ports is missing"}},
 		{"key elsewhere", twoPorts + "busy-poll: {}\n", []string{"2:1: busy-poll: the file has no such key (there is engine.busy-poll)"}},
-		{"later key", twoPorts + "monitors: []\n", []string{"2:1: monitors: monitors is not in this release"}},
+		{"later key", twoPorts + "cluster: []\n", []string{"2:1: cluster: cluster is not in this release"}},
 		{"odd key", twoPorts + "\"a b\": 1\n\"\": 1\n5: 1\n", []string{`2:1: "a b": the file has no such key`, `3:1: "": the file has no such key`, "4:1: 5: the file has no such key"}},
 		{"interface with a slash", "ports: [{interface: a/b}]\n", []string{`1:21: ports[0].interface: the interface name "a/b" has a character`}},
 		{"same interface", "ports: [{interface: a}, {name: b, interface: a}]\n", []string{"1:46: ports[1].interface: interface a is already in line 1"}},

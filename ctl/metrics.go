@@ -17,6 +17,7 @@ var (
 	serviceLabels = []string{"virtual"}
 	memberLabels  = []string{"pool", "member"}
 	sideLabel     = "side"
+	monitorLabels = []string{"pool", "member", "monitor"}
 
 	descBuild       = desc("build_info", "Version of the running program.", "version")
 	descConnections = desc("connections", "Connections in the table.", "worker")
@@ -37,8 +38,15 @@ var (
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
 	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
 
-	descErrors   = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
-	descICMPSent = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
+	descEnded = desc("ended_connections_total", "Connections that ended because their member stopped serving.")
+
+	descMemberUp      = desc("member_up", "1 if the monitors find the member up.", memberLabels...)
+	descMemberChanges = desc("member_changes_total", "Changes of the monitors' verdict.", memberLabels...)
+	descProbes        = desc("monitor_probes_total", "Probes that told something about the member.", monitorLabels...)
+	descProbeFailures = desc("monitor_failures_total", "Probes that failed.", monitorLabels...)
+	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
+	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
+	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
 
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
@@ -106,6 +114,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descDropped, d.Count, d.Reason)
 	}
 	count(descEvicted, sum.Evicted)
+	count(descEnded, sum.Ended)
 	count(descResets, sum.Resets)
 	count(descOutside, sum.Outside)
 	count(descErrors, sum.Errors)
@@ -129,6 +138,19 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 			usable = 1
 		}
 		gauge(descMemberUsable, usable, m.Pool, m.Name)
+		if m.Verdict != "" {
+			up := 0.0
+			if m.Verdict == "up" {
+				up = 1
+			}
+			gauge(descMemberUp, up, m.Pool, m.Name)
+			count(descMemberChanges, m.Changes, m.Pool, m.Name)
+		}
+	}
+	for _, m := range c.s.health.monitorViews() {
+		count(descProbes, m.Probes, m.Pool, m.Member, m.Monitor)
+		count(descProbeFailures, m.Failures, m.Pool, m.Member, m.Monitor)
+		count(descProbesUnsent, m.Inconclusive, m.Pool, m.Member, m.Monitor)
 	}
 	sets, crowded := 0, 0
 	for i := range snaps {

@@ -136,6 +136,9 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err != nil {
 		return nil, err
 	}
+	if err := f.prepareMonitors(); err != nil {
+		return nil, err
+	}
 	file, oldWays, drain := s.file, s.ways, s.drain
 	s.mu.Lock()
 	s.file, s.ways = f, ways
@@ -147,7 +150,11 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 		s.file, s.ways, s.drain = file, oldWays, drain
 		s.mu.Unlock()
 		_, again := s.put(context.WithoutCancel(ctx))
+		s.health.revert()
 		return nil, errors.Join(err, again)
+	}
+	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
+		s.log.Error("the monitors could not be changed", "error", err)
 	}
 	s.steer(s.engine.Config())
 	s.scale(plan, finished)

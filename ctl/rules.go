@@ -39,11 +39,11 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 func (f *File) ends() (out []rings.MemberRule) {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if pool := f.Pool(v.Pool); pool != nil {
+		f.eachServing(v, func(pool *Pool) {
 			for j := range pool.Members {
 				out = append(out, v.end(&pool.Members[j]))
 			}
-		}
+		})
 	}
 	return out
 }
@@ -60,16 +60,14 @@ func (v *VirtualServer) end(m *Member) rings.MemberRule {
 
 // memberRules are the server ends of a virtual server's connections that are behind the port.
 func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
-	pool := f.Pool(v.Pool)
-	if pool == nil {
-		return nil
-	}
-	for i := range pool.Members {
-		end := v.end(&pool.Members[i])
-		if hop, ok := t.hops[end.Addr]; ok && hop.Port == port {
-			out = append(out, end)
+	f.eachServing(v, func(pool *Pool) {
+		for i := range pool.Members {
+			end := v.end(&pool.Members[i])
+			if hop, ok := t.hops[end.Addr]; ok && hop.Port == port {
+				out = append(out, end)
+			}
 		}
-	}
+	})
 	return out
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ import (
 type Server struct {
 	assembly
 	state  *kernelState
+	health *health
 	saved  *savedTables
 	drain  draining
 	spec   engine.Spec // that the engine's configuration was compiled from
@@ -83,11 +85,14 @@ func newSecret() flow.Secret {
 // Start brings everything up. On an error nothing stays behind.
 func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
 	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
-		drain: newDraining(), requests: make(chan func(context.Context))}
+		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
 	if s.ifaces, err = f.interfaces(); err != nil {
 		return nil, err
 	}
 	if s.plan, err = f.plan(s.ifaces); err != nil {
+		return nil, err
+	}
+	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
 	if err = f.checkLocalPorts(); err != nil {
@@ -105,6 +110,9 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if s.health.orders, err = loadOrders(strings.TrimSuffix(s.state.path, ".json")); err != nil {
+		return nil, err
+	}
 	if err = s.readSteering(); err != nil {
 		return nil, err
 	}
@@ -129,12 +137,15 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.placeAddresses(); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
+	if err = s.health.begin(f, s.engine); err != nil {
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
+	}
 	if s.api, err = s.listen(); err != nil {
-		return nil, errors.Join(err, s.stopEngine())
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	if err = s.expectHeirs(ctx); err != nil {
 		s.api.close()
-		return nil, errors.Join(err, s.stopEngine())
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	return s, nil
 }
@@ -284,7 +295,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
 	spec.RSSTableSize = s.tableSize
-	cfg, err := engine.NewConfig(spec, s.dict)
+	cfg, err := s.health.compile(s.file, &spec, s.dict)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -413,14 +424,12 @@ func (s *Server) stopEngine() error {
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
 	sampling, stop := context.WithCancel(ctx)
-	sampled := make(chan struct{})
-	go func() {
-		defer close(sampled)
-		s.observe(sampling)
-	}()
-	err := s.watch(ctx)
+	var sampled sync.WaitGroup
+	sampled.Go(func() { s.observe(sampling) })
+	sampled.Go(func() { s.watchTraffic(sampling) })
+	err := errors.Join(s.watch(ctx), s.health.end())
 	stop()
-	<-sampled
+	sampled.Wait()
 	if s.successor != 0 {
 		return s.leave()
 	}

@@ -50,6 +50,10 @@ func valueText(v any) string {
 		case v.Port() == 0:
 			return v.Addr().String()
 		}
+	case netip.Addr:
+		if !v.IsValid() {
+			return "auto"
+		}
 	case net.HardwareAddr:
 		if v == nil {
 			return "auto"

@@ -99,15 +99,16 @@ func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, 
 		for j := range out {
 			out[j].targets = append(out[j].targets, to)
 		}
-		pool := f.Pool(v.Pool)
-		for j := range pool.Members {
-			from := target{addr: pool.Members[j].Target(v.Address.Port()), member: true}
-			from.flow = flowType(v.Protocol, from.addr)
-			if port, ok := ways(from.addr); ok {
-				out[port].targets = append(out[port].targets, from)
-				out[port].server = true
+		f.eachServing(v, func(pool *Pool) {
+			for j := range pool.Members {
+				from := target{addr: pool.Members[j].Target(v.Address.Port()), member: true}
+				from.flow = flowType(v.Protocol, from.addr)
+				if port, ok := ways(from.addr); ok {
+					out[port].targets = append(out[port].targets, from)
+					out[port].server = true
+				}
 			}
-		}
+		})
 	}
 	// Clients come from where members are not. If members are everywhere, they come to the ports of virtual servers.
 	everywhere := !slices.ContainsFunc(out, func(p steeredPort) bool { return !p.server })

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -52,11 +53,14 @@ type taking struct {
 
 func takeOver(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
 	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
-		drain: newDraining(), requests: make(chan func(context.Context))}
+		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
 	if s.ifaces, err = f.interfaces(); err != nil {
 		return nil, err
 	}
 	if s.plan, err = f.plan(s.ifaces); err != nil {
+		return nil, err
+	}
+	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
 	if err = f.checkLocalPorts(); err != nil {
@@ -241,7 +245,9 @@ func (t *taking) inheritState() error {
 	if !samePath(t.state.lock) {
 		return errors.New("the lock of the running sluice is not that of this network namespace")
 	}
-	return nil
+	t.health.inherit(t.offer.Verdicts)
+	t.health.orders, err = loadOrders(base)
+	return err
 }
 
 // inheritDraining has everything drain that the predecessor has and the file has not.
@@ -511,7 +517,8 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any
 			s.log.Error("the predecessor's XDP program stays; restart when it suits", "error", err)
 		}
 	}
-	if err := errors.Join(s.expectHeirs(ctx), s.resolveHops(), s.placeAddresses()); err != nil {
+	err := s.health.begin(s.file, s.engine)
+	if err = errors.Join(err, s.health.reread(strings.TrimSuffix(s.state.path, ".json")), s.expectHeirs(ctx), s.resolveHops(), s.placeAddresses()); err != nil {
 		s.log.Warn("taken over, but not all of it", "error", err)
 	}
 	setProcs(s.plan.workers)

@@ -205,7 +205,7 @@ func (s *Server) offer(ctx context.Context) (*takeoverOffer, error) {
 	o := &takeoverOffer{
 		Fixed: s.fixedSettings(s.plan.workers), Generation: s.generation, Secret: s.secret, Dictionary: s.dict.Entries(0),
 		Nodes: map[uint32]string{}, Virtuals: map[uint32]engine.VirtualSpec{}, State: *s.state, Frames: s.plan.frames, Pages: string(s.region.Pages()),
-		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), TableSize: s.tableSize,
+		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), TableSize: s.tableSize, Verdicts: s.health.verdicts(),
 	}
 	for id := range inUse.Nodes {
 		o.Nodes[id] = s.nodeName(id)

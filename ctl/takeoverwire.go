@@ -104,6 +104,7 @@ type takeoverOffer struct {
 	Notes      [][]string // of the queues, by port
 	Socket     string
 	Metrics    string
+	Verdicts   []verdictNote // of monitors
 }
 
 type hostOffer struct {

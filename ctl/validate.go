@@ -12,6 +12,7 @@ func (f *File) complete() {
 			p.Name = p.Interface
 		}
 	}
+	f.completeMonitors()
 	for i := range f.Pools {
 		for j := range f.Pools[i].Members {
 			if m := &f.Pools[i].Members[j]; m.Name == "" && m.Address.IsValid() {
@@ -81,6 +82,7 @@ func validate(c *collector, f *File) {
 	v.checkRoutes()
 	v.checkSNATPools()
 	v.checkPools()
+	v.checkMonitors()
 	v.checkVirtualServers()
 }
 

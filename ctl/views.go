@@ -57,7 +57,11 @@ type MemberView struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
-	State   string `json:"state"` // active | disabled (weight 0) | no-neighbour | draining (gone from the file)
+	State   string `json:"state"`             // active | checking | down | draining (ordered, or gone from the file) | disabled (ordered, or weight 0) | forced-off | no-neighbour
+	Verdict string `json:"verdict,omitempty"` // of the monitors: checking | up | down
+	Cause   string `json:"cause,omitempty"`   // of the state
+	Since   string `json:"since,omitempty"`   // RFC 3339
+	Changes uint64 `json:"changes,omitempty"` // of the verdict
 	Port    string `json:"port"`
 	MAC     string `json:"mac,omitempty"`
 	CounterView
@@ -236,6 +240,7 @@ type StatusView struct {
 	Workers    int          `json:"workers"`
 	Totals     TotalsView   `json:"totals"`
 	Memory     []MemoryView `json:"memory"`
+	Changes    ChangesView  `json:"member_changes"`
 }
 
 // TotalsView sums all workers.
@@ -248,6 +253,7 @@ type TotalsView struct {
 	ToHost      uint64 `json:"to_host"`
 	Sent        uint64 `json:"sent"`
 	Dropped     uint64 `json:"dropped"`
+	Ended       uint64 `json:"ended"`         // connections that ended because their member stopped serving
 	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
 	Resets      uint64 `json:"resets"`        // RSTs that the engine made
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
@@ -295,7 +301,7 @@ func (s *Server) poolViews(snaps []engine.Snapshot) []PoolView {
 		for i := range p.Members {
 			m := sumService(snaps, nodesOf, p.Members[i].ID)
 			sum.Add(&m)
-			if p.Members[i].Weight > 0 && p.Members[i].Hop.OK {
+			if m := &p.Members[i]; m.Weight > 0 && m.Hop.OK && m.State.Kind == engine.MemberUp {
 				v.Usable++
 			}
 		}
@@ -321,12 +327,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			if m.Hop.OK {
 				v.MAC = macString(m.Hop.MAC)
 			}
-			switch {
-			case !m.Hop.OK:
-				v.State = "no-neighbour"
-			case m.Weight == 0:
-				v.State = "disabled"
-			}
+			s.health.show(&v, m)
 			out = append(out, v)
 		}
 	}

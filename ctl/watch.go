@@ -50,6 +50,7 @@ func (s *Server) watch(ctx context.Context) error {
 			quiet = time.After(0)
 		case <-ticker.C:
 			beats = s.beat(beats)
+			s.health.orderDeadlines(time.Now())
 			if len(s.due) > 0 {
 				s.announceDue()
 			}

@@ -105,7 +105,8 @@ type MemberSpec struct {
 	Subnet netip.Prefix
 }
 
-// MemberState is whether a member takes connections, and since when.
+// MemberState is whether a member takes connections, and since when. That of a compiled configuration is where it begins;
+// SetMembers changes it.
 type MemberState struct {
 	Kind  MemberKind
 	Since uint64 // milliseconds of the engine's clock when it came up; 0: long ago
@@ -134,7 +135,21 @@ type PoolSpec struct {
 	// ReturnAfter is how long a group must have been usable again before it takes over from a lower one, and SlowStart how
 	// long a member that comes up takes part with a growing share; milliseconds.
 	ReturnAfter, SlowStart uint32
+	// AllDown is what happens to new connections while no member is usable; Fallback is the index in Pools for AllDownPool.
+	AllDown  AllDown
+	Fallback int
 }
+
+// AllDown is what happens to new connections of a pool without a usable member.
+type AllDown uint8
+
+// The settings of AllDown.
+const (
+	AllDownRefuse   AllDown = iota // as the virtual server refuses
+	AllDownReset                   // a RST
+	AllDownFailOpen                // members that are down are chosen among: better a chance than none
+	AllDownPool                    // another pool serves
+)
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
@@ -247,6 +262,7 @@ type Config struct {
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
+	places      []place  // by node id
 	exits       []exit   // by port
 	leastMTU    int      // of all of them: only what is larger is looked at again
 	icmpRate    int      // a worker's share
@@ -303,6 +319,8 @@ type pool struct {
 	minimum                int
 	returnAfter, slowStart uint64
 	groups                 []group // the highest priority first
+	allDown                AllDown
+	fallback               *pool // for AllDownPool
 }
 
 // group is the members of a pool that have a priority.
@@ -340,6 +358,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			return nil, err
 		}
 	}
+	if err := c.linkPools(spec.Pools); err != nil {
+		return nil, err
+	}
 	var err error
 	if c.snatPools, err = newSNATPools(spec.SNAT, dict); err != nil {
 		return nil, err
@@ -367,6 +388,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			return nil, err
 		}
 	}
+	c.placeMembers()
 	for id, d := range spec.Draining.Nodes {
 		if hop := d.Hop; int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
 			c.nodes[id] = node{ok: hop.OK, port: uint16(hop.Port), l2: rewrite.MakeL2(hop.MAC, spec.Ports[hop.Port].MAC)}
@@ -408,7 +430,37 @@ func (c *Config) compileExits(rate int) {
 	}
 }
 
+// linkPools sets what pools fall back to, which must not lead back to them.
+func (c *Config) linkPools(specs []PoolSpec) error {
+	for i := range specs {
+		if specs[i].AllDown != AllDownPool {
+			continue
+		}
+		if specs[i].Fallback < 0 || specs[i].Fallback >= len(c.pools) {
+			return fmt.Errorf("pool %s: no pool %d to fall back to", specs[i].Name, specs[i].Fallback)
+		}
+		c.pools[i].fallback = &c.pools[specs[i].Fallback]
+	}
+	for i := range c.pools {
+		n := 0
+		for p := c.pools[i].fallback; p != nil; p = p.fallback {
+			if n++; n > len(c.pools) {
+				return fmt.Errorf("pool %s: the pools that it falls back to lead round in a circle", c.pools[i].name)
+			}
+		}
+	}
+	return nil
+}
+
+// eachServing calls f for every member that may serve a virtual server with this pool.
+func (p *pool) eachServing(f func(m *member)) {
+	for ; p != nil; p = p.fallback {
+		p.each(func(_ *group, m *member) { f(m) })
+	}
+}
+
 func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
+	p.allDown = spec.AllDown
 	p.name, p.schedulerName, p.hash, p.minimum = spec.Name, spec.Scheduler, spec.Hash, spec.Minimum
 	p.returnAfter, p.slowStart = uint64(spec.ReturnAfter), uint64(spec.SlowStart)
 	if err := spec.Hash.Check(); err != nil {
@@ -424,7 +476,8 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 		}
 		g := &p.groups[at]
 		id := dict.node(spec.Name, m.Addr, m.Port)
-		compiled := member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.shared[id]}
+		dict.member(id).state.Store(m.State.pack())
+		compiled := member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.member(id)}
 		if m.Subnet.IsValid() {
 			compiled.subnetBits = m.Subnet.Bits() + 128 - m.Subnet.Addr().BitLen()
 			compiled.subnet = maskAddr(flow.AddrFrom(m.Subnet.Addr()), compiled.subnetBits)
@@ -491,7 +544,7 @@ func (c *Config) compileAnswers() error {
 	n := 0
 	for i := range c.virtuals {
 		if c.virtuals[i].exists && c.virtuals[i].withoutEntry() {
-			c.virtuals[i].pool.each(func(*group, *member) { n++ })
+			c.virtuals[i].pool.eachServing(func(*member) { n++ })
 		}
 	}
 	c.answers = newServices(n)
@@ -500,11 +553,13 @@ func (c *Config) compileAnswers() error {
 		if !v.exists || !v.withoutEntry() {
 			continue
 		}
-		if v.Stateless && v.pool.needs != sched.NeedsHash {
-			return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table", v.Name)
+		for p := v.pool; p != nil && v.Stateless; p = p.fallback {
+			if p.needs != sched.NeedsHash {
+				return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table, and pool %s does not", v.Name, p.name)
+			}
 		}
 		var err error
-		v.pool.each(func(_ *group, m *member) {
+		v.pool.eachServing(func(m *member) {
 			port := m.servicePort(v.Port)
 			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
 				err = fmt.Errorf("virtual servers %s and %s may both forward without an entry in the table and share member %s port %d: its answers could belong to either",

@@ -33,6 +33,7 @@ type runtimeState struct {
 	core                     int
 	activity                 activity
 	stopped                  bool
+	ending                   ending
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
 }

@@ -85,7 +85,28 @@ func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 
 // explainPick does what connect does, with turns and places that are looked at and not taken.
 func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *choice, now uint64) {
-	p := v.pool
+	c.explainCandidates(e, v.pool, k, search)
+	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
+		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
+		return
+	}
+	search.begin(v.pool, k, now, true)
+	m := search.next()
+	for p := v.pool; p != search.pool; {
+		p = p.fallback
+		e.Pool, e.Scheduler = p.name, p.schedulerName
+		c.explainCandidates(e, p, k, search)
+	}
+	e.Turn = search.in.Turn
+	if m == nil {
+		e.Decision, e.Reason = DecideDrop, search.why.String()
+		return
+	}
+	c.explainRewrite(e, v, k, m)
+}
+
+// explainCandidates lists the members of a pool.
+func (c *Config) explainCandidates(e *Explanation, p *pool, k *flow.Key, search *choice) {
 	for i := range p.groups {
 		g, s := &p.groups[i], &search.pools[p.index].groups[i]
 		for j := range g.members {
@@ -95,8 +116,8 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 			switch {
 			case m.Weight == 0:
 				info.Note = "weight 0 takes no new connection"
-			case m.State.Kind != MemberUp:
-				info.Note = m.State.Kind.String()
+			case m.state().Kind != MemberUp:
+				info.Note = m.state().Kind.String()
 			case !m.Hop.OK:
 				info.Note = NoNeighbour.String()
 			case !s.available.Has(j):
@@ -107,18 +128,6 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 			e.Candidates = append(e.Candidates, info)
 		}
 	}
-	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
-		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
-		return
-	}
-	search.begin(p, k, now, true)
-	m := search.next()
-	e.Turn = search.in.Turn
-	if m == nil {
-		e.Decision, e.Reason = DecideDrop, search.why.String()
-		return
-	}
-	c.explainRewrite(e, v, k, m)
 }
 
 // String is the word for people.
@@ -219,7 +228,9 @@ func (c *Config) Pools() []PoolInfo {
 		p := &c.pools[i]
 		out[i] = PoolInfo{Name: p.name, Scheduler: p.schedulerName}
 		p.each(func(_ *group, m *member) {
-			out[i].Members = append(out[i].Members, MemberInfo{m.id, m.MemberSpec, m.shared.active.Load()})
+			info := MemberInfo{m.id, m.MemberSpec, m.shared.active.Load()}
+			info.State = m.state()
+			out[i].Members = append(out[i].Members, info)
 		})
 	}
 	return out

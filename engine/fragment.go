@@ -173,6 +173,9 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 		return
 	}
 	w.descs[j], w.ports[j] = d, port
+	if p.Opens {
+		w.opening++
+	}
 	w.n++
 }
 

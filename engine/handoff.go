@@ -26,10 +26,10 @@ const (
 	portMask     = 1<<16 - 1
 )
 
-// steer hands the packets of the burst that other workers own to them and keeps the rest.
-func (w *worker) steer() {
-	kept := 0
-	for i := range w.n {
+// steer puts the packets of the burst from from on that other workers own into their batches and keeps the rest.
+func (w *worker) steer(from int) {
+	kept := from
+	for i := from; i < w.n; i++ {
 		o := int(w.slots[w.cfg.owner(&w.keys[i])])
 		if o != w.slot {
 			p := &w.peers[o]
@@ -45,7 +45,6 @@ func (w *worker) steer() {
 		kept++
 	}
 	w.n = kept
-	w.flushPeers()
 }
 
 // flushPeers gives the packets that are ready for other workers to them.
@@ -93,6 +92,7 @@ func (w *worker) receiveHandoffs() bool {
 			busy = true
 			p.owed += n
 			w.takeHandoff(n)
+			w.table.Hash(w.keys[:w.n], 0)
 			w.process()
 		}
 		w.giveBack(p)
@@ -106,7 +106,7 @@ func (w *worker) receiveHandoffs() bool {
 // takeHandoff sorts n descriptors from a peer: packets into the burst, finished frames to their port, free frames
 // into the pool.
 func (w *worker) takeHandoff(n int) {
-	w.n, w.handedIn = 0, true
+	w.n, w.opening, w.handedIn = 0, 0, true
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
 		d.Options = 0

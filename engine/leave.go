@@ -93,7 +93,7 @@ func (w *worker) leave() bool {
 	full := false
 	from := l.cursor
 	l.cursor = w.table.Each(from, leaveChunk, func(i uint32, r *flow.Record) {
-		if full || l.isSent(i) {
+		if full || l.isSent(i) || w.endIfOrdered(i, r) {
 			return
 		}
 		full = !w.pack(i, r)
@@ -184,6 +184,15 @@ func (w *worker) returnBoxes() {
 
 // takeOver enters a connection that another worker had. The counts over all workers do not change.
 func (w *worker) takeOver(rec *flow.Record) {
+	if end, reset := w.ordered(rec); end {
+		if reset {
+			w.sendResets(rec)
+		}
+		w.stats.Ended++
+		w.stats.Closed++
+		w.runtime.counts.add(rec, -1)
+		return
+	}
 	deadline := w.timeoutOf(rec)
 	i, res := w.table.Adopt(rec, w.now, deadline)
 	if res == flow.Full && !rec.HalfOpen() && w.evict() {

@@ -8,7 +8,7 @@ import (
 )
 
 // rewrite changes the packets [from, to) of the burst that have a connection, and puts them on their egress port.
-// Both lines of each record are in the cache: the look-up has just touched them.
+// Both lines of each record are in the cache, or on their way: the look-up has just asked for them.
 func (w *worker) rewrite(from, to int) {
 	now := uint32(w.now)
 	for i := from; i < to; i++ {
@@ -116,9 +116,17 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 		j = rec.TrackTCP(ref.Side(), &p.TCP)
 		if before == flow.TCPSynSent && j == flow.Changed && ref.Side() == flow.FromServer {
 			w.handshake(rec)
+		} else if before == flow.TCPSynSent {
+			w.repeated(rec, ref, p.Opens)
 		}
 	case flow.SCTP:
+		before := rec.SCTPState()
 		j = rec.TrackSCTP(ref.Side(), &p.SCTP)
+		if before == flow.SCTPInitSent && j == flow.Changed && ref.Side() == flow.FromServer {
+			w.handshake(rec)
+		} else if before == flow.SCTPInitSent {
+			w.repeated(rec, ref, p.SCTP.Opens())
+		}
 	default:
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
@@ -151,6 +159,9 @@ func (w *worker) handshake(rec *flow.Record) {
 		return
 	}
 	w.node[rec.Node].Answered++
+	if rec.Proto() != flow.TCP {
+		return
+	}
 	halfLife := w.cfg.nodes[rec.Node].halfLife
 	if halfLife == 0 {
 		return
@@ -161,6 +172,14 @@ func (w *worker) handshake(rec *flow.Record) {
 	now := uint32(micros / 1000)
 	old := s.latency.Load() // two workers at once: one measurement is lost, among many
 	s.latency.Store(uint64(now)<<32 | uint64(sched.Smooth(uint32(old), now-uint32(old>>32), took, halfLife)))
+}
+
+// repeated counts a handshake as unanswered when the client sends its first packet again: seconds before the handshake's time
+// is over.
+func (w *worker) repeated(rec *flow.Record, ref flow.Ref, opens bool) {
+	if opens && ref.Side() == flow.FromClient && rec.Packets(flow.FromClient) == 1 {
+		w.node[rec.Node].Unanswered++
+	}
 }
 
 // settle ends being half open, if it is over. The timer moves out of the ticks in which Evict looks for those that still

@@ -11,7 +11,11 @@ import (
 // A packet may find what an earlier one of its burst has just made, so after the first change the table is asked
 // again. A SYN that starts anew over a connection that is closing removes a record; the packets before it may
 // still refer to that, so they are rewritten first.
-func (w *worker) schedule() {
+func (w *worker) schedule(missed int) {
+	if missed == 0 && w.opening == 0 { // nearly always
+		w.rewrite(0, w.n)
+		return
+	}
 	from, inserted, removed := 0, false, false
 	for i := range w.n {
 		r := w.refs[i]
@@ -41,10 +45,7 @@ func (w *worker) schedule() {
 
 // reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
 func (w *worker) reopens(i int, r flow.Ref) bool {
-	if p := &w.pkts[i]; p.Proto != flow.TCP && p.Proto != flow.SCTP || !begins(p) {
-		return false
-	}
-	return r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
+	return w.pkts[i].Opens && r.Side() == flow.FromClient && w.table.Record(r.Index()).Reusable()
 }
 
 func (w *worker) remove(index uint32) {
@@ -125,7 +126,8 @@ func (w *worker) admit(i int) flow.Ref {
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
 	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
-		if v.ResetRefused && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
+		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
+		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
 			w.answerReset(i)
 			return
@@ -137,10 +139,8 @@ func (w *worker) refuse(i int, v *virtual, why Reason) {
 // begins reports whether a packet can be the first of a connection.
 func begins(p *rewrite.Packet) bool {
 	switch p.Proto {
-	case flow.TCP:
-		return isSYN(p)
-	case flow.SCTP:
-		return p.SCTP.Opens()
+	case flow.TCP, flow.SCTP:
+		return p.Opens
 	case flow.ICMP, flow.ICMPv6:
 		return p.ICMP == rewrite.ICMPRequest
 	}
@@ -151,10 +151,6 @@ func begins(p *rewrite.Packet) bool {
 func hasPorts(proto uint8) bool { return proto == flow.TCP || proto == flow.UDP || proto == flow.SCTP }
 
 func isICMP(proto uint8) bool { return proto == flow.ICMP || proto == flow.ICMPv6 }
-
-func isSYN(p *rewrite.Packet) bool {
-	return p.TCP.Flags&(flow.FlagSYN|flow.FlagACK|flow.FlagRST|flow.FlagFIN) == flow.FlagSYN
-}
 
 // noSource reports whether an address cannot be a client's: 0/8, 127/8, 224/3 (RFC 1122 section 3.2.1.3, RFC 1112), ::, ::1,
 // multicast (RFC 4291 section 2.5).

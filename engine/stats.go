@@ -14,6 +14,7 @@ type Stats struct {
 	HandedIn  uint64
 	Opened    uint64 // connections
 	Closed    uint64
+	Ended     uint64 // connections that ended because their member stopped serving, of those Closed
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
@@ -32,8 +33,8 @@ type Stats struct {
 type ServiceStats struct {
 	Opened uint64
 	Active int64
-	// Of what was opened: handshakes that the member answered, refused with a RST, and left unanswered. A datagram counts as
-	// a handshake.
+	// Handshakes that the member answered, refused with a RST, and left unanswered: the client had to repeat its first packet,
+	// or the time for an answer was over. One that is answered late counts twice. A datagram counts as a handshake.
 	Answered, Refused, Unanswered uint64
 
 	Packets [2]uint64
@@ -52,6 +53,7 @@ func (s *Stats) Add(b *Stats) {
 	s.HandedIn += b.HandedIn
 	s.Opened += b.Opened
 	s.Closed += b.Closed
+	s.Ended += b.Ended
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent

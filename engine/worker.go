@@ -7,6 +7,7 @@
 //	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
 //	3 parse     frames to tuples; what cannot be read is dropped             worker.go
 //	4 steer     packets that another worker owns go to its handoff ring      handoff.go
+//	            3 and 4 by portions, each ending with a look ahead: the table asks memory for its tuples
 //	5 look up   tuples to records, the whole burst at once                   flow
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
 //	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
@@ -64,6 +65,7 @@ type worker struct {
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
 	n          int
+	opening    int // packets that were parsed and begin a connection with a handshake
 	descs      [burstSize]rings.Desc
 	ports      [burstSize]uint16 // where each packet arrived
 	pkts       [burstSize]rewrite.Packet
@@ -80,7 +82,8 @@ type worker struct {
 	evicted   func(*flow.Record)
 }
 
-// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
+// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts. One for each
+// connection that the step has opened comes on top: else a table that is fed with nothing but new connections would fill up.
 const expiryBudget = 32
 
 // sweepBudget bounds the records that a step of a table above its high-water mark looks at: each costs a cache miss.
@@ -89,7 +92,7 @@ const sweepBudget = 4
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
 	w.now = now
-	busy := false
+	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
 		q := &w.rx[i]
 		if q.TxOnly {
@@ -104,7 +107,7 @@ func (w *worker) step(now uint64) bool {
 		w.stats.RxPackets += uint64(n)
 		w.take(uint16(q.Port), n)
 		if w.cfg.owners.workers > 1 {
-			w.steer()
+			w.flushPeers()
 		}
 		w.process()
 	}
@@ -119,7 +122,10 @@ func (w *worker) step(now uint64) bool {
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
-	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
+	if budget := expiryBudget + int(w.stats.Opened-opened); w.table.Expire(now, budget, w.timeoutOf, w.expired) == budget {
+		busy = true
+	}
+	if w.endSome() {
 		busy = true
 	}
 	if shrink := w.table.Shrink(); shrink < wholeTimeouts {
@@ -128,13 +134,25 @@ func (w *worker) step(now uint64) bool {
 	return busy
 }
 
-// take parses the n frames in w.in, which arrived on port, into the burst.
+// portion is how many packets are parsed before their buckets are asked for. These come while the next portion is parsed; more
+// at once than a processor has under way would make it wait.
+const portion = 8
+
+// take parses the n frames in w.in, which arrived on port, into the burst, without those that another worker owns, and
+// begins to look them up.
 func (w *worker) take(port uint16, n int) {
-	w.n, w.handedIn = 0, false
+	w.n, w.opening, w.handedIn = 0, 0, false
 	bytes := uint64(0)
-	for i := range n {
-		bytes += uint64(w.in[i&(burstSize-1)].Len)
-		w.parse(w.in[i&(burstSize-1)], port)
+	for from := 0; from < n; from += portion {
+		first := w.n
+		for i := from; i < min(from+portion, n); i++ {
+			bytes += uint64(w.in[i&(burstSize-1)].Len)
+			w.parse(w.in[i&(burstSize-1)], port)
+		}
+		if w.cfg.owners.workers > 1 {
+			w.steer(first)
+		}
+		w.table.Hash(w.keys[:w.n], first)
 	}
 	w.stats.RxBytes += bytes
 }
@@ -149,6 +167,9 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 		}
 	}
 	w.descs[j], w.ports[j] = d, port
+	if w.pkts[j].Opens {
+		w.opening++
+	}
 	w.n++
 }
 
@@ -180,12 +201,11 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
 	if w.n > 0 {
-		w.table.LookupBurst(w.keys[:w.n], w.refs[:])
-		w.table.Load(w.refs[:w.n])
+		missed := w.table.Find(w.keys[:w.n], w.refs[:])
 		if w.leaving != nil {
 			w.passOn()
 		}
-		w.schedule()
+		w.schedule(missed)
 	}
 	if w.fragments.n > 0 {
 		w.passParts()

@@ -94,7 +94,7 @@ func TestParseSCTP(t *testing.T) {
 			var p Packet
 			var k flow.Key
 			v := Parse(frame, &p, &k)
-			if v != OK || k.Ports != flow.Ports(40000, 443) || k.Proto != flow.SCTP || p.Payload != p.L4+sctpLen || p.SCTP != c.want {
+			if v != OK || k.Ports != flow.Ports(40000, 443) || k.Proto != flow.SCTP || p.Payload != p.L4+sctpLen || p.SCTP != c.want || p.Opens != c.want.Opens() {
 				t.Errorf("%s: verdict %d, %+v %+v, want %+v", c.name, v, k, p, c.want)
 			}
 		}

@@ -28,8 +28,14 @@ var examples = map[string][]example{
 	"virtual": {{"sluice virtual", "all virtual servers"}, {"sluice virtual --watch -o wide", "again every two seconds, with bytes"}},
 	"pool":    {{"sluice pool", "all pools"}},
 	"member":  {{"sluice member -o wide", "all members, with next hops"}, {"sluice member --watch 1", "their states, every second"}},
+	"monitor": {{"sluice monitor", "every probe of every member, with its last result and cause"}, {"sluice monitor --watch 1", "the same, every second"}},
 	"worker":  {{"sluice worker -o wide", "all workers, with free frames and hand-overs"}},
 	"drop":    {{"sluice drop", "why packets were dropped"}, {"sluice drop --watch 500ms", "the counters as they grow"}},
+
+	"member drain":     {{"sluice member drain web s2 --deadline 5m --then reset", "no new connections; after five minutes the rest is reset"}},
+	"member disable":   {{"sluice member disable web s2", "no new connections, until it is enabled"}},
+	"member force-off": {{"sluice member force-off web s2", "no new connections, and those that it has end"}},
+	"member enable":    {{"sluice member enable web s2", "take the order back"}},
 
 	"conn":        {{"sluice conn --virtual web", "connections to a virtual server"}, {"sluice conn --member 192.168.20.1 --state established -o json", "by member and state, as JSON"}},
 	"conn show":   {{"sluice conn show 172.16.10.55:4003", "all that is known of a client's connection"}},

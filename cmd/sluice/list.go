@@ -53,6 +53,8 @@ var memberColumns = append([]column[ctl.MemberView]{
 	{"MEMBER", false, func(v *ctl.MemberView) any { return v.Name }},
 	{"ADDRESS", true, func(v *ctl.MemberView) any { return v.Address }},
 	{"STATE", false, func(v *ctl.MemberView) any { return v.State }},
+	{"SINCE", true, func(v *ctl.MemberView) any { return v.Since }},
+	{"CAUSE", true, func(v *ctl.MemberView) any { return v.Cause }},
 	{"WEIGHT", false, func(v *ctl.MemberView) any { return v.Weight }},
 	{"PORT", true, func(v *ctl.MemberView) any { return v.Port }},
 	{"MAC", true, func(v *ctl.MemberView) any { return v.MAC }},
@@ -61,7 +63,7 @@ var memberColumns = append([]column[ctl.MemberView]{
 func memberCommand() *cli.Command {
 	return noun("member", "list members of pools", clientFlags(), func(c *cli.Context) error {
 		return list(c, "/v1/members", nil, memberColumns)
-	})
+	}, memberOrderCommands()...)
 }
 
 var workerColumns = []column[ctl.WorkerView]{

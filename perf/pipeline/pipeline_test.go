@@ -236,11 +236,11 @@ func TestAttribute(t *testing.T) {
 		return s
 	}
 	counts, total := attribute(&profile.Profile{Sample: []*profile.Sample{
-		stack(true, "sluice/flow.(*Table).matches", "sluice/flow.(*Table).LookupBurst", "sluice/engine.(*worker).process"),
+		stack(true, "sluice/flow.(*Table).matches", "sluice/flow.(*Table).Find", "sluice/engine.(*worker).process"),
 		stack(true, "sluice/flow.(*Table).Lookup", "sluice/flow.(*Table).Insert", "sluice/engine.(*worker).schedule"),
 		stack(true, "sluice/engine.(*worker).rewrite", "sluice/engine.(*worker).schedule"),
 		stack(true, "sluice/rings.(*Wire).SendHeads", "sluice/perf/pipeline.(*feed).send"),
-		stack(false, "sluice/flow.(*Table).LookupBurst"),
+		stack(false, "sluice/flow.(*Table).Find"),
 	}})
 	if total != 4 || counts["lookup_ns"] != 1 || counts["schedule_ns"] != 1 || counts["rewrite_ns"] != 1 || counts[generatorStage] != 1 {
 		t.Errorf("%v of %d", counts, total)

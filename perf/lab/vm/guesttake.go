@@ -110,14 +110,14 @@ func (g *guest) successor(ctx context.Context, old *daemon, h *Handover) (*daemo
 // which it stood still.
 func longestPause(moved *atomic.Int64) func() time.Duration {
 	stop, longest := make(chan struct{}), make(chan time.Duration)
+	at, since := moved.Load(), time.Now()
 	go func() {
 		var pause time.Duration
-		at, since := moved.Load(), time.Now()
 		for ; ; time.Sleep(time.Millisecond) {
+			pause = max(pause, time.Since(since)) // before the look, so that it is never too short
 			if now := moved.Load(); now != at {
 				at, since = now, time.Now()
 			}
-			pause = max(pause, time.Since(since))
 			select {
 			case <-stop:
 				longest <- pause
