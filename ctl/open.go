@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -40,6 +42,17 @@ type tableMemory struct {
 	path  string // of its file in the store; "" for one that ends with the process
 }
 
+// publish makes the file of a fresh table one that a successor reads.
+func (m *tableMemory) publish() error {
+	dir, name := filepath.Split(m.path)
+	path := dir + workerTable + strings.TrimPrefix(name, freshTable)
+	if err := os.Rename(m.path, path); err != nil {
+		return fmt.Errorf("publish a connection table: %w", err)
+	}
+	m.path = path
+	return nil
+}
+
 func (m *tableMemory) free() error {
 	err := m.Unmap()
 	if m.path != "" {
@@ -62,7 +75,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
 	a.secret = newSecret()
-	if a.memory, err = a.newTables(a.plan.workers); err != nil {
+	if a.memory, err = a.newTables(a.plan.workers, workerTable); err != nil {
 		return err
 	}
 	for i := range a.file.Ports {
@@ -76,8 +89,8 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	return nil
 }
 
-// newTables takes the memory of the connection tables of so many workers, from files if tables are kept.
-func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
+// newTables takes the memory of the connection tables of so many workers, from files of that kind if tables are kept.
+func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err error) {
 	capacity := a.file.tableCapacity(workers)
 	defer func() {
 		if err == nil {
@@ -91,7 +104,7 @@ func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
 	for w := range workers {
 		var m tableMemory
 		if a.tables != nil {
-			m, err = a.tables.create(capacity, a.secret)
+			m, err = a.tables.create(kind, capacity, a.secret)
 		} else {
 			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto)
 			m.flows = m.Bytes

@@ -65,13 +65,20 @@ func (s *Server) prepareScale(p *plan) (*engine.Config, []tableMemory, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	mem, err := s.newTables(p.workers)
+	mem, err := s.newTables(p.workers, freshTable)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i := range mem {
-		if mem[i].path != "" { // a successor reads it beside the old ones
-			flow.SetReady(mem[i].Bytes)
+		if mem[i].path == "" {
+			continue
+		}
+		flow.SetReady(mem[i].Bytes)
+		if err := mem[i].publish(); err != nil { // a successor reads it beside the old ones
+			for j := range mem {
+				err = errors.Join(err, mem[j].free())
+			}
+			return nil, nil, err
 		}
 	}
 	return cfg, mem, nil

@@ -36,6 +36,10 @@ type tableStore struct {
 	log        *slog.Logger
 }
 
+// Kinds of table files. A generation is complete when all tables of its workers are ready; while workers are scaled, tables
+// that are not ready yet are fresh ones, so that an engine that is killed in the middle leaves its connections all the same.
+const workerTable, freshTable = "worker-", "fresh-"
+
 // savedTables is what an earlier engine left.
 type savedTables struct {
 	maps    []rings.Mapping
@@ -129,7 +133,7 @@ func (s *tableStore) load(dict *engine.Dictionary) (*savedTables, error) {
 		return saved, nil
 	}
 	for _, name := range gens[best] {
-		if !strings.HasPrefix(name, "worker-") {
+		if !strings.HasPrefix(name, workerTable) {
 			continue
 		}
 		m, records, err := s.openTable(s.path(name, best))
@@ -147,7 +151,7 @@ func (s *tableStore) load(dict *engine.Dictionary) (*savedTables, error) {
 func (s *tableStore) complete(generation int, names []string) bool {
 	n := 0
 	for _, name := range names {
-		if !strings.HasPrefix(name, "worker-") {
+		if !strings.HasPrefix(name, workerTable) {
 			continue
 		}
 		b := make([]byte, flow.HeaderSize)
@@ -269,8 +273,8 @@ func (s *tableStore) note(dict *engine.Dictionary) error {
 
 // create makes the file of a table for capacity connections. Its place in the generation is its own: while workers are
 // scaled there are the tables of both.
-func (s *tableStore) create(capacity int, secret flow.Secret) (tableMemory, error) {
-	path := s.path(fmt.Sprintf("worker-%d", s.made), s.generation)
+func (s *tableStore) create(kind string, capacity int, secret flow.Secret) (tableMemory, error) {
+	path := s.path(fmt.Sprintf("%s%d", kind, s.made), s.generation)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return tableMemory{}, fmt.Errorf("make %s: %w", path, err)
