@@ -82,8 +82,8 @@ func newSecret() flow.Secret {
 	return s
 }
 
-// Start brings everything up. On an error nothing stays behind.
-func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
+// newServer looks at the host for a file and changes nothing: a start and a takeover begin with it.
+func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
 		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
 	if s.ifaces, err = f.interfaces(); err != nil {
@@ -99,6 +99,15 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, err
 	}
 	if s.ways, err = f.ways(s.ifaces); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Start brings everything up. On an error nothing stays behind.
+func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
+	s, err := newServer(f, log)
+	if err != nil {
 		return nil, err
 	}
 	if s.state, err = lockState(); err != nil {

@@ -52,21 +52,8 @@ type taking struct {
 }
 
 func takeOver(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
-	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
-		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
-	if s.ifaces, err = f.interfaces(); err != nil {
-		return nil, err
-	}
-	if s.plan, err = f.plan(s.ifaces); err != nil {
-		return nil, err
-	}
-	if err = f.prepareMonitors(); err != nil {
-		return nil, err
-	}
-	if err = f.checkLocalPorts(); err != nil {
-		return nil, err
-	}
-	if s.ways, err = f.ways(s.ifaces); err != nil {
+	s, err := newServer(f, log)
+	if err != nil {
 		return nil, err
 	}
 	if s.nics, err = kernelNICs(); err != nil {
