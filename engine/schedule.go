@@ -16,6 +16,9 @@ func (w *worker) schedule(missed int) {
 		w.rewrite(0, w.n)
 		return
 	}
+	if missed > 1 {
+		w.propose()
+	}
 	from, inserted, removed := 0, false, false
 	for i := range w.n {
 		r := w.refs[i]
@@ -41,6 +44,7 @@ func (w *worker) schedule(missed int) {
 		w.refs[i] = r
 	}
 	w.rewrite(from, w.n)
+	w.retract()
 }
 
 // reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
@@ -171,6 +175,11 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
 		return 0, why
 	}
+	if !adopt {
+		if r := w.connectProposed(i, id); r != 0 {
+			return r, 0
+		}
+	}
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
@@ -182,18 +191,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		if m == nil {
 			break
 		}
-		rec := w.describe(i, id, v, m)
-		switch {
-		case adopt:
-			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-		case v.Proto == flow.TCP:
-			rec.BeginTCP(&w.pkts[i].TCP)
-			if w.cfg.nodes[m.id].halfLife > 0 {
-				rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
-			}
-		case v.Proto == flow.SCTP:
-			rec.BeginSCTP(&w.pkts[i].SCTP)
-		}
+		rec := w.track(i, id, v, m, adopt)
 		deadline := w.now + uint64(v.Timeouts.of(&rec))
 		r, res := w.table.Insert(&rec, v.Proto, w.now, deadline)
 		if res == flow.Collision && w.giveWay(&rec) {
@@ -218,6 +216,23 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	}
 	v.shared.cancel(uint32(v.Rate), w.now)
 	return 0, why
+}
+
+// track describes the connection and starts to track it.
+func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) flow.Record {
+	rec := w.describe(i, id, v, m)
+	switch {
+	case adopt:
+		rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
+	case v.Proto == flow.TCP:
+		rec.BeginTCP(&w.pkts[i].TCP)
+		if w.cfg.nodes[m.id].halfLife > 0 {
+			rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
+		}
+	case v.Proto == flow.SCTP:
+		rec.BeginSCTP(&w.pkts[i].SCTP)
+	}
+	return rec
 }
 
 // opened counts a new connection, whose place with the member and the virtual server is reserved.

@@ -67,6 +67,7 @@ type worker struct {
 	ports   [burstSize]uint16 // where each packet arrived
 	pkts    [burstSize]rewrite.Packet
 	keys    [burstSize]flow.Key
+	ahead   proposals
 	refs    [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
 	in      [burstSize]rings.Desc
 
@@ -75,7 +76,8 @@ type worker struct {
 	evicted   func(*flow.Record)
 }
 
-// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts.
+// expiryBudget bounds the timers that one step looks at, beside one for each connection that it has opened, so that a wave of
+// expiries is spread over bursts and yet connections end as fast as they come.
 const expiryBudget = 32
 
 // sweepBudget bounds the records that a step of a table above its high-water mark looks at: each costs a cache miss.
@@ -84,7 +86,7 @@ const sweepBudget = 4
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
 	w.now = now
-	busy := false
+	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
 		q := &w.rx[i]
 		if q.TxOnly {
@@ -111,7 +113,8 @@ func (w *worker) step(now uint64) bool {
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
-	if w.table.Expire(now, expiryBudget, w.timeoutOf, w.expired) == expiryBudget {
+	budget := expiryBudget + int(w.stats.Opened-opened)
+	if w.table.Expire(now, budget, w.timeoutOf, w.expired) == budget {
 		busy = true
 	}
 	if shrink := w.table.Shrink(); shrink < wholeTimeouts {

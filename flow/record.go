@@ -37,7 +37,7 @@ type Record struct {
 	ClientIf  uint16  // port on which the client's packets arrive
 	ServerIf  uint16  // port on which the server's packets arrive
 	Fine      uint16  // microseconds of the first packet beyond Start, where handshakes are timed
-	VS        uint32 // id of the virtual server
+	VS        uint32  // id of the virtual server
 	Win       [2]Window
 	MaxWin    [2]uint16 // largest window announced by each end, unscaled
 	Scale     uint8     // window scale: client's in the low half, server's in the high
