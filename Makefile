@@ -4,7 +4,7 @@
 GO ?= go
 PKGS = ./...
 
-.PHONY: build demo test race fuzz bench generate check help
+.PHONY: build demo test race fuzz bench generate profile check help
 .DEFAULT_GOAL := build
 
 build: ## the one binary, static, at bin/sluice
@@ -31,6 +31,9 @@ bench: ## micro-benchmarks: pipeline, look-ups
 
 generate: ## the XDP program (needs clang and libbpf-dev: apt-get install clang llvm libbpf-dev)
 	$(GO) generate ./rings
+
+profile: build ## cmd/sluice/default.pgo, by which the compiler chooses what to inline; after larger changes of the packet path
+	bin/sluice perf pipeline --connections 1k,1M,new --runs 1 --cpuprofile cmd/sluice/default.pgo
 
 check: ## format, vet, staticcheck and the architecture rule
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out"; exit 1; }
