@@ -4,7 +4,7 @@
 GO ?= go
 PKGS = ./...
 
-.PHONY: build demo test race fuzz bench generate profile check help
+.PHONY: build demo test race fuzz bench nic-test generate profile check help
 .DEFAULT_GOAL := build
 
 build: ## the one binary, static, at bin/sluice
@@ -14,7 +14,7 @@ demo: build ## real traffic through AF_XDP as root; a capture through the same e
 	@bin/sluice demo
 
 test: ## all tests; those that need root skip without it and say so
-	$(GO) test -timeout 20m $(PKGS)
+	$(GO) test -timeout 25m $(PKGS)
 
 race: ## the tests under the race detector, with short transfers (needs a C compiler)
 	$(GO) test -race -short -timeout 20m $(PKGS)
@@ -29,6 +29,10 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench: ## micro-benchmarks: pipeline, look-ups
 	$(GO) test -run '^$$' -bench . -benchtime 2s ./engine ./flow
 
+nic-test: build ## sluice on real NIC drivers in an emulated machine (QEMU and apt; ten minutes at most)
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/nictest ./cmd/nictest
+	@bin/nictest
+
 generate: ## the XDP program (needs clang and libbpf-dev: apt-get install clang llvm libbpf-dev)
 	$(GO) generate ./rings
 
@@ -42,4 +46,4 @@ check: ## format, vet, staticcheck and the architecture rule
 	$(GO) test -count=1 -run 'Architecture' ./flow
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"sluice/engine"
@@ -31,23 +32,35 @@ const Version = "0.1.0"
 type api struct {
 	servers []*http.Server
 	socket  string
+	// The listeners, for a successor.
+	control, metrics net.Listener
 }
 
 // askTimeout bounds what a request waits for the workers.
 const askTimeout = 2 * time.Second
 
-func (s *Server) listen() (_ *api, err error) {
-	a := &api{}
-	defer func() {
-		if err != nil {
-			a.close()
+func (s *Server) listen() (*api, error) {
+	control, err := listenControl(s.file.Control.Socket)
+	if err != nil {
+		return nil, err
+	}
+	var metrics net.Listener
+	if addr := s.metricsAddr(); addr != "" {
+		if metrics, err = listenMetrics(addr); err != nil {
+			control.Close()
+			_ = os.Remove(s.file.Control.Socket)
+			return nil, err
 		}
-	}()
-	path := s.file.Control.Socket
+	}
+	return s.serve(control, metrics), nil
+}
+
+// listenControl listens on the control socket. The lock of the namespace is ours; a socket that is there is either dead or of
+// another namespace.
+func listenControl(path string) (net.Listener, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open the control socket: make its folder first, or set control.socket to another path: %w", err)
 	}
-	// The lock of the namespace is ours; a socket that is there is either dead or of another namespace.
 	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("the control socket %s belongs to a running sluice; set control.socket to another path", path)
@@ -58,26 +71,35 @@ func (s *Server) listen() (_ *api, err error) {
 		}
 		_ = os.Remove(path)
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("open the control socket: %w", err)
 	}
-	a.socket = path
+	ln.SetUnlinkOnClose(false) // a successor may have it by then
 	if err := os.Chmod(path, 0o660); err != nil {
-		ln.Close()
-		return nil, err
+		return nil, errors.Join(err, ln.Close(), os.Remove(path))
 	}
-	a.serve(ln, s.handler())
-	if addr := s.file.Control.Metrics; addr.IsValid() {
-		ln, err := net.Listen("tcp", addr.String())
-		if err != nil {
-			return nil, fmt.Errorf("listen for metrics (control.metrics): %w", err)
-		}
+	return ln, nil
+}
+
+func listenMetrics(addr string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen for metrics (control.metrics): %w", err)
+	}
+	return ln, nil
+}
+
+// serve answers on listeners, of which metrics may be nil.
+func (s *Server) serve(control, metrics net.Listener) *api {
+	a := &api{socket: s.file.Control.Socket, control: control, metrics: metrics}
+	a.serve(control, s.handler())
+	if metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", s.metrics())
-		a.serve(ln, mux)
+		a.serve(metrics, mux)
 	}
-	return a, nil
+	return a
 }
 
 func (a *api) serve(ln net.Listener, h http.Handler) {
@@ -93,11 +115,14 @@ func (a *api) close() {
 	if a == nil {
 		return
 	}
+	a.leave()
+	_ = os.Remove(a.socket)
+}
+
+// leave ends the answering here; a successor has the socket.
+func (a *api) leave() {
 	for _, srv := range a.servers {
 		_ = srv.Close()
-	}
-	if a.socket != "" {
-		_ = os.Remove(a.socket)
 	}
 }
 
@@ -113,7 +138,10 @@ func (s *Server) handler() http.Handler {
 		sum := total(n)
 		return Drops(&sum)
 	}))
+	mux.HandleFunc("GET /v1/config", s.config)
 	mux.HandleFunc("POST /v1/reload", s.reload)
+	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
+	mux.HandleFunc("POST /v1/members/order", s.postOrder)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
@@ -157,11 +185,11 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 	sum := total(snaps)
 	v := StatusView{
 		Version: Version, PID: os.Getpid(), UptimeMS: time.Since(s.began).Milliseconds(), File: s.file.Name,
-		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(),
+		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(), Changes: s.health.changesView(),
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside,
+			Ended: sum.Ended, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent,
 		},
 	}
 	for i := range snaps {
@@ -319,7 +347,7 @@ func canonical(s string) string {
 // metrics is the Prometheus endpoint.
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
-	reg.MustRegister(&collectorOf{s})
+	reg.MustRegister(&collectorOf{s}, collectors.NewGoCollector())
 	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
 }
 

@@ -25,6 +25,12 @@ func (f *File) Check(offline bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := f.prepareMonitors(); err != nil {
+		return nil, err
+	}
+	if err := f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	ways, err := f.ways(ifaces)
 	if err != nil {
 		return nil, err
@@ -33,7 +39,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	for i := range ifaces {
 		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
 	}
-	out = append(out, fmt.Sprintf("%d workers, cores %v", p.workers, p.cores))
+	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
 		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(tables)),

@@ -13,9 +13,11 @@ import (
 // topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
 // or, for replay and explain, from the file alone (offline.go).
 type topology struct {
-	macs [][6]byte                 // by port of the file
-	hops map[netip.Addr]engine.Hop // by address of a member
-	host *engine.HostSpec
+	ports []engine.PortSpec         // of the file, without names
+	down  []bool                    // by port of the file; nil: none is
+	hops  map[netip.Addr]engine.Hop // by address of a member
+	host  *engine.HostSpec
+	own   [][]netip.Prefix // own addresses, by port of the file, that stand for a network
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
 }
@@ -23,29 +25,38 @@ type topology struct {
 // spec turns the file into what the engine compiles.
 func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	s := engine.Spec{Generation: generation, Workers: workers, Host: t.host, ClientEnd: engine.ClientAddrPort,
+		ICMPRate:    f.Engine.ICMPRate,
 		DropOutside: f.Engine.OutOfWindow == OutOfWindowDrop,
 		Sources:     engine.SourceLimit{HalfOpen: f.Engine.HalfOpenPerSource, Bits4: f.Engine.SourcePrefix4, Bits6: f.Engine.SourcePrefix6}}
 	if f.Engine.ClientEnd == ClientEndAddress {
 		s.ClientEnd = engine.ClientAddr
 	}
 	for i := range f.Ports {
-		s.Ports = append(s.Ports, engine.PortSpec{Name: f.Ports[i].Name, MAC: t.macs[i]})
+		p := t.ports[i]
+		p.Name = f.Ports[i].Name
+		p.Down = i < len(t.down) && t.down[i]
+		s.Ports = append(s.Ports, p)
 	}
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
+	s.SNAT = f.snat(t)
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
 		s.Pools = append(s.Pools, f.Pools[i].spec(t))
 	}
+	for i := range f.Pools {
+		s.Pools[i].AllDown, s.Pools[i].Fallback = f.Pools[i].AllDown.compile(), pools[f.Pools[i].AllDown.Pool]
+	}
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
-			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.Protocol.number(), Pool: pools[v.Pool],
+			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
+			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s
@@ -64,7 +75,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit,
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
 		})
 	}
 	return s
@@ -72,12 +83,20 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 
 func milliseconds(d time.Duration) uint32 { return uint32(d.Milliseconds()) }
 
-func (p Protocol) number() uint8 {
-	switch p {
+// number is the protocol in packets of the virtual server's family; 0 is any.
+func (v *VirtualServer) number() uint8 {
+	switch v.Protocol {
 	case UDP:
 		return flow.UDP
 	case SCTP:
 		return flow.SCTP
+	case AnyProtocol:
+		return 0
+	case ICMP:
+		if v.Address.Addr().Is6() {
+			return flow.ICMPv6
+		}
+		return flow.ICMP
 	}
 	return flow.TCP
 }
@@ -98,6 +117,7 @@ func (t *Timeouts) compile() engine.Timeouts {
 	c.Handshake, c.Established, c.Closing = ms(t.TCPHandshake), ms(t.TCPEstablished), ms(t.TCPClosing)
 	c.Closed = ms(t.TCPClosed)
 	c.UDP, c.UDPUnanswered = ms(t.UDP), ms(t.UDPUnanswered)
+	c.ICMP, c.Other = ms(t.ICMP), ms(t.Other)
 	c.SCTPInit, c.SCTPEstablished, c.SCTPShutdown = ms(t.SCTPInit), ms(t.SCTPEstablished), ms(t.SCTPShutdown)
 	c.SCTPClosed = ms(t.SCTPClosed)
 	return c
@@ -128,6 +148,28 @@ func (f *File) memberKey(a netip.Addr) string {
 		}
 	}
 	return "pools"
+}
+
+func (a AllDown) compile() engine.AllDown {
+	switch a.Policy {
+	case AllDownReset:
+		return engine.AllDownReset
+	case AllDownFailOpen:
+		return engine.AllDownFailOpen
+	case AllDownPool:
+		return engine.AllDownPool
+	}
+	return engine.AllDownRefuse
+}
+
+func (o OnDown) compile() engine.EndPolicy {
+	switch o {
+	case OnDownReset:
+		return engine.EndReset
+	case OnDownMove:
+		return engine.EndMove
+	}
+	return engine.EndNone
 }
 
 // tableCapacity is each worker's share of the connections.

@@ -15,6 +15,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"sluice/ctl/monitor"
 )
 
 // File is a whole configuration, checked, with every default filled in.
@@ -27,6 +29,8 @@ type File struct {
 	Ports          []Port // at least one
 	Neighbours     []Neighbour
 	Routes         []Route
+	Monitors       []monitor.Monitor
+	SNATPools      []SNATPool
 	Pools          []Pool
 	VirtualServers []VirtualServer
 
@@ -42,6 +46,11 @@ func (f *File) Warnings() []string { return f.warnings }
 func (f *File) Position(key string) (line, column int) {
 	p := locate(f.where, key)
 	return p.line, p.column
+}
+
+// Monitor returns the monitor of that name, or nil.
+func (f *File) Monitor(name string) *monitor.Monitor {
+	return findNamed(f.Monitors, name, func(m *monitor.Monitor) string { return m.Name })
 }
 
 // Pool returns the pool of that name, or nil.
@@ -84,12 +93,14 @@ type Engine struct {
 	HoldTime    time.Duration
 	AfterHold   AfterHold
 	ClientEnd   ClientEnd
+	Steering    Steering
 	HostPort    bool
 	HugePages   HugePages
 	OutOfWindow OutOfWindow
 	// HalfOpenPerSource bounds the half-open connections of a source prefix; 0: no bound.
 	HalfOpenPerSource            int
 	SourcePrefix4, SourcePrefix6 int
+	ICMPRate                     int  // ICMP errors per second; 0: none
 	KeepConnections              bool // the table outlives a killed process
 }
 
@@ -104,7 +115,7 @@ type BusyPoll struct {
 // the global value.
 type Timeouts struct {
 	TCPHandshake, TCPEstablished, TCPClosing, TCPClosed time.Duration
-	UDP, UDPUnanswered                                  time.Duration
+	UDP, UDPUnanswered, ICMP, Other                     time.Duration
 	SCTPInit, SCTPEstablished, SCTPShutdown, SCTPClosed time.Duration
 }
 
@@ -153,6 +164,13 @@ type Pool struct {
 	MinimumActive int
 	ReturnAfter   time.Duration
 	SlowStart     time.Duration
+
+	Monitors       []string // names of Monitors
+	MonitorsNeeded Needed
+	Passive        monitor.PassiveConfig
+	AllDown        AllDown
+	OnDown         OnDown
+	StartUp        StartUp
 }
 
 // Hash is what tells clients apart for schedulers that hash.
@@ -183,7 +201,7 @@ func (m *Member) Target(virtualPort uint16) netip.AddrPort {
 // VirtualServer is an address, port and protocol that clients connect to.
 type VirtualServer struct {
 	Name            string
-	Address         netip.AddrPort
+	Address         netip.AddrPort // port 0: any
 	Protocol        Protocol
 	Pool            string // name of a Pool
 	Mode            Mode
@@ -199,6 +217,8 @@ type VirtualServer struct {
 	RateLimit       int // new connections a second; 0: none
 	Refused         Refused
 	TableFull       TableFull
+	SNAT            string // name of a SNATPool, or Automap; empty: none
+	Hairpin         HairpinMode
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -208,6 +228,7 @@ type (
 	Polling         string
 	AfterHold       string
 	ClientEnd       string
+	Steering        string
 	HugePages       string
 	LogLevel        string
 	LogFormat       string
@@ -220,6 +241,7 @@ type (
 	OutOfWindow     string
 	Refused         string
 	TableFull       string
+	HairpinMode     string
 )
 
 // The words themselves.
@@ -241,6 +263,9 @@ const (
 
 	ClientEndAddressPort ClientEnd = "address+port"
 	ClientEndAddress     ClientEnd = "address"
+
+	SteeringAuto Steering = "auto"
+	SteeringOff  Steering = "off"
 
 	HugePagesAuto HugePages = "auto"
 	HugePagesOff  HugePages = "off"
@@ -267,8 +292,16 @@ const (
 	TCP  Protocol = "tcp"
 	UDP  Protocol = "udp"
 	SCTP Protocol = "sctp"
+	ICMP Protocol = "icmp"
 
-	ModeNAT Mode = "nat"
+	AnyProtocol Protocol = "any"
+
+	ModeNAT     Mode = "nat"
+	ModeFullNAT Mode = "fullnat"
+
+	HairpinSNAT    HairpinMode = "snat"
+	HairpinRefuse  HairpinMode = "refuse"
+	HairpinForward HairpinMode = "forward"
 
 	AddressManaged  AddressHandling = "managed"
 	AddressExternal AddressHandling = "external"

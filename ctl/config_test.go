@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sluice/ctl/monitor"
+	"sluice/flow"
 )
 
 // init registers -update unless another test file of this package has, which it then shares.
@@ -29,18 +32,29 @@ func TestExample(t *testing.T) {
 	}
 	mac := func(s string) net.HardwareAddr { m, _ := net.ParseMAC(s); return m }
 	end, addr := netip.MustParseAddrPort, netip.MustParseAddr
-	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
+	times := Timeouts{30 * time.Second, time.Hour, 2 * time.Minute, 2 * time.Second, time.Minute, 5 * time.Second, 10 * time.Second, 10 * time.Minute, 30 * time.Second, time.Hour, 30 * time.Second, 2 * time.Second}
 	dns := times
 	dns.UDP = 10 * time.Second
 	sctp := times
 	sctp.SCTPEstablished = 5 * time.Minute
+	ping, banner, page := monitor.Default(monitor.ICMP), monitor.Default(monitor.TCP), monitor.Default(monitor.HTTPS)
+	echo, zone, script := monitor.Default(monitor.UDP), monitor.Default(monitor.DNS), monitor.Default(monitor.Exec)
+	ping.Name, ping.Path = "ping", monitor.Path{Source4: addr("192.168.20.254"), Source6: addr("fd00:192:168:20::254"), Interface: "eth2"}
+	banner.Name, banner.Port, banner.TCP.Expect = "banner", 22, "SSH-2.0"
+	page.Name, page.Port = "page", 443
+	page.HTTP.Path, page.HTTP.Host, page.HTTP.Headers = "/health", "www.example.org", []monitor.Header{{Name: "X-Check", Value: "sluice"}}
+	page.HTTP.Status, page.HTTP.Pattern = []monitor.StatusRange{{First: 200, Last: 299}, {First: 304, Last: 304}}, "status=ready"
+	page.TLS = monitor.TLSOptions{CAFile: "/etc/sluice/ca.pem", ServerName: "www.example.org", CertFile: "/etc/sluice/c.pem", KeyFile: "/etc/sluice/c.key"}
+	echo.Name, echo.Port, echo.UDP.Send, echo.UDP.Expect = "echo", 7, "ping\r\n", "ping"
+	zone.Name, zone.Port, zone.DNS.Name, zone.DNS.Answer = "zone", 53, "www.example.org", addr("192.0.2.1")
+	script.Name, script.Exec = "script", monitor.ExecOptions{Argv: []string{"/usr/local/bin/check", "--fast"}, Env: []string{"LANG=C"}}
 	want := &File{
 		Name: "testdata/example.yaml",
 		Engine: Engine{
 			Driver: DriverXSK, Mode: BindAuto, Workers: 2, Cores: []int{1, 2}, Polling: PollingAdaptive,
 			BusyPoll: BusyPoll{false, 20 * time.Microsecond, 64}, Connections: 262144, FrameSize: 2048, RingSize: 512,
-			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort,
-			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64,
+			TxBudget: 64, HoldTime: 10 * time.Second, AfterHold: AfterHoldPass, ClientEnd: ClientEndAddressPort, Steering: SteeringAuto,
+			HostPort: true, HugePages: HugePagesAuto, OutOfWindow: OutOfWindowForward, SourcePrefix4: 32, SourcePrefix6: 64, ICMPRate: 1000,
 			KeepConnections: true,
 		},
 		Timeouts: times,
@@ -52,32 +66,38 @@ func TestExample(t *testing.T) {
 		},
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
+		Monitors:   []monitor.Monitor{ping, banner, page, echo, zone, script},
+		SNATPools:  []SNATPool{{Name: "out", Addresses: []netip.Addr{addr("192.168.20.200"), addr("192.168.20.201")}, Ports: flow.PortRange{First: 1024, Last: 65535}, Port: "inside", AddressHandling: AddressManaged}},
 		Pools: []Pool{
 			{Name: "web", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
 				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0},
-			}},
+			}, Monitors: []string{"ping", "banner", "page", "echo", "script"}, Passive: monitor.DefaultPassive(), AllDown: AllDown{Policy: AllDownDrop},
+				OnDown: OnDownKeep, StartUp: StartUpUp},
 			{Name: "resolvers", Scheduler: WeightedRoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "192.168.20.1", Address: netip.AddrPortFrom(addr("192.168.20.1"), 0), Weight: 3},
 				{Name: "192.168.20.2", Address: netip.AddrPortFrom(addr("192.168.20.2"), 0), Weight: 1},
-			}},
+			}, Monitors: []string{"zone"}, MonitorsNeeded: monitor.Any, AllDown: AllDown{AllDownPool, "spare"}, OnDown: OnDownKeep, StartUp: StartUpChecking},
+			{Name: "spare", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
+				{Name: "r3", Address: netip.AddrPortFrom(addr("192.168.20.3"), 0), Weight: 1},
+			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp},
 		},
 		VirtualServers: []VirtualServer{
 			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT},
 			{Name: "dns", Address: end("10.10.1.100:53"), Protocol: UDP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse},
+				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 99 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 167 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 96 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 164 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

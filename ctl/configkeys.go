@@ -3,11 +3,13 @@ package ctl
 import (
 	"net/netip"
 	"time"
+
+	"sluice/ctl/monitor"
 )
 
 // The keys, from the whole file downwards. What is written here is what is decoded and what is documented.
 
-var fileKeys = mapping[File]{what: "the file", later: []string{"monitor", "cluster", "snat", "snat-pool", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
+var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
 	nestedKey(keyDoc{name: "engine", example: "{workers: 2}", text: "The packet engine: drivers, workers, memory."},
 		&engineKeys, func(f *File) *Engine { return &f.Engine }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of connections, for all virtual servers."},
@@ -23,6 +25,10 @@ var fileKeys = mapping[File]{what: "the file", later: []string{"monitor", "clust
 		&neighbourKeys, func(f *File) *[]Neighbour { return &f.Neighbours }),
 	listKey(keyDoc{name: "routes", example: "[{prefix: 0.0.0.0/0, via: 172.16.10.55}]", text: "Static routes, offline only; live they are the kernel's."},
 		&routeKeys, func(f *File) *[]Route { return &f.Routes }),
+	listKey(keyDoc{name: "monitors", example: "[{name: web-alive, type: http, http: {path: /health}}]", text: "Ways to find out whether a member works, for pools to use."},
+		&monitorKeys, func(f *File) *[]monitor.Monitor { return &f.Monitors }),
+	listKey(keyDoc{name: "snat-pools", example: "[{name: out, addresses: [192.168.20.200]}]", text: "Addresses that connections to members come from, for mode fullnat."},
+		&snatPoolKeys, func(f *File) *[]SNATPool { return &f.SNATPools }),
 	listKey(keyDoc{name: "pools", example: "[{name: web, members: [{address: 192.168.20.1:80}]}]", text: "Sets of servers."},
 		&poolKeys, func(f *File) *[]Pool { return &f.Pools }),
 	listKey(keyDoc{name: "virtual-servers", example: "[{name: web, address: 10.10.1.100:80, protocol: tcp, pool: web}]", text: "What clients connect to."},
@@ -57,6 +63,8 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		[]AfterHold{AfterHoldPass, AfterHoldDrop}, nil, func(e *Engine) *AfterHold { return &e.AfterHold }),
 	wordKey(keyDoc{name: "client-end", def: "address+port", example: "address", text: "What identifies a client when connections are spread over workers. With address all connections of a client meet on one worker."},
 		[]ClientEnd{ClientEndAddressPort, ClientEndAddress}, []ClientEnd{"prefix"}, func(e *Engine) *ClientEnd { return &e.ClientEnd }),
+	wordKey(keyDoc{name: "steering", def: "auto", example: "off", text: "auto has the interfaces deliver a connection's packets on queues of the worker that owns it, as far as their drivers let themselves be told (ethtool: hash fields, key and indirection table); what it finds is put back at the end. What cannot be steered is handed over between workers."},
+		[]Steering{SteeringAuto, SteeringOff}, nil, func(e *Engine) *Steering { return &e.Steering }),
 	flagKey(keyDoc{name: "host-port", def: "true", example: "false", text: "Hand frames from members that belong to no connection to the kernel, so that the host's own connections with members work. With false they are dropped."},
 		func(e *Engine) *bool { return &e.HostPort }),
 	wordKey(keyDoc{name: "huge-pages", def: "auto", example: "off", text: "auto takes huge pages for frames and connections where the system has them, ordinary ones otherwise."},
@@ -67,6 +75,8 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "ch
 		0, 65535, func(e *Engine) *int { return &e.HalfOpenPerSource }),
 	numberKey(keyDoc{name: "source-prefix-v4", def: "32", example: "24", text: "Length of that prefix for IPv4."}, 8, 32, func(e *Engine) *int { return &e.SourcePrefix4 }),
 	numberKey(keyDoc{name: "source-prefix-v6", def: "64", example: "56", text: "Length of that prefix for IPv6."}, 16, 128, func(e *Engine) *int { return &e.SourcePrefix6 }),
+	numberKey(keyDoc{name: "icmp-rate", def: "1000", example: "100", text: "How many ICMP errors a second the engine sends about packets that cannot go on: TTL used up (so that traceroute shows the engine), or too big for the port they would leave by (so that their sender finds the path MTU). They come from the first global address of the port that the packet came in by. Beyond the rate, and with 0, such packets are dropped without a word. Each worker has its share."},
+		0, 1_000_000, func(e *Engine) *int { return &e.ICMPRate }),
 	flagKey(keyDoc{name: "keep-connections", def: "true", example: "false", text: "Keep the connection table in files, so that a sluice that is started after another was killed goes on with its connections."},
 		func(e *Engine) *bool { return &e.KeepConnections }),
 }}
@@ -90,13 +100,15 @@ func timeoutKeys(global bool) *mapping[Timeouts] {
 		}
 		return durationKey(doc, time.Millisecond, maxDuration, field)
 	}
-	return &mapping[Timeouts]{what: "timeouts", later: []string{"icmp", "other"}, keys: []configKey[Timeouts]{
+	return &mapping[Timeouts]{what: "timeouts", keys: []configKey[Timeouts]{
 		k("tcp-handshake", "30s", "10s", "TCP until the handshake is complete.", func(t *Timeouts) *time.Duration { return &t.TCPHandshake }),
 		k("tcp-established", "1h", "30m", "TCP connections without a packet.", func(t *Timeouts) *time.Duration { return &t.TCPEstablished }),
 		k("tcp-closing", "2m", "30s", "TCP from the first FIN on. The other end may still send, and what is lost may be sent again after a minute: a short time cuts such connections.", func(t *Timeouts) *time.Duration { return &t.TCPClosing }),
 		k("tcp-closed", "2s", "10s", "TCP after both FINs were acknowledged, or a valid RST: how long late segments are still translated.", func(t *Timeouts) *time.Duration { return &t.TCPClosed }),
 		k("udp", "60s", "30s", "UDP with packets in both directions.", func(t *Timeouts) *time.Duration { return &t.UDP }),
 		k("udp-unanswered", "5s", "10s", "UDP until the member has answered.", func(t *Timeouts) *time.Duration { return &t.UDPUnanswered }),
+		k("icmp", "10s", "30s", "ICMP queries without a packet in either direction.", func(t *Timeouts) *time.Duration { return &t.ICMP }),
+		k("other", "10m", "1h", "Other protocols without a packet.", func(t *Timeouts) *time.Duration { return &t.Other }),
 		k("sctp-init", "30s", "10s", "SCTP until the cookie is acknowledged.", func(t *Timeouts) *time.Duration { return &t.SCTPInit }),
 		k("sctp-established", "1h", "30m", "SCTP associations without a packet; heartbeats (RFC 9260 section 8.3) count.", func(t *Timeouts) *time.Duration { return &t.SCTPEstablished }),
 		k("sctp-shutdown", "30s", "10s", "SCTP from the first SHUTDOWN on.", func(t *Timeouts) *time.Duration { return &t.SCTPShutdown }),

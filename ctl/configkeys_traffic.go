@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml/ast"
+
+	"sluice/flow"
 )
 
 // The keys of ports, pools and virtual servers.
@@ -46,7 +48,26 @@ var routeKeys = mapping[Route]{what: "a route", later: []string{"port", "metric"
 		parseAddr, func(r *Route) *netip.Addr { return &r.Via }),
 }}
 
-var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persistence", "all-down", "snat"}, keys: []configKey[Pool]{
+// virtualKey is the address of a virtual server.
+func virtualKey(doc keyDoc) configKey[VirtualServer] {
+	k := textKey(doc, parseVirtual, func(v *VirtualServer) *netip.AddrPort { return &v.Address })
+	k.show = func(v *VirtualServer, at string, emit func(Setting)) { emit(Setting{at, endText(v.Address)}) }
+	return k
+}
+
+var snatPoolKeys = mapping[SNATPool]{what: "a SNAT pool", keys: []configKey[SNATPool]{
+	nameKey("", "out", "Name of the pool, unique, and not automap.", func(p *SNATPool) *string { return &p.Name }),
+	scalarsKey(keyDoc{name: "addresses", kind: "list of IP addresses", required: true, example: "[192.168.20.200, 192.168.20.201]", text: "The addresses, at most 64. A client gets the same one as long as it has a free port."},
+		textKey(keyDoc{kind: "IP address"}, parseAddr, func(a *netip.Addr) *netip.Addr { return a }), func(p *SNATPool) *[]netip.Addr { return &p.Addresses }),
+	textKey(keyDoc{name: "ports", kind: "range of ports", def: "1024-65535", limits: "first-last, at least 256", example: "32768-60999", text: "Source ports, and ICMP query ids, of each address. Each address has all of them for each port of each member. Of a client's address and port follows which 1 in 256 of the ports it can have, so a few clients may find none when others still would."},
+		parsePortRange, func(p *SNATPool) *flow.PortRange { return &p.Ports }),
+	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the last port", example: "inside", text: "The port on which the addresses are put: where the members are."},
+		parseName, func(p *SNATPool) *string { return &p.Port }),
+	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the addresses on the port and announces them. external leaves both to you."},
+		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(p *SNATPool) *AddressHandling { return &p.AddressHandling }),
+}}
+
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"persistence", "snat"}, keys: append([]configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
 	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
 		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections, WeightedLeastConnections, Fastest, TwoChoices, SourceHash, Maglev, First, Random},
@@ -65,7 +86,7 @@ var poolKeys = mapping[Pool]{what: "a pool", later: []string{"monitor", "persist
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.ReturnAfter }),
 	durationKey(keyDoc{name: "slow-start", def: "0s", example: "30s", text: "How long a member that comes up takes part in choices with a share that grows from nothing to all."},
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.SlowStart }),
-}}
+}, healthKeys...)}
 
 var hashKeys = mapping[Hash]{what: "the hash", keys: []configKey[Hash]{
 	flagKey(keyDoc{name: "ports", def: "false", example: "true", text: "Whether the client's port is part of it."}, func(h *Hash) *bool { return &h.Ports }),
@@ -87,16 +108,15 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "snat", "hairpin", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
-	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port or [ip]:port", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. No multicast, broadcast, loopback or link-local address."},
-		parseEnd, func(v *VirtualServer) *netip.AddrPort { return &v.Address }),
-	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The transport protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection."},
-		[]Protocol{TCP, UDP, SCTP}, []Protocol{"any", "icmp"}, func(v *VirtualServer) *Protocol { return &v.Protocol }),
+	virtualKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip:any", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. any is every port that has no virtual server of its own; a member without a port is then reached on the port that the client asked for. No multicast, broadcast, loopback or link-local address."}),
+	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol but ICMP that has no virtual server of its own, by address alone where ports are not known. Both have no ports: the address is ip:any."},
+		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
 	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
-	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice."},
-		[]Mode{ModeNAT}, []Mode{"fullnat", "mat", "tunnel", "splice", "cluster", "dsr", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
+	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network."},
+		[]Mode{ModeNAT, ModeFullNAT}, []Mode{"mat", "tunnel", "splice", "cluster", "dsr", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
 	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive, and on which the address is put. The same for all virtual servers of an address."},
 		parseName, func(v *VirtualServer) *string { return &v.Port }),
 	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the address on the port and announces it. external leaves both to you. The same for all virtual servers of an address."},
@@ -121,6 +141,10 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		[]Refused{RefusedDrop, RefusedReset}, nil, func(v *VirtualServer) *Refused { return &v.Refused }),
 	wordKey(keyDoc{name: "table-full", def: "refuse", example: "forward", text: "What happens to a new connection when the table is full of established ones: forward sends its packets to the member that the client's hash says, without an entry, until there is room. Only with source-hash or maglev; its members may serve no other such virtual server on the same port."},
 		[]TableFull{TableFullRefuse, TableFullForward}, nil, func(v *VirtualServer) *TableFull { return &v.TableFull }),
+	textKey(keyDoc{name: "snat", kind: "name", limits: "of a snat-pool, or automap", otherwise: "none", example: "out", text: "Where connections to members come from: with fullnat all of them, with nat those that hairpin says. automap is the own address of the port behind which the member is, with ports 16384 to 32767, which must not be in ip_local_port_range."},
+		parseName, func(v *VirtualServer) *string { return &v.SNAT }),
+	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
+		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
 }}
 
 // coresKey is engine.cores, the one key that is a word or a list.

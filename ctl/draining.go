@@ -16,6 +16,7 @@ import (
 type draining struct {
 	nodes    map[uint32]engine.DrainingNode
 	virtuals map[uint32]engine.VirtualSpec
+	snat     map[uint32]netip.Addr   // SNAT addresses
 	entries  map[uint32]engine.Entry // of nodes
 	ways     map[netip.Addr]way      // to their addresses
 	// ends are the server ends that connections may have, whatever virtual server they came by: a virtual server may be gone,
@@ -27,7 +28,7 @@ type draining struct {
 
 func newDraining() draining {
 	return draining{
-		nodes: map[uint32]engine.DrainingNode{}, virtuals: map[uint32]engine.VirtualSpec{}, entries: map[uint32]engine.Entry{},
+		snat: map[uint32]netip.Addr{}, nodes: map[uint32]engine.DrainingNode{}, virtuals: map[uint32]engine.VirtualSpec{}, entries: map[uint32]engine.Entry{},
 		ways: map[netip.Addr]way{}, ends: map[rings.MemberRule]bool{},
 	}
 }
@@ -38,6 +39,9 @@ func (s *Server) drainAdopted(inUse *engine.InUse) {
 	for id := range inUse.Nodes {
 		if e, ok := s.dict.Node(id); ok && s.file.member(e) == nil {
 			s.drainNode(id, e, e.Addr.String())
+		}
+		if e, ok := s.dict.SNAT(id); ok && !s.file.hasSNAT(e.Addr) {
+			s.drain.snat[id] = e.Addr
 		}
 	}
 	for e := range inUse.Ends {
@@ -82,6 +86,10 @@ func (s *Server) drainRemoved(old *File, spec *engine.Spec) {
 			} else if m := old.member(e); m != nil {
 				s.drainNode(e.ID, e, m.Name)
 			}
+		case "snat": // drained sees whether it is in use at all
+			if !s.file.hasSNAT(e.Addr) {
+				s.drain.snat[e.ID] = e.Addr
+			}
 		case "virtual":
 			if s.file.virtual(e) != nil {
 				continue
@@ -101,7 +109,7 @@ func (s *Server) drainRemoved(old *File, spec *engine.Spec) {
 // drained forgets what has no connection left, and reports whether there was such. The workers must have the
 // configuration in which it drains, so that nothing new comes to it.
 func (s *Server) drained(ctx context.Context) (bool, error) {
-	if len(s.drain.nodes)+len(s.drain.virtuals) == 0 || time.Since(s.drain.looked) < time.Second {
+	if len(s.drain.nodes)+len(s.drain.virtuals)+len(s.drain.snat) == 0 || time.Since(s.drain.looked) < time.Second {
 		return false, nil
 	}
 	s.drain.looked = time.Now()
@@ -123,6 +131,12 @@ func (s *Server) drained(ctx context.Context) (bool, error) {
 	for id := range s.drain.virtuals {
 		if sum := sumService(snaps, virtualsOf, id); sum.Active == 0 {
 			delete(s.drain.virtuals, id)
+			found = true
+		}
+	}
+	for id := range s.drain.snat {
+		if sum := sumService(snaps, nodesOf, id); sum.Active == 0 {
+			delete(s.drain.snat, id)
 			found = true
 		}
 	}
@@ -156,7 +170,7 @@ func (f *File) member(e engine.Entry) *Member {
 func (f *File) virtual(e engine.Entry) *VirtualServer {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.Protocol.number() == e.Proto {
+		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.number() == e.Proto {
 			return v
 		}
 	}
@@ -165,7 +179,7 @@ func (f *File) virtual(e engine.Entry) *VirtualServer {
 
 // spec adds what drains to what the engine compiles.
 func (d *draining) spec(t *topology, into *engine.Spec) {
-	into.Draining = engine.Draining{Nodes: map[uint32]engine.DrainingNode{}, Virtuals: map[uint32]engine.VirtualSpec{}}
+	into.Draining = engine.Draining{Nodes: map[uint32]engine.DrainingNode{}, Virtuals: map[uint32]engine.VirtualSpec{}, SNAT: maps.Clone(d.snat)}
 	for id, n := range d.nodes {
 		n.Hop = t.hops[d.entries[id].Addr]
 		into.Draining.Nodes[id] = n
@@ -187,6 +201,12 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 		if !have[v.Addr] {
 			have[v.Addr] = true
 			into.Addresses = append(into.Addresses, rings.AddressRule{Addr: v.Addr})
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(d.snat)) {
+		a := d.snat[id]
+		if !slices.ContainsFunc(into.SNAT, func(r rings.SNATRule) bool { return r.Addr == a }) {
+			into.SNAT = append(into.SNAT, rings.SNATRule{Addr: a, First: 1, Last: 65535}) // what has no connection goes to the kernel
 		}
 	}
 	var local []netip.Addr

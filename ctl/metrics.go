@@ -6,6 +6,8 @@ import (
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"sluice/engine"
 )
 
 // collectorOf exports a server's counters. It asks the workers once per scrape.
@@ -15,6 +17,7 @@ var (
 	serviceLabels = []string{"virtual"}
 	memberLabels  = []string{"pool", "member"}
 	sideLabel     = "side"
+	monitorLabels = []string{"pool", "member", "monitor"}
 
 	descBuild       = desc("build_info", "Version of the running program.", "version")
 	descConnections = desc("connections", "Connections in the table.", "worker")
@@ -25,9 +28,25 @@ var (
 	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
 	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
 
+	descBusy         = desc("worker_busy_seconds_total", "Time in steps that found work.", "worker")
+	descPause        = desc("worker_pause_seconds", "Gaps of more than 100 microseconds between two steps of a worker that was not asleep.", "worker")
+	descLargestPause = desc("worker_largest_pause_seconds", "The largest such gap of the last minute.", "worker")
+	descHandedIn     = desc("handed_in_packets_total", "Packets taken from workers that do not own them.", "worker")
+	descSteering     = desc("port_expected_handed_over_ratio", "Share of a port's packets that steering leaves to be handed over, as computed from what its driver reports.", "port")
+
 	descEvicted = desc("evicted_connections_total", "Half-open or closing connections that gave way to new ones.")
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
 	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
+
+	descEnded = desc("ended_connections_total", "Connections that ended because their member stopped serving.")
+
+	descMemberUp      = desc("member_up", "1 if the monitors find the member up.", memberLabels...)
+	descMemberChanges = desc("member_changes_total", "Changes of the monitors' verdict.", memberLabels...)
+	descProbes        = desc("monitor_probes_total", "Probes that told something about the member.", monitorLabels...)
+	descProbeFailures = desc("monitor_failures_total", "Probes that failed.", monitorLabels...)
+	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
+	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
+	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
 
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
@@ -39,6 +58,10 @@ var (
 	descMemberUsable  = desc("member_usable", "1 if the member takes new connections.", memberLabels...)
 	descMemberPackets = desc("member_packets_total", "Packets, by the side they came from.", append(memberLabels, sideLabel)...)
 	descMemberBytes   = desc("member_bytes_total", "Bytes of IP packets, by the side they came from.", append(memberLabels, sideLabel)...)
+
+	descSNATPorts   = desc("snat_ports", "Connections from a SNAT address, each with a port of it.", "pool", "address")
+	descPortSets    = desc("snat_port_sets", "Sets of SNAT ports in use: one for every SNAT address, port of a member, and bin of clients.")
+	descCrowdedSets = desc("snat_crowded_port_sets", "Of these, sets with at most an eighth of their ports left: a warning before connections are dropped as snat_exhausted.")
 
 	descPortReceived = desc("port_received_packets_total", "Packets received on a port.", "port")
 	descPortSent     = desc("port_sent_packets_total", "Packets sent on a port.", "port")
@@ -79,14 +102,23 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descSent, w.Sent, id)
 		count(descHost, w.ToHost, id)
 		count(descHanded, w.HandedOut, id)
+		count(descHandedIn, w.HandedIn, id)
+		ch <- prometheus.MustNewConstMetric(descBusy, prometheus.CounterValue, w.BusySeconds, id)
+		gauge(descLargestPause, float64(w.LargestPauseUS)/1e6, id)
+	}
+	for i := range snaps {
+		ch <- pauseHistogram(&snaps[i].Pauses, strconv.Itoa(snaps[i].Worker))
 	}
 	sum := total(snaps)
 	for _, d := range Drops(&sum) {
 		count(descDropped, d.Count, d.Reason)
 	}
 	count(descEvicted, sum.Evicted)
+	count(descEnded, sum.Ended)
 	count(descResets, sum.Resets)
 	count(descOutside, sum.Outside)
+	count(descErrors, sum.Errors)
+	count(descICMPSent, sum.ICMPSent)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
 		count(opened, v.Opened, labels...)
 		gauge(active, float64(v.Connections), labels...)
@@ -106,11 +138,46 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 			usable = 1
 		}
 		gauge(descMemberUsable, usable, m.Pool, m.Name)
+		if m.Verdict != "" {
+			up := 0.0
+			if m.Verdict == "up" {
+				up = 1
+			}
+			gauge(descMemberUp, up, m.Pool, m.Name)
+			count(descMemberChanges, m.Changes, m.Pool, m.Name)
+		}
+	}
+	for _, m := range c.s.health.monitorViews() {
+		count(descProbes, m.Probes, m.Pool, m.Member, m.Monitor)
+		count(descProbeFailures, m.Failures, m.Pool, m.Member, m.Monitor)
+		count(descProbesUnsent, m.Inconclusive, m.Pool, m.Member, m.Monitor)
+	}
+	sets, crowded := 0, 0
+	for i := range snaps {
+		sets, crowded = sets+snaps[i].PortSets, crowded+snaps[i].CrowdedSets
+	}
+	gauge(descPortSets, float64(sets))
+	gauge(descCrowdedSets, float64(crowded))
+	for _, a := range c.s.engine.Config().SNAT() {
+		sum := sumService(snaps, nodesOf, a.ID)
+		gauge(descSNATPorts, float64(sum.Active), a.Pool, a.Addr.String())
 	}
 	for _, p := range c.s.portViews(snaps) {
 		count(descPortReceived, p.Received, p.Name)
 		count(descPortSent, p.Sent, p.Name)
 		count(descPortRingFull, p.RingFull, p.Name)
 		count(descPortHeld, p.Held, p.Name)
+		gauge(descSteering, p.HandedOver, p.Name)
 	}
+}
+
+// pauseHistogram has the classes of pauses as cumulative buckets.
+func pauseHistogram(p *engine.Pauses, labels ...string) prometheus.Metric {
+	buckets, n := map[float64]uint64{}, uint64(0)
+	for i, bound := range engine.PauseBounds() {
+		n += p.Classes[i]
+		buckets[bound.Seconds()] = n
+	}
+	n += p.Classes[len(p.Classes)-1]
+	return prometheus.MustNewConstHistogram(descPause, n, float64(p.Sum)/1e9, buckets, labels...)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -21,6 +22,8 @@ type iface struct {
 	mac    [6]byte
 	queues int // receive queues; no more are served than there are transmit queues
 	mtu    int
+	// Its first global addresses that are not virtual; not valid without.
+	addr4, addr6 netip.Addr
 }
 
 // interfaces looks up the interface of every port.
@@ -67,7 +70,33 @@ func (f *File) lookUp(i int) (iface, error) {
 	if rx > tx {
 		return refuse("interface", "%s receives on %d queues but has only %d to send on; make them equal (ethtool -L %s)", p.Interface, rx, tx, p.Interface)
 	}
-	return iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU}, nil
+	out := iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU}
+	out.addr4, out.addr6, err = f.portAddresses(l)
+	return out, err
+}
+
+// portAddresses are the first global addresses of an interface that are not virtual.
+func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return a4, a6, fmt.Errorf("list addresses of %s: %w", l.Attrs().Name, err)
+	}
+	for _, entry := range list {
+		a, ok := netip.AddrFromSlice(entry.IP)
+		if a = a.Unmap(); !ok || entry.Scope != unix.RT_SCOPE_UNIVERSE || f.isVirtual(a) {
+			continue
+		}
+		if a.Is4() && !a4.IsValid() {
+			a4 = a
+		} else if a.Is6() && !a6.IsValid() {
+			a6 = a
+		}
+	}
+	return a4, a6, nil
+}
+
+func (f *File) isVirtual(a netip.Addr) bool {
+	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Address.Addr() == a })
 }
 
 // problem is an error about a place in the file.
@@ -89,6 +118,27 @@ func localAddresses() ([]netip.Addr, error) {
 	for _, a := range list {
 		if ip, ok := netip.AddrFromSlice(a.IP); ok {
 			out = append(out, ip.Unmap())
+		}
+	}
+	return out, nil
+}
+
+// networks are the addresses of an interface that stand for a network.
+func networks(index int) (out []netip.Prefix, err error) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, nil // it has gone; followLinks says so
+	}
+	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list the addresses of %s: %w", l.Attrs().Name, err)
+	}
+	for _, a := range list {
+		if ip, ok := netip.AddrFromSlice(a.IP); ok {
+			bits, _ := a.Mask.Size()
+			if p := netip.PrefixFrom(ip.Unmap(), bits); isNetwork(p) {
+				out = append(out, p)
+			}
 		}
 	}
 	return out, nil
@@ -212,8 +262,12 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
 	known := make([]map[netip.Addr]neighbour, len(ifaces))
 	for i := range ifaces {
-		t.macs = append(t.macs, ifaces[i].mac)
-		var err error
+		t.ports = append(t.ports, engine.PortSpec{MAC: ifaces[i].mac, MTU: ifaces[i].mtu, Addr4: ifaces[i].addr4, Addr6: ifaces[i].addr6})
+		own, err := networks(ifaces[i].index)
+		if err != nil {
+			return nil, err
+		}
+		t.own = append(t.own, own)
 		if known[i], err = neighbours(ifaces[i].index); err != nil {
 			return nil, err
 		}

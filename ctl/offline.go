@@ -3,6 +3,7 @@ package ctl
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"sluice/engine"
 )
@@ -17,7 +18,18 @@ func (f *File) offline() (*topology, error) {
 		if f.Ports[i].MAC != nil {
 			mac = [6]byte(f.Ports[i].MAC)
 		}
-		t.macs = append(t.macs, mac)
+		p := engine.PortSpec{MAC: mac}
+		for _, prefix := range f.Ports[i].Addresses {
+			switch a := prefix.Addr(); {
+			case f.isVirtual(a):
+			case a.Is4() && !p.Addr4.IsValid():
+				p.Addr4 = a
+			case a.Is6() && !p.Addr6.IsValid():
+				p.Addr6 = a
+			}
+		}
+		t.ports = append(t.ports, p)
+		t.own = append(t.own, slices.DeleteFunc(slices.Clone(f.Ports[i].Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
 	}
 	for _, a := range f.memberAddrs() {
 		hop, err := f.offlineHop(a)

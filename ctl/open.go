@@ -105,6 +105,32 @@ func (a *assembly) newTables(workers int) (out []tableMemory, err error) {
 }
 
 func (a *assembly) openPort(i int, rules rings.Rules) error {
+	p, bind, err := a.attach(i, rules)
+	if err != nil {
+		return err
+	}
+	a.programs = append(a.programs, p)
+	return a.openQueues(i, bind, false)
+}
+
+// attach attaches the program of a port and says how its sockets are to be bound.
+func (a *assembly) attach(i int, rules rings.Rules) (*rings.Program, rings.BindMode, error) {
+	cfg, bind := a.programConfig(i, rules)
+	p, err := rings.AttachProgram(cfg)
+	if err != nil {
+		return nil, 0, fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
+	}
+	if p.Mode() == rings.AttachGeneric && bind == rings.BindAuto {
+		bind = rings.BindCopy
+	}
+	for _, note := range p.Notes() {
+		a.log.Info("XDP program", "port", a.file.Ports[i].Name, "note", note)
+	}
+	return p, bind, nil
+}
+
+// programConfig describes the program of a port, and how its sockets are to be bound.
+func (a *assembly) programConfig(i int, rules rings.Rules) (rings.ProgramConfig, rings.BindMode) {
 	f := &a.ifaces[i]
 	cfg := rings.ProgramConfig{
 		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
@@ -119,43 +145,44 @@ func (a *assembly) openPort(i int, rules rings.Rules) error {
 	case BindGeneric:
 		cfg.Mode, bind = rings.AttachGeneric, rings.BindCopy
 	}
-	p, err := rings.AttachProgram(cfg)
-	if err != nil {
-		return fmt.Errorf("port %s: %w", a.file.Ports[i].Name, err)
+	return cfg, bind
+}
+
+// queueConfig describes a socket.
+func (a *assembly) queueConfig(port, queue int, bind rings.BindMode, txOnly bool) rings.XSKConfig {
+	f, e := &a.ifaces[port], &a.file.Engine
+	return rings.XSKConfig{
+		Interface: f.name, Ifindex: f.index, Queue: queue, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
+		BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
 	}
-	a.programs = append(a.programs, p)
-	if p.Mode() == rings.AttachGeneric && bind == rings.BindAuto {
-		bind = rings.BindCopy
-	}
-	for _, note := range p.Notes() {
-		a.log.Info("XDP program", "port", a.file.Ports[i].Name, "note", note)
-	}
-	return a.openQueues(i, bind, false)
 }
 
 func (a *assembly) openQueues(port int, bind rings.BindMode, txOnly bool) error {
-	f, e := &a.ifaces[port], &a.file.Engine
 	a.queues = append(a.queues, nil)
-	for q := range f.queues {
-		cfg := rings.XSKConfig{
-			Interface: f.name, Ifindex: f.index, Queue: q, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
-			BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
-		}
-		if e.Driver == DriverAsavie && !txOnly {
-			s, err := rings.OpenAsavie(a.region, cfg)
-			if err != nil {
-				return err
-			}
-			a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy())})
-			continue
-		}
-		s, err := rings.OpenXSK(a.region, cfg)
+	for q := range a.ifaces[port].queues {
+		o, err := a.openQueue(a.queueConfig(port, q, bind, txOnly))
 		if err != nil {
 			return err
 		}
-		a.queues[port] = append(a.queues[port], openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy()), note: s.Note()})
+		a.queues[port] = append(a.queues[port], o)
 	}
 	return nil
+}
+
+// openQueue opens one socket.
+func (a *assembly) openQueue(cfg rings.XSKConfig) (openQueue, error) {
+	if a.file.Engine.Driver == DriverAsavie && !cfg.TxOnly {
+		s, err := rings.OpenAsavie(a.region, cfg)
+		if err != nil {
+			return openQueue{}, err
+		}
+		return openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy())}, nil
+	}
+	s, err := rings.OpenXSK(a.region, cfg)
+	if err != nil {
+		return openQueue{}, err
+	}
+	return openQueue{Queue: s, fd: s.FD(), mode: modeName(s.ZeroCopy()), note: s.Note()}, nil
 }
 
 func modeName(zeroCopy bool) string {
@@ -193,6 +220,8 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
 		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		// What comes in one go from the rings of both sides.
+		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}
 	for i := range tables {
 		opt.Tables = append(opt.Tables, tables[i].flows)
@@ -200,7 +229,7 @@ func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	for port := range a.queues {
 		for q := range a.queues[port] {
 			w := q % p.workers
-			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
+			opt.Workers[w] = append(opt.Workers[w], engine.PortQueue{Port: port, Number: q, Queue: a.queues[port][q].Queue, TxOnly: port == len(a.file.Ports)})
 		}
 	}
 	return opt

@@ -2,9 +2,7 @@ package ctl
 
 import (
 	"fmt"
-	"runtime"
-
-	"golang.org/x/sys/unix"
+	"slices"
 
 	"sluice/engine"
 )
@@ -13,6 +11,7 @@ import (
 type plan struct {
 	workers int
 	cores   []int
+	why     string // these cores
 	frames  int
 	polling engine.Polling
 }
@@ -25,10 +24,11 @@ func (f *File) plan(ifaces []iface) (*plan, error) {
 		most = max(most, ifaces[i].queues)
 	}
 	p := &plan{workers: f.Engine.Workers}
-	allowed, err := allowedCores()
+	m, err := thisMachine(ifaces)
 	if err != nil {
 		return nil, err
 	}
+	allowed := m.cores
 	if p.workers == 0 {
 		p.workers = min(most, len(allowed))
 		if len(f.Engine.Cores) > 0 {
@@ -38,7 +38,7 @@ func (f *File) plan(ifaces []iface) (*plan, error) {
 	if p.workers > most {
 		return nil, f.problem("engine.workers", fmt.Errorf("%d workers, but no port has more than %d queues", p.workers, most))
 	}
-	if p.cores, err = f.chooseCores(p.workers, allowed); err != nil {
+	if p.cores, p.why, err = f.chooseCores(p.workers, m); err != nil {
 		return nil, err
 	}
 	switch f.Engine.Polling {
@@ -70,41 +70,19 @@ func (f *File) plan(ifaces []iface) (*plan, error) {
 // framesPerWorker are in the worker's hands and on their way between workers.
 const framesPerWorker = 1024
 
-// allowedCores are those that the process may run on.
-func allowedCores() ([]int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return nil, fmt.Errorf("ask for the process's cores: %w", err)
-	}
-	var out []int
-	for c := range runtime.NumCPU() * 64 {
-		if set.IsSet(c) {
-			out = append(out, c)
-		}
-	}
-	return out, nil
-}
-
-// chooseCores takes the listed cores, else the last ones: the first core has most of the system's other work. With
-// fewer cores than workers none is pinned.
-func (f *File) chooseCores(workers int, allowed []int) ([]int, error) {
+// chooseCores takes the listed cores, else those that the machine is best used with, and says why.
+func (f *File) chooseCores(workers int, m *machine) ([]int, string, error) {
 	if n := len(f.Engine.Cores); n > 0 {
 		if n < workers {
-			return nil, f.problem("engine.cores", fmt.Errorf("%d cores for %d workers", n, workers))
+			return nil, "", f.problem("engine.cores", fmt.Errorf("%d cores for %d workers", n, workers))
 		}
 		for _, c := range f.Engine.Cores {
-			ok := false
-			for _, a := range allowed {
-				ok = ok || a == c
-			}
-			if !ok {
-				return nil, f.problem("engine.cores", fmt.Errorf("core %d is not one that this process may use: %v", c, allowed))
+			if !slices.ContainsFunc(m.cores, func(a core) bool { return a.id == c }) {
+				return nil, "", f.problem("engine.cores", fmt.Errorf("core %d is not one that this process may use: %v", c, m.ids()))
 			}
 		}
-		return f.Engine.Cores[:workers], nil
+		return f.Engine.Cores[:workers], "as engine.cores lists them", nil
 	}
-	if workers > len(allowed) {
-		return nil, nil
-	}
-	return allowed[len(allowed)-workers:], nil
+	cores, why := m.choose(workers)
+	return cores, why, nil
 }

@@ -37,6 +37,12 @@ func ReleasePorts(ifname string) (done []string, err error) {
 		}
 		done = append(done, "released "+name)
 	}
+	restored, err := state.restoreSteering(ifname)
+	errs = append(errs, err)
+	for _, name := range restored {
+		found = true
+		done = append(done, "restored the steering of "+name)
+	}
 	if ifname != "" {
 		state.unlock()
 		if !found {

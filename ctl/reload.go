@@ -34,7 +34,7 @@ type ScaledView struct {
 
 // live are the keys below fixed sections that a reload may change.
 var live = map[string]bool{
-	"engine.out-of-window": true, "engine.half-open-per-source": true,
+	"engine.out-of-window": true, "engine.steering": true, "engine.half-open-per-source": true, "engine.icmp-rate": true,
 	// These put other workers in the place of those that run (scale.go).
 	"engine.workers": true, "engine.cores": true, "engine.polling": true, "engine.connections": true,
 }
@@ -42,13 +42,20 @@ var live = map[string]bool{
 // ErrNeedsRestart is returned by a reload that would change what an engine is built from.
 var ErrNeedsRestart = errors.New("cannot be changed while the engine runs")
 
+// NeedsRestart reports whether a reload refuses the change, because it is of what an engine is built from: memory, sockets,
+// ports.
+func (c Change) NeedsRestart() bool {
+	section, key, _ := strings.Cut(c.Path, ".")
+	port := strings.HasPrefix(section, "ports[")
+	offline := port && (key == "mac" || key == "addresses")
+	return !live[c.Path] && !offline && (section == "engine" || section == "control" || section == "log" || port)
+}
+
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
 func fixed(f *File, changes []Change) error {
 	var errs []error
 	for _, c := range changes {
-		section, key, _ := strings.Cut(c.Path, ".")
-		offline := strings.HasPrefix(section, "ports[") && (key == "mac" || key == "addresses")
-		if live[c.Path] || offline || section != "engine" && section != "control" && section != "log" && !strings.HasPrefix(section, "ports[") {
+		if !c.NeedsRestart() {
 			continue
 		}
 		what := c.Kind
@@ -118,12 +125,18 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := fixed(f, changes); err != nil {
 		return nil, err
 	}
+	if err := f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
 	ways, err := f.newWays(s.ways, s.ifaces)
 	if err != nil {
 		return nil, err
 	}
 	plan, err := s.replan(f)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.prepareMonitors(); err != nil {
 		return nil, err
 	}
 	file, oldWays, drain := s.file, s.ways, s.drain
@@ -137,8 +150,13 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 		s.file, s.ways, s.drain = file, oldWays, drain
 		s.mu.Unlock()
 		_, again := s.put(context.WithoutCancel(ctx))
+		s.health.revert()
 		return nil, errors.Join(err, again)
 	}
+	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
+		s.log.Error("the monitors could not be changed", "error", err)
+	}
+	s.steer(s.engine.Config())
 	s.scale(plan, finished)
 	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
 }

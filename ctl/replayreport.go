@@ -52,6 +52,8 @@ type ReplayEngine struct {
 	Sent     uint64 `json:"sent"`
 	Opened   uint64 `json:"opened"`
 	Closed   uint64 `json:"closed"`
+	Answered uint64 `json:"answered,omitempty"` // with a RST or an ICMP error
+	Waiting  int    `json:"waiting,omitempty"`  // parts of datagrams, at the end, for their first part
 }
 
 func newReplayReport(f *File, t *topology) *ReplayReport {
@@ -105,7 +107,7 @@ func (r *replay) complete(ctx context.Context, opt ReplayOptions) error {
 	report := r.report
 	report.Engine = ReplayEngine{
 		Received: s.RxPackets, Bytes: s.RxBytes, ToServer: s.ToServer, ToClient: s.ToClient, ToHost: s.ToHost,
-		Dropped: s.Dropped(), Sent: s.TxPackets, Opened: s.Opened, Closed: s.Closed,
+		Dropped: s.Dropped(), Answered: s.Answered, Waiting: snaps[0].Waiting, Sent: s.TxPackets, Opened: s.Opened, Closed: s.Closed,
 	}
 	for _, d := range Drops(s) {
 		if d.Count != 0 {
@@ -124,18 +126,19 @@ func (r *replay) complete(ctx context.Context, opt ReplayOptions) error {
 			report.Connections = append(report.Connections, connView(&conns[i]))
 		}
 	}
-	return report.account(s)
+	return report.account(s, uint64(snaps[0].Waiting))
 }
 
-// account checks the sums: the report would be wrong silently otherwise.
-func (r *ReplayReport) account(s *engine.Stats) error {
+// account checks the sums: the report would be wrong silently otherwise. waiting are parts of datagrams whose first part the
+// capture does not have.
+func (r *ReplayReport) account(s *engine.Stats, waiting uint64) error {
 	t := r.Total()
 	switch {
 	case t.In != r.Packets || t.In != t.Passed+t.Malformed+t.HeadersCut+t.TooLarge+t.Engine:
 		return fmt.Errorf("packets are unaccounted for on the ports: %+v", t)
 	case t.Engine != s.RxPackets || t.Out != s.TxPackets:
 		return fmt.Errorf("the ports gave %d packets and got %d, the engine took %d and sent %d", t.Engine, t.Out, s.RxPackets, s.TxPackets)
-	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Dropped()-s.Drops[engine.TxFull]:
+	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Answered+waiting+s.Dropped()-s.Drops[engine.TxFull]:
 		return fmt.Errorf("packets are unaccounted for in the engine: %+v", *s)
 	}
 	return nil

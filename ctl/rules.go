@@ -15,13 +15,16 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		a := v.Address.Addr()
-		r.Virtuals = append(r.Virtuals, rings.VirtualRule{Addr: a, Proto: v.Protocol.number(), Port: v.Address.Port()})
+		r.Virtuals = append(r.Virtuals, rings.VirtualRule{Addr: a, Proto: v.number(), Port: v.Address.Port()})
 		if !virtual[a] {
 			virtual[a] = true
 			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost})
 		}
-		r.Members = append(r.Members, f.memberRules(t, port, v)...)
+		if v.Mode != ModeFullNAT { // whose answers go to a SNAT address
+			r.Members = append(r.Members, f.memberRules(t, port, v)...)
+		}
 	}
+	r.SNAT = f.snatRules(t)
 	slices.SortFunc(r.Members, compareRules)
 	r.Members = slices.Compact(r.Members) // virtual servers may share members
 	for _, a := range local {
@@ -36,28 +39,35 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 func (f *File) ends() (out []rings.MemberRule) {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if pool := f.Pool(v.Pool); pool != nil {
+		f.eachServing(v, func(pool *Pool) {
 			for j := range pool.Members {
-				end := pool.Members[j].Target(v.Address.Port())
-				out = append(out, rings.MemberRule{Addr: end.Addr(), Proto: v.Protocol.number(), Port: end.Port()})
+				out = append(out, v.end(&pool.Members[j]))
 			}
-		}
+		})
 	}
 	return out
 }
 
+// end is the server end of connections of v to m. A virtual server for any port, or a protocol without ports, has all.
+func (v *VirtualServer) end(m *Member) rings.MemberRule {
+	end := m.Target(v.Address.Port())
+	r := rings.MemberRule{Addr: end.Addr(), Proto: v.number(), Port: end.Port()}
+	if v.Protocol == ICMP || v.Protocol == AnyProtocol {
+		r.Port = 0
+	}
+	return r
+}
+
 // memberRules are the server ends of a virtual server's connections that are behind the port.
 func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
-	pool := f.Pool(v.Pool)
-	if pool == nil {
-		return nil
-	}
-	for i := range pool.Members {
-		end := pool.Members[i].Target(v.Address.Port())
-		if hop, ok := t.hops[end.Addr()]; ok && hop.Port == port {
-			out = append(out, rings.MemberRule{Addr: end.Addr(), Proto: v.Protocol.number(), Port: end.Port()})
+	f.eachServing(v, func(pool *Pool) {
+		for i := range pool.Members {
+			end := v.end(&pool.Members[i])
+			if hop, ok := t.hops[end.Addr]; ok && hop.Port == port {
+				out = append(out, end)
+			}
 		}
-	}
+	})
 	return out
 }
 

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,9 +29,12 @@ import (
 type Server struct {
 	assembly
 	state  *kernelState
+	health *health
 	saved  *savedTables
 	drain  draining
-	spec   engine.Spec            // that the engine's configuration was compiled from
+	spec   engine.Spec // that the engine's configuration was compiled from
+	nics   *nics
+	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -38,9 +42,12 @@ type Server struct {
 	host   *engine.HostSpec
 	api    *api
 	began  time.Time
-	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains. Only the goroutine of watch
-	// changes it, so it reads without the lock.
-	mu sync.RWMutex
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
+	// watch changes it, so it reads without the lock.
+	mu        sync.RWMutex
+	steered   *steered
+	steerings []steering // what was achieved, by port
+	tableSize int        // of the smallest indirection table, if bins are dealt out to suit it
 	// requests are run by the goroutine of watch, one at a time.
 	requests   chan func(context.Context)
 	scaling    chan scaled // the outcome of the scaling that runs, if one does
@@ -48,8 +55,20 @@ type Server struct {
 	lastRules  []string
 	lastHops   string
 	links      atomic.Pointer[[]string] // state of each port
-	complaints map[string]string        // what was said, by subject
-	managed    time.Time                // of the last manageAgain
+	past       []portPast               // by port of the file
+	planned    int                      // receive queues that the memory was made for
+	lookAgain  bool                     // something could not be done yet
+	hops       map[netip.Addr]engine.Hop
+	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
+	complaints map[string]string   // what was said, by subject
+	managed    time.Time           // of the last manageAgain
+	alive      atomic.Int64        // when all workers had made a step, nanoseconds after began
+
+	heirs *heirs
+	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
+	successor    int
+	successorErr error
+	resting      *engine.Pause // the engine, then
 }
 
 func newSecret() flow.Secret {
@@ -65,13 +84,20 @@ func newSecret() flow.Secret {
 // Start brings everything up. On an error nothing stays behind.
 func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error) {
 	s := &Server{assembly: assembly{file: f, log: log}, dict: engine.NewDictionary(), began: time.Now(),
-		drain: newDraining(), requests: make(chan func(context.Context))}
+		drain: newDraining(), requests: make(chan func(context.Context)), health: newHealth(log)}
 	if s.ifaces, err = f.interfaces(); err != nil {
 		return nil, err
 	}
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.prepareMonitors(); err != nil {
+		return nil, err
+	}
+	if err = f.checkLocalPorts(); err != nil {
+		return nil, err
+	}
+	log.Info("cores", "workers", s.plan.workers, "cores", fmt.Sprint(s.plan.cores), "why", s.plan.why)
 	if s.ways, err = f.ways(s.ifaces); err != nil {
 		return nil, err
 	}
@@ -83,6 +109,12 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 			err = errors.Join(err, s.giveUp())
 		}
 	}()
+	if s.health.orders, err = loadOrders(strings.TrimSuffix(s.state.path, ".json")); err != nil {
+		return nil, err
+	}
+	if err = s.readSteering(); err != nil {
+		return nil, err
+	}
 	if err = s.loadTables(); err != nil {
 		return nil, err
 	}
@@ -96,14 +128,23 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.open(rules); err != nil {
 		return nil, err
 	}
+	s.steer(cfg)
+	setProcs(s.plan.workers)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
 	if err = s.placeAddresses(); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
+	if err = s.health.begin(f, s.engine); err != nil {
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
+	}
 	if s.api, err = s.listen(); err != nil {
-		return nil, errors.Join(err, s.stopEngine())
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
+	}
+	if err = s.expectHeirs(ctx); err != nil {
+		s.api.close()
+		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	return s, nil
 }
@@ -176,6 +217,11 @@ func (s *Server) prepare(ctx context.Context) error {
 	if err := s.resolveHops(); err != nil {
 		return err
 	}
+	return s.awaitHops(ctx)
+}
+
+// awaitHops gives the kernel some time to resolve the next hops.
+func (s *Server) awaitHops(ctx context.Context) error {
 	for deadline := time.Now().Add(resolveTime); ; {
 		t, err := s.topology()
 		if err != nil {
@@ -201,6 +247,9 @@ func (s *Server) resolveHops() error {
 	want := map[placedNeighbour]bool{}
 	for _, ways := range []map[netip.Addr]way{s.ways, s.drain.ways} {
 		for _, w := range ways {
+			if !s.isOpen(w.port) {
+				continue // its interface is gone, and the kernel has forgotten them
+			}
 			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
 		}
 	}
@@ -208,7 +257,20 @@ func (s *Server) resolveHops() error {
 }
 
 func (s *Server) topology() (*topology, error) {
-	return s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.file.Ports {
+		t.down = append(t.down, s.linkState(i) != "up")
+	}
+	for a, h := range t.hops {
+		if t.down[h.Port] { // a neighbour of the file has a MAC all the same
+			h.OK = false
+			t.hops[a] = h
+		}
+	}
+	return t, nil
 }
 
 // compile makes the engine's configuration, for so many workers, and the programs' rules from the file and the kernel as it
@@ -231,7 +293,8 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 	s.generation++
 	spec := s.file.spec(t, workers, s.generation)
 	s.drain.spec(t, &spec)
-	cfg, err := engine.NewConfig(spec, s.dict)
+	spec.RSSTableSize = s.tableSize
+	cfg, err := s.health.compile(s.file, &spec, s.dict)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -241,7 +304,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.lastHops = fmt.Sprint(t.hops)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil
@@ -251,7 +314,11 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 // is a change that is reported back to us, so there is one a second at most: an old kernel, which has no managed
 // neighbours, would keep us busy.
 func (s *Server) manageAgain(t *topology) {
+	if len(t.unmanaged) == 0 {
+		return
+	}
 	if time.Since(s.managed) < time.Second {
+		s.lookAgain = s.lookAgain || len(t.unresolved()) > 0
 		return
 	}
 	s.managed = time.Now()
@@ -285,18 +352,28 @@ func describeRules(rules []rings.Rules) (out []string) {
 	return out
 }
 
-// placeAddresses puts the managed virtual addresses on their ports and takes off those of an earlier engine.
+// want adds addresses to those that shall be on a port.
+func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
+	for p := range s.file.Ports {
+		if s.file.Ports[p].Name == port {
+			for _, a := range addrs {
+				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
+			}
+		}
+	}
+}
+
+// placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
-		v := &s.file.VirtualServers[i]
-		if v.AddressHandling != AddressManaged {
-			continue
+		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
+			s.want(want, v.Port, v.Address.Addr())
 		}
-		for p := range s.file.Ports {
-			if s.file.Ports[p].Name == v.Port {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, v.Address.Addr()}] = true
-			}
+	}
+	for i := range s.file.SNATPools {
+		if p := &s.file.SNATPools[i]; p.AddressHandling == AddressManaged {
+			s.want(want, p.Port, p.Addresses...)
 		}
 	}
 	for _, p := range s.state.Addresses {
@@ -306,15 +383,27 @@ func (s *Server) placeAddresses() error {
 			}
 		}
 	}
+	for _, p := range s.state.Addresses {
+		for _, a := range s.drain.snat {
+			if p.Address == a {
+				want[p] = true
+			}
+		}
+	}
+	placed := map[placedAddress]bool{}
 	for p := range want {
+		if !s.isOpenInterface(p.Index) {
+			continue // later, on the interface that takes its place
+		}
 		if _, err := s.state.placeAddress(p); err != nil {
 			return err
 		}
+		placed[p] = true
 		if !s.placed[p] {
 			s.announceSoon(p)
 		}
 	}
-	s.placed = want
+	s.placed = placed
 	return s.state.keepAddresses(want)
 }
 
@@ -330,10 +419,20 @@ func (s *Server) stopEngine() error {
 	return s.engine.Stop(ctx)
 }
 
-// Run serves until ctx ends, then shuts down: addresses off, so that nothing new comes; programs detached; workers
+// Run serves until a successor has taken over, or until ctx ends; then shuts down: addresses off, so that nothing new comes; programs detached; workers
 // stopped; sockets closed; every frame accounted for.
 func (s *Server) Run(ctx context.Context) error {
-	err := s.watch(ctx)
+	sampling, stop := context.WithCancel(ctx)
+	var sampled sync.WaitGroup
+	sampled.Go(func() { s.observe(sampling) })
+	sampled.Go(func() { s.watchTraffic(sampling) })
+	err := errors.Join(s.watch(ctx), s.health.end())
+	stop()
+	sampled.Wait()
+	if s.successor != 0 {
+		return s.leave()
+	}
+	s.heirs.close(true)
 	s.api.close()
 	return errors.Join(err, s.shutdown())
 }
@@ -368,6 +467,12 @@ func (s *Server) report() {
 // beatInterval is how often the programs are told that the workers live.
 const beatInterval = 100 * time.Millisecond
 
+// SinceAlive is how long ago every worker was last seen to have made a step. Workers that sleep are woken for it, so it stays
+// below some beatIntervals; it grows once Run ends.
+func (s *Server) SinceAlive() time.Duration {
+	return time.Since(s.began) - time.Duration(s.alive.Load())
+}
+
 // beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
 func (s *Server) beat(last []uint64) []uint64 {
 	now := s.engine.Beats()
@@ -376,6 +481,7 @@ func (s *Server) beat(last []uint64) []uint64 {
 			return now
 		}
 	}
+	s.alive.Store(int64(time.Since(s.began)))
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return now

@@ -97,7 +97,9 @@ func (s *Server) seat(o scaled) {
 		s.log.Error("the workers could not be changed; the file is in force with those that run", "error", o.err)
 		return
 	}
+	s.steer(s.engine.Config())
+	setProcs(s.plan.workers)
 	runtime.GC() // of the former workers
-	s.log.Info("workers changed", "workers", o.view.Workers, "cores", fmt.Sprint(o.plan.cores), "connections_moved", o.view.Moved,
+	s.log.Info("workers changed", "workers", o.view.Workers, "cores", fmt.Sprint(o.plan.cores), "why", o.plan.why, "connections_moved", o.view.Moved,
 		"connections_lost", o.view.Lost, "took_us", o.view.TookUS)
 }

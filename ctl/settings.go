@@ -50,6 +50,10 @@ func valueText(v any) string {
 		case v.Port() == 0:
 			return v.Addr().String()
 		}
+	case netip.Addr:
+		if !v.IsValid() {
+			return "auto"
+		}
 	case net.HardwareAddr:
 		if v == nil {
 			return "auto"
@@ -76,9 +80,11 @@ func (c Change) String() string {
 	return fmt.Sprintf("~ %s: %s > %s", c.Path, c.Old, c.New)
 }
 
-// diff lists what changes from the one file to the other. An entry of a list that only one of them has is one change.
-func diff(from, to *File) []Change {
-	old, now := from.Settings(), to.Settings()
+// diff lists what changes from the one file to the other.
+func diff(from, to *File) []Change { return Diff(from.Settings(), to.Settings()) }
+
+// Diff lists what changes from the one configuration to the other. An entry of a list that only one of them has is one change.
+func Diff(old, now []Setting) []Change {
 	before, after := map[string]string{}, map[string]string{}
 	for _, s := range old {
 		before[s.Path] = s.Value

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -26,9 +25,11 @@ type kernelState struct {
 	Addresses  []placedAddress
 	Neighbours []placedNeighbour
 	HostPort   bool
+	Steering   []placedSteering
 	path       string
 	inherited  bool // an earlier engine was killed, and what it left is described here
 	lock       *os.File
+	nics       *nics // nil: the kernel's
 }
 
 // placedAddress names its interface by index and MAC, because the inode of a namespace that is gone, and so the name
@@ -52,14 +53,13 @@ var ErrRunning = errors.New("another sluice runs in this network namespace")
 
 // lockState takes the namespace's lock and reads what was left.
 func lockState() (*kernelState, error) {
-	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
-		return nil, fmt.Errorf("find the network namespace: %w", err)
+	base, err := stateBase()
+	if err != nil {
+		return nil, err
 	}
 	if err := os.MkdirAll(StateDir, 0o755); err != nil {
 		return nil, fmt.Errorf("make the state directory%s: %w", rootHint(err), err)
 	}
-	base := filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino))
 	lock, err := os.OpenFile(base+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if errors.Is(err, os.ErrNotExist) { // the engine of another namespace ended and removed the folder meanwhile
 		return lockState()
@@ -210,14 +210,17 @@ func (s *kernelState) keepNeighbours(want map[placedNeighbour]bool) error {
 
 // release takes everything back out of the kernel and gives the lock up.
 func (s *kernelState) release() error {
-	errs := []error{s.keepAddresses(nil)}
+	_, err := s.restoreSteering("")
+	errs := []error{err, s.keepAddresses(nil)}
 	for _, n := range s.Neighbours {
 		errs = append(errs, unmanage(n.Index, n.Address))
 	}
 	if s.HostPort {
 		errs = append(errs, removeHostPort())
 	}
-	errs = append(errs, os.Remove(s.path), removeTables(strings.TrimSuffix(s.path, ".json")+".tables"))
+	base := strings.TrimSuffix(s.path, ".json")
+	_ = os.Remove(takeoverPath(base)) // of a killed engine
+	errs = append(errs, os.Remove(s.path), removeTables(base+".tables"))
 	s.unlock()
 	return errors.Join(errs...)
 }

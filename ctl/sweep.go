@@ -27,9 +27,17 @@ func sweepDead() (done []string) {
 			if removeTables(base+".tables") == nil && os.Remove(note) == nil {
 				done = append(done, fmt.Sprintf("removed the notes of namespace %s, which is gone", strings.TrimPrefix(filepath.Base(base), "net-")))
 			}
+			_ = os.Remove(takeoverPath(base))
+			_ = os.Remove(ordersPath(base))
 			_ = os.Remove(lock.Name())
 		}
 		lock.Close()
+	}
+	orders, _ := filepath.Glob(filepath.Join(StateDir, "net-*.orders")) // outlive an orderly end
+	for _, path := range orders {
+		if !alive[strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "net-"), ".orders")] {
+			_ = os.Remove(path)
+		}
 	}
 	return done
 }

@@ -12,6 +12,7 @@ func (f *File) complete() {
 			p.Name = p.Interface
 		}
 	}
+	f.completeMonitors()
 	for i := range f.Pools {
 		for j := range f.Pools[i].Members {
 			if m := &f.Pools[i].Members[j]; m.Name == "" && m.Address.IsValid() {
@@ -28,6 +29,17 @@ func (f *File) complete() {
 			v.Port = f.Ports[0].Name
 		}
 		v.Timeouts.inherit(&f.Timeouts)
+		if v.Hairpin == "" {
+			v.Hairpin = HairpinRefuse
+			if v.SNAT != "" {
+				v.Hairpin = HairpinSNAT
+			}
+		}
+	}
+	for i := range f.SNATPools {
+		if p := &f.SNATPools[i]; p.Port == "" && len(f.Ports) > 0 {
+			p.Port = f.Ports[len(f.Ports)-1].Name
+		}
 	}
 }
 
@@ -68,7 +80,9 @@ func validate(c *collector, f *File) {
 	v.checkPorts()
 	v.checkNeighbours()
 	v.checkRoutes()
+	v.checkSNATPools()
 	v.checkPools()
+	v.checkMonitors()
 	v.checkVirtualServers()
 }
 

@@ -11,6 +11,7 @@ import (
 
 // timeoutFields are all of Timeouts.
 var timeoutFields = []func(*Timeouts) *time.Duration{
+	func(t *Timeouts) *time.Duration { return &t.ICMP }, func(t *Timeouts) *time.Duration { return &t.Other },
 	func(t *Timeouts) *time.Duration { return &t.TCPHandshake },
 	func(t *Timeouts) *time.Duration { return &t.TCPEstablished },
 	func(t *Timeouts) *time.Duration { return &t.TCPClosing },
@@ -130,6 +131,7 @@ func (v *validator) checkVirtualServers() {
 		}
 		v.checkOverrides(s, at)
 		v.checkConnections(s, at)
+		v.checkSNATOf(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -143,7 +145,17 @@ func (v *validator) checkVirtualServers() {
 
 // checkConnections refuses settings that the protocol has no use for.
 func (v *validator) checkConnections(s *VirtualServer, at string) {
-	switch {
+	switch portless := s.Protocol == ICMP || s.Protocol == AnyProtocol; {
+	case portless && s.Address.IsValid() && s.Address.Port() != 0:
+		v.errorf(at+".address", "protocol %s has no ports; write %s", s.Protocol, endText(netip.AddrPortFrom(s.Address.Addr(), 0)))
+	case s.OnePacket && (portless || s.Address.IsValid() && s.Address.Port() == 0):
+		v.errorf(at+".one-packet", "one-packet is for one port of UDP: answers are told by the member's port")
+	case s.TableFull == TableFullForward && (portless || s.Address.IsValid() && s.Address.Port() == 0):
+		v.errorf(at+".table-full", "forward is for one port of TCP or UDP: answers are told by the member's port")
+	case s.Protocol == ICMP && s.MidStream != MidStreamDrop && s.MidStream != "":
+		v.errorf(at+".mid-stream", "ICMP has no streams; mid-stream is for TCP")
+	case s.Protocol == ICMP && s.ResetExpired:
+		v.errorf(at+".reset-on-expiry", "ICMP has no resets; reset-on-expiry is for TCP")
 	case s.OnePacket && s.Protocol == TCP:
 		v.errorf(at+".one-packet", "TCP has connections; one-packet is for UDP")
 	case s.OnePacket && s.Protocol == SCTP:
@@ -269,6 +281,9 @@ func (v *validator) checkOverrides(s *VirtualServer, at string) {
 	}
 	for _, k := range timeoutKeys(false).keys {
 		own := k.doc.name == string(s.Protocol) || strings.HasPrefix(k.doc.name, string(s.Protocol)+"-")
+		if s.Protocol == AnyProtocol && !strings.HasPrefix(k.doc.name, "icmp") {
+			own = true
+		}
 		if key := at + ".timeouts." + k.doc.name; !own && v.where[key] != (position{}) {
 			v.warn(key, "has no effect: the virtual server's protocol is %s", s.Protocol)
 		}

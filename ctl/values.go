@@ -291,6 +291,35 @@ func noEnd(text string) *problem {
 	return wrong("%q is not a port; want 1 to 65535", shorten(port))
 }
 
+// parseVirtual reads ip:port, or ip:any, whose port is 0.
+func parseVirtual(text string) (netip.AddrPort, error) {
+	host, found := strings.CutSuffix(text, ":any")
+	if !found {
+		return parseEnd(text)
+	}
+	if inner, ok := strings.CutPrefix(host, "["); ok && strings.HasSuffix(inner, "]") {
+		host = strings.TrimSuffix(inner, "]")
+	} else if strings.Contains(host, ":") {
+		return netip.AddrPort{}, wrong("want ip:any, found %q", shorten(text)).orUse("such as [%s]:any", shorten(host))
+	}
+	a, err := netip.ParseAddr(host)
+	if err != nil {
+		return netip.AddrPort{}, wrong("want ip:any, found %q", shorten(text)).orUse("such as 10.10.1.100:any or [2001:db8::1]:any")
+	}
+	return netip.AddrPortFrom(a, 0), checkUsable(a)
+}
+
+// endText is the address of a virtual server as the file would have it.
+func endText(a netip.AddrPort) string {
+	switch {
+	case a.Port() != 0:
+		return a.String()
+	case a.Addr().Is6():
+		return "[" + a.Addr().String() + "]:any"
+	}
+	return a.Addr().String() + ":any"
+}
+
 // parseTarget reads a member's address, whose port may be left out.
 func parseTarget(text string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil {

@@ -57,7 +57,11 @@ type MemberView struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
-	State   string `json:"state"` // active | disabled (weight 0) | no-neighbour | draining (gone from the file)
+	State   string `json:"state"`             // active | checking | down | draining (ordered, or gone from the file) | disabled (ordered, or weight 0) | forced-off | no-neighbour
+	Verdict string `json:"verdict,omitempty"` // of the monitors: checking | up | down
+	Cause   string `json:"cause,omitempty"`   // of the state
+	Since   string `json:"since,omitempty"`   // RFC 3339
+	Changes uint64 `json:"changes,omitempty"` // of the verdict
 	Port    string `json:"port"`
 	MAC     string `json:"mac,omitempty"`
 	CounterView
@@ -144,6 +148,10 @@ func protocolName(p uint8) string {
 		return "udp"
 	case flow.SCTP:
 		return "sctp"
+	case flow.ICMP, flow.ICMPv6:
+		return "icmp"
+	case 0:
+		return "any"
 	}
 	return fmt.Sprint(p)
 }
@@ -168,6 +176,7 @@ func Drops(s *engine.Stats) []DropView {
 type WorkerView struct {
 	Worker      int      `json:"worker"`
 	Core        int      `json:"core"` // -1: not pinned
+	Mode        string   `json:"mode"` // busy | adaptive | interrupt
 	Queues      []string `json:"queues"`
 	Connections int      `json:"connections"`
 	Capacity    int      `json:"capacity"`
@@ -181,6 +190,19 @@ type WorkerView struct {
 	HandedIn    uint64   `json:"handed_in"`
 	Dropped     uint64   `json:"dropped"`
 	Sleeps      uint64   `json:"sleeps"`
+
+	PacketsPerSecond float64 `json:"packets_per_second"` // received, over the last second
+	BusyShare        float64 `json:"busy_share"`         // of the last second, in steps that found work: 0 to 1
+	BusySeconds      float64 `json:"busy_seconds"`       // in all
+	HandedShare      float64 `json:"handed_over_share"`  // of what was received: given to the worker that owns it
+	// The largest gap between two steps while the worker was not asleep, in the last minute, and when it ended.
+	LargestPauseUS int64  `json:"largest_pause_us"`
+	LargestPauseAt string `json:"largest_pause_at,omitempty"`
+}
+
+// pollingNames are the words of the configuration.
+var pollingNames = map[engine.Polling]string{
+	engine.PollAdaptive: string(PollingAdaptive), engine.PollBusy: string(PollingBusy), engine.PollInterrupt: string(PollingInterrupt),
 }
 
 // PortView is a port.
@@ -195,13 +217,17 @@ type PortView struct {
 	XDP       string `json:"xdp"`   // native | generic
 	Mode      string `json:"mode"`  // zero-copy | copy
 	Note      string `json:"note,omitempty"`
-	Received  uint64 `json:"received"`
-	Sent      uint64 `json:"sent"`
-	RingFull  uint64 `json:"ring_full"`
-	FillEmpty uint64 `json:"fill_empty"`
-	Invalid   uint64 `json:"invalid"`
-	Passed    uint64 `json:"passed"` // by the XDP program, to the kernel
-	Held      uint64 `json:"held"`   // by the XDP program, while no engine served the port
+	Steering  string `json:"steering,omitempty"` // full, or what is missing and why
+	// HandedOver is the share of its packets that steering is expected to leave to be handed over, from 0 to 1.
+	HandedOver float64 `json:"expected_handed_over"`
+	Received   uint64  `json:"received"`
+	Sent       uint64  `json:"sent"`
+	RingFull   uint64  `json:"ring_full"`
+	FillEmpty  uint64  `json:"fill_empty"`
+	Invalid    uint64  `json:"invalid"`
+	Lost       uint64  `json:"lost"`   // on the rings of an interface that went away
+	Passed     uint64  `json:"passed"` // by the XDP program, to the kernel
+	Held       uint64  `json:"held"`   // by the XDP program, while no engine served the port
 }
 
 // StatusView is the engine as a whole.
@@ -214,6 +240,7 @@ type StatusView struct {
 	Workers    int          `json:"workers"`
 	Totals     TotalsView   `json:"totals"`
 	Memory     []MemoryView `json:"memory"`
+	Changes    ChangesView  `json:"member_changes"`
 }
 
 // TotalsView sums all workers.
@@ -226,9 +253,12 @@ type TotalsView struct {
 	ToHost      uint64 `json:"to_host"`
 	Sent        uint64 `json:"sent"`
 	Dropped     uint64 `json:"dropped"`
+	Ended       uint64 `json:"ended"`         // connections that ended because their member stopped serving
 	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
 	Resets      uint64 `json:"resets"`        // RSTs that the engine made
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
+	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
+	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
 }
 
 // MemoryView is a piece of memory taken at start.
@@ -243,7 +273,7 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
 		out = append(out, VirtualView{
-			Name: v.Name, Address: netip.AddrPortFrom(v.Addr, v.Port).String(), Protocol: protocolName(v.Proto),
+			Name: v.Name, Address: endText(netip.AddrPortFrom(v.Addr, v.Port)), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}
@@ -271,7 +301,7 @@ func (s *Server) poolViews(snaps []engine.Snapshot) []PoolView {
 		for i := range p.Members {
 			m := sumService(snaps, nodesOf, p.Members[i].ID)
 			sum.Add(&m)
-			if p.Members[i].Weight > 0 && p.Members[i].Hop.OK {
+			if m := &p.Members[i]; m.Weight > 0 && m.Hop.OK && m.State.Kind == engine.MemberUp {
 				v.Usable++
 			}
 		}
@@ -297,12 +327,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			if m.Hop.OK {
 				v.MAC = macString(m.Hop.MAC)
 			}
-			switch {
-			case !m.Hop.OK:
-				v.State = "no-neighbour"
-			case m.Weight == 0:
-				v.State = "disabled"
-			}
+			s.health.show(&v, m)
 			out = append(out, v)
 		}
 	}
@@ -326,6 +351,12 @@ func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
 			Worker: n.Worker, Core: n.Core, Queues: []string{}, Connections: n.Connections, Capacity: n.Capacity,
 			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
 			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Dropped: n.Dropped(), Sleeps: n.Sleeps,
+			Mode: pollingNames[n.Polling], BusySeconds: n.Busy.Seconds(), HandedShare: float64(n.HandedOut) / float64(max(n.RxPackets, 1)),
+		}
+		var largest pause
+		v.PacketsPerSecond, v.BusyShare, largest = s.rates.worker(n.Worker)
+		if v.LargestPauseUS = largest.length.Microseconds(); largest.length > 0 {
+			v.LargestPauseAt = wallTime(largest.end).Format("2006-01-02T15:04:05.000Z07:00")
 		}
 		for _, q := range n.Queues {
 			if q.Port < len(s.file.Ports) {
@@ -349,13 +380,23 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 		v := &out[i]
 		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
-			if links := s.links.Load(); links != nil {
-				v.State = (*links)[i]
-			}
+			v.State, v.Queues = s.linkState(i), len(s.queues[i])
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()
 			if c, err := s.programs[i].Counters(); err == nil {
 				v.Passed, v.Held = c.Passed+c.MalformedPassed, c.Held
 			}
+			if i < len(s.past) {
+				q, c := &s.past[i].queues, &s.past[i].program
+				v.Received, v.Sent, v.RingFull, v.FillEmpty = q.RxPackets, q.TxPackets, q.RxRingFull, q.FillEmpty
+				v.Invalid, v.Lost = q.RxInvalid+q.TxInvalid, q.TxLost
+				v.Passed, v.Held = v.Passed+c.Passed+c.MalformedPassed, v.Held+c.Held
+			}
+			if !s.isOpen(i) {
+				v.XDP = ""
+			}
+		}
+		if i < len(s.steerings) {
+			v.Steering, v.HandedOver = s.steerings[i].Text, s.steerings[i].Share
 		}
 		notes := map[string]bool{}
 		for _, q := range s.queues[i] {

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -14,10 +15,13 @@ import (
 // settle is how long the kernel's tables must be quiet before they are read again: changes come in bunches.
 const settle = 20 * time.Millisecond
 
+// lookAgainAfter is when they are read again without a change, because something could not be done yet.
+const lookAgainAfter = time.Second
+
 // watch keeps the engine in step with the kernel until ctx ends: addresses, routes, neighbours and links are read
 // again after each change, and the engine and the programs get what differs.
 func (s *Server) watch(ctx context.Context) error {
-	changed, err := subscribe(ctx)
+	changed, err := subscribe(ctx, s.log)
 	if err != nil {
 		return err
 	}
@@ -46,6 +50,7 @@ func (s *Server) watch(ctx context.Context) error {
 			quiet = time.After(0)
 		case <-ticker.C:
 			beats = s.beat(beats)
+			s.health.orderDeadlines(time.Now())
 			if len(s.due) > 0 {
 				s.announceDue()
 			}
@@ -55,6 +60,9 @@ func (s *Server) watch(ctx context.Context) error {
 			}
 		case f := <-requests:
 			f(ctx)
+			if s.successor != 0 {
+				return nil
+			}
 		case <-changed:
 			if quiet == nil {
 				quiet = time.After(settle)
@@ -69,12 +77,15 @@ func (s *Server) watch(ctx context.Context) error {
 			if err := s.reconcile(ctx); err != nil {
 				s.log.Warn("the kernel's tables could not be followed; the last ones stay in force", "error", err)
 			}
+			if s.lookAgain {
+				s.lookAgain, quiet = false, time.After(lookAgainAfter)
+			}
 		}
 	}
 }
 
 // subscribe listens to the kernel's tables. The channel holds one note at most: it says that, not what.
-func subscribe(ctx context.Context) (<-chan struct{}, error) {
+func subscribe(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
 	changed := make(chan struct{}, 1)
 	note := func() {
 		select {
@@ -97,6 +108,9 @@ func subscribe(ctx context.Context) (<-chan struct{}, error) {
 	if err := netlink.LinkSubscribe(links, ctx.Done()); err != nil {
 		return nil, fmt.Errorf("listen for links: %w", err)
 	}
+	if err := subscribeQueues(ctx, note); err != nil {
+		log.Warn("changes of the number of queues are noticed late", "reason", err)
+	}
 	forward(addrs, note)
 	forward(routes, note)
 	forward(neighs, note)
@@ -116,6 +130,7 @@ func forward[T any](in <-chan T, note func()) {
 // or address does not keep the others from being followed.
 func (s *Server) reconcile(ctx context.Context) error {
 	s.followLinks()
+	s.followPorts(ctx)
 	s.followRoutes()
 	s.keepPlaced()
 	hops, old := s.lastHops, s.lastRules
@@ -123,6 +138,7 @@ func (s *Server) reconcile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.tellHops()
 	if s.lastHops != hops {
 		took, err := s.engine.Apply(ctx, cfg)
 		if err != nil {
@@ -140,6 +156,37 @@ func (s *Server) reconcile(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// tellHops says which members have lost their next hop, and which have one again. It is quiet about those behind a port
+// without a link and those without a route: that was said.
+func (s *Server) tellHops() {
+	var lost, back []netip.Addr
+	for a, h := range s.hops {
+		before, known := s.told[a]
+		switch {
+		case !h.OK && (s.ways[a].gone || s.linkState(h.Port) != "up"):
+			continue
+		case known && before && !h.OK:
+			lost = append(lost, a)
+		case known && !before && h.OK:
+			back = append(back, a)
+		}
+		s.told[a] = h.OK
+	}
+	for a := range s.told {
+		if _, ok := s.hops[a]; !ok {
+			delete(s.told, a)
+		}
+	}
+	slices.SortFunc(lost, netip.Addr.Compare)
+	slices.SortFunc(back, netip.Addr.Compare)
+	if len(lost) > 0 {
+		s.log.Warn("members have lost their next hop: they take no connections until it answers", "members", lost)
+	}
+	if len(back) > 0 {
+		s.log.Info("members have their next hop again", "members", back)
+	}
 }
 
 // forget has what has drained taken out of the engine, the programs and the kernel by the next reconciliation.
@@ -199,31 +246,4 @@ func (s *Server) complain(subject, what string) {
 		s.complaints = map[string]string{}
 	}
 	s.complaints[subject] = what
-}
-
-// followLinks notes which ports are up, and says so once when that changes.
-func (s *Server) followLinks() {
-	now := make([]string, len(s.file.Ports))
-	before := s.links.Load()
-	for i := range now {
-		now[i] = linkState(&s.ifaces[i])
-		if before != nil && (*before)[i] != now[i] {
-			s.log.Warn("a port has changed", "port", s.file.Ports[i].Name, "interface", s.ifaces[i].name, "state", now[i])
-		}
-	}
-	s.links.Store(&now)
-}
-
-// linkState is up, down, no carrier, or gone; another interface of the same name is not the one that was opened.
-func linkState(f *iface) string {
-	l, err := netlink.LinkByIndex(f.index)
-	switch {
-	case err != nil:
-		return "gone"
-	case l.Attrs().Flags&net.FlagUp == 0:
-		return "down"
-	case l.Attrs().OperState == netlink.OperDown || l.Attrs().OperState == netlink.OperLowerLayerDown:
-		return "no carrier"
-	}
-	return "up"
 }

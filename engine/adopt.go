@@ -13,12 +13,12 @@ type Adoption struct {
 	Unsound int // failed validation
 	Doubled int // another connection has one of the tuples
 	NoRoom  int
-	Strange int // on a port that there is no more
+	Strange int // on a port that there is no more, or with a SNAT port of another owner than its client
 }
 
 // InUse is what sound records refer to, by ids and by the server ends of their connections.
 type InUse struct {
-	Nodes, Virtuals map[uint32]bool
+	Nodes, Virtuals map[uint32]bool // SNAT addresses are among the nodes
 	Ends            map[ServerEnd]bool
 
 	ends [][]ServerEnd // by node id: most nodes have one, and a map would be asked for every record
@@ -47,6 +47,9 @@ func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
 			continue
 		}
 		u.Virtuals[r.VS] = true
+		if r.SNAT != 0 {
+			u.Nodes[r.SNAT] = true
+		}
 		known := slices.ContainsFunc(u.ends[r.Node], func(e ServerEnd) bool { return e.Port == r.NPort && e.Proto == r.Proto() })
 		if known {
 			continue
@@ -73,6 +76,10 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 		}
 		client, server := ports[rec.ClientIf], ports[rec.ServerIf]
 		if client < 0 || server < 0 {
+			a.Strange++
+			continue
+		}
+		if cfg.apart(&rec) {
 			a.Strange++
 			continue
 		}
@@ -104,14 +111,14 @@ func (w *worker) adopt(rec *flow.Record, a *Adoption) {
 		w.open(r)
 	}
 	w.runtime.counts.add(r, 1)
-	w.node[r.Node].Active++
-	w.virtual[r.VS].Active++
+	w.enter(r)
+	w.keepPort(r)
 	a.Adopted++
 }
 
 // Entry is a line of a dictionary as it is kept in a file: what an id stands for.
 type Entry struct {
-	Kind  string     `json:"kind"` // virtual | node
+	Kind  string     `json:"kind"` // virtual | node | snat
 	ID    uint32     `json:"id"`
 	Pool  string     `json:"pool,omitempty"`
 	Addr  netip.Addr `json:"addr"`
@@ -130,6 +137,8 @@ func (d *Dictionary) Restore(e Entry) bool {
 		return d.virtual(e.Addr, e.Port, e.Proto) == e.ID
 	case "node":
 		return d.node(e.Pool, e.Addr, e.Port) == e.ID
+	case "snat":
+		return d.snat(e.Addr) == e.ID
 	}
 	return false
 }
@@ -139,6 +148,9 @@ func (d *Dictionary) Virtual(id uint32) (Entry, bool) { return d.entry("virtual"
 
 // Node is the member of a node's id.
 func (d *Dictionary) Node(id uint32) (Entry, bool) { return d.entry("node", id) }
+
+// SNAT is the SNAT address of an id.
+func (d *Dictionary) SNAT(id uint32) (Entry, bool) { return d.entry("snat", id) }
 
 func (d *Dictionary) entry(kind string, id uint32) (Entry, bool) {
 	for _, e := range d.log {

@@ -1,19 +1,18 @@
 package engine
 
-import (
-	"sluice/flow"
-)
+import "sluice/flow"
 
 // The bucket of a new connection's server-side tuple is known only when its member is chosen, and then comes from memory,
 // which costs more than all the rest of the packet. So where a burst has several new connections their members are chosen
-// first, one after the other, while the buckets come. What is chosen here is a proposal: a place with the member is taken, but
-// nothing else has changed, and connect does with it what it does with its own choice. A proposal that comes to
-// nothing, because the packet is refused or another worker's came first, gives its place back.
+// first, one after the other, while the buckets come. What is chosen here is a proposal: a place with the member is taken, and
+// a port if the source is translated, but nothing else has changed, and connect does with it what it does with its own choice.
+// A proposal that comes to nothing, because the packet is refused or the tuple is taken, gives both back.
 
 // proposal is a connection to be; member is nil where there is none.
 type proposal struct {
 	member  *member
 	virtual *virtual
+	proto   uint8
 	rec     flow.Record
 }
 
@@ -35,7 +34,7 @@ func (w *worker) propose() {
 	a.n = w.n
 	for i := range w.n {
 		k, p := &w.keys[i], &w.pkts[i]
-		if w.refs[i] != 0 || !begins(p) || p.TTL <= 1 || noSource(k.Src) {
+		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
 		}
 		id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
@@ -43,7 +42,7 @@ func (w *worker) propose() {
 			continue
 		}
 		v := &w.cfg.virtuals[id]
-		if v.OnePacket || v.Limit > 0 || v.Rate > 0 { // limits are met in the order of arrival
+		if v.OnePacket || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 { // limits are met in the order of arrival
 			continue
 		}
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {
@@ -57,8 +56,14 @@ func (w *worker) propose() {
 			v.shared.cancel(0, w.now)
 			continue
 		}
-		a.of[i] = proposal{member: m, virtual: v, rec: w.track(i, id, v, m, false)}
-		w.table.Expect(&a.of[i].rec, v.Proto)
+		rec, _, ok := w.track(i, id, v, m, false)
+		if !ok {
+			m.shared.cancel(uint32(m.Rate), w.now)
+			v.shared.cancel(0, w.now)
+			continue
+		}
+		a.of[i] = proposal{member: m, virtual: v, proto: k.Proto, rec: rec}
+		w.table.Expect(&a.of[i].rec, k.Proto)
 	}
 }
 
@@ -71,19 +76,20 @@ func (a *proposals) has(k *flow.Key) bool {
 	return met
 }
 
-// retract gives the places of proposals that came to nothing back.
+// retract ends the proposals that came to nothing.
 func (w *worker) retract() {
 	for i := range w.ahead.of[:w.ahead.n] {
-		w.ahead.of[i].cancel(w.now)
+		w.cancel(&w.ahead.of[i])
 	}
 	w.ahead.n = 0
 }
 
-// cancel gives the place of a proposal back, if it is one.
-func (a *proposal) cancel(now uint64) {
+// cancel gives back what a proposal has taken, if it is one.
+func (w *worker) cancel(a *proposal) {
 	if a.member != nil {
-		a.member.shared.cancel(uint32(a.member.Rate), now)
-		a.virtual.shared.cancel(0, now)
+		w.giveBackPort(&a.rec, a.member, a.proto)
+		a.member.shared.cancel(uint32(a.member.Rate), w.now)
+		a.virtual.shared.cancel(0, w.now)
 		a.member = nil
 	}
 }
@@ -94,9 +100,9 @@ func (w *worker) connectProposed(i int, id uint32) flow.Ref {
 	if a.member == nil {
 		return 0
 	}
-	r, res := w.table.Insert(&a.rec, a.virtual.Proto, w.now, w.now+uint64(a.virtual.Timeouts.of(&a.rec)))
+	r, res := w.table.Insert(&a.rec, a.proto, w.now, w.now+uint64(a.virtual.Timeouts.at(a.proto, &a.rec)))
 	if res != flow.Inserted {
-		a.cancel(w.now)
+		w.cancel(a)
 		return 0
 	}
 	w.opened(r, id, a.member)

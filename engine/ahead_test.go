@@ -111,9 +111,15 @@ func TestProposedLimit(t *testing.T) {
 	b.places()
 }
 
-// Whatever comes together, as many places are taken as there are connections.
+// Whatever comes together, as many places are taken as there are connections, and as many ports.
 func TestProposedAtRandom(t *testing.T) {
-	b := newBench(t, a4(1), 300, 2048)
+	t.Run("nat", func(t *testing.T) { proposeAtRandom(t, a4(1)) })
+	t.Run("fullnat", func(t *testing.T) { proposeAtRandom(t, oneArm(1, 1024, 65535)) })
+	t.Run("few ports", func(t *testing.T) { proposeAtRandom(t, oneArm(1, 2048, 2303)) })
+}
+
+func proposeAtRandom(t *testing.T, spec Spec) {
+	b := newBench(t, spec, 300, 2048)
 	defer b.close()
 	rng := rand.New(rand.NewPCG(8, 9))
 	for range 300 {
@@ -133,6 +139,7 @@ func TestProposedAtRandom(t *testing.T) {
 		b.burst(frames)
 		b.now += uint64(rng.IntN(400))
 		b.places()
+		b.check()
 	}
 	if s := b.stats(); s.Opened < 1000 || s.Evicted == 0 || s.Closed == 0 {
 		t.Errorf("the mix did not happen: %+v", s)

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"sluice/flow"
@@ -15,6 +16,7 @@ import (
 //	  just come up takes part in a growing share of the choices
 //	3 a place with the member: limits hold over all workers, because a place is taken by one atomic operation and given
 //	  back if it was one too many; then the next member is asked
+//	4 where no member of the pool is usable, what the pool has for that: those that are down all the same, or another pool
 //
 // The same code explains: it then takes neither turns nor places.
 
@@ -23,7 +25,8 @@ type shared struct {
 	active  atomic.Int64  // connections
 	rate    atomic.Uint64 // second << 32 | connections opened in it
 	latency atomic.Uint64 // of handshakes: milliseconds of the clock when measured << 32 | microseconds, smoothed
-	_       [40]byte
+	state   atomic.Uint64 // of a member: MemberState in a word; control writes it
+	_       [32]byte
 }
 
 // reserve takes a place for a connection, if a limit does not forbid it. now is in milliseconds; a limit of 0 is none.
@@ -73,6 +76,7 @@ type groupState struct {
 	priority    int
 	available   sched.Bitmap // up, with a weight and a next hop
 	count       int          // of them
+	standing    sched.Bitmap // these, and those that would be but for their monitors
 	rising      []rising
 	passedUntil uint64 // ms: the group is passed over until then
 }
@@ -91,9 +95,11 @@ type choice struct {
 	pool       *pool
 	in         sched.Input
 	now        uint64
+	key        *flow.Key
 	group      int
 	least      int // members that a group must have
 	entered    bool
+	open       bool // down members are asked as well: the pool has no other
 	peek       bool // take nothing
 	why        Reason
 }
@@ -109,9 +115,9 @@ func (c *choice) apply(cfg *Config) {
 		for j := range p.groups {
 			g := &p.groups[j]
 			most = max(most, len(g.members))
-			gs := groupState{priority: g.priority, available: sched.NewBitmap(len(g.members))}
+			gs := groupState{priority: g.priority, available: sched.NewBitmap(len(g.members)), standing: sched.NewBitmap(len(g.members))}
 			for k := range g.members {
-				gs.set(p, g, k, g.members[k].State)
+				gs.set(p, g, k, g.members[k].state())
 			}
 			s.groups = append(s.groups, gs)
 		}
@@ -142,6 +148,11 @@ func (s *poolState) resume(old *poolState) {
 func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
 	m := &g.members[k]
 	usable := state.Kind == MemberUp && m.Weight > 0 && m.Hop.OK
+	if usable || state.Kind == MemberDown && m.Weight > 0 && m.Hop.OK {
+		s.standing.Set(k)
+	} else {
+		s.standing.Clear(k)
+	}
 	switch was := s.available.Has(k); {
 	case usable && !was:
 		s.available.Set(k)
@@ -152,16 +163,23 @@ func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
 	case !usable && was:
 		s.available.Clear(k)
 		s.count--
+		s.rising = slices.DeleteFunc(s.rising, func(r rising) bool { return r.index == k })
 	}
 }
 
 // begin starts the search for a member of p for the connection with key k.
 func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
-	c.pool, c.now, c.peek = p, now, peek
-	c.group, c.entered, c.why, c.least = 0, false, NoMember, max(1, p.minimum)
+	c.key, c.now, c.peek, c.why = k, now, peek, NoMember
+	c.enterPool(p)
+}
+
+// enterPool begins with the first group of p.
+func (c *choice) enterPool(p *pool) {
+	c.pool, c.open = p, false
+	c.group, c.entered, c.least = 0, false, max(1, p.minimum)
 	c.in = sched.Input{}
 	if p.needs&sched.NeedsHash != 0 {
-		c.in.Hash = p.hash.Hash(&pickSeed, k.Src, k.SrcPort())
+		c.in.Hash = p.hash.Hash(&pickSeed, c.key.Src, c.key.SrcPort())
 	}
 }
 
@@ -182,11 +200,32 @@ func (c *choice) next() *member {
 			}
 			c.entered = false
 		}
-		if c.least == 1 {
+		switch {
+		case c.least > 1:
+			c.least, c.group = 1, 0 // no group has enough: the best that has any
+		case !c.fallBack():
 			return nil
 		}
-		c.least, c.group = 1, 0 // no group has enough: the best that has any
 	}
+}
+
+// fallBack goes on after a pool without a usable member as the pool says, and reports whether there is anything to go on to.
+// It ends: configurations have no circles of pools.
+func (c *choice) fallBack() bool {
+	for i := range c.pools[c.pool.index].groups {
+		if c.pools[c.pool.index].groups[i].count > 0 {
+			return false // what it has is full, or was tried
+		}
+	}
+	switch {
+	case c.pool.allDown == AllDownFailOpen && !c.open:
+		c.open, c.group, c.least = true, 0, 1
+	case c.pool.allDown == AllDownPool:
+		c.enterPool(c.pool.fallback)
+	default:
+		return false
+	}
+	return true
 }
 
 // enter prepares the choice within a group and reports whether the group takes connections.
@@ -194,6 +233,10 @@ func (c *choice) enter(g *group) bool {
 	s := &c.pools[c.pool.index].groups[c.group]
 	n := s.count
 	copy(c.mask, s.available)
+	if c.open {
+		copy(c.mask, s.standing)
+		n = s.standing.Count()
+	}
 	if g.limited {
 		for i := range g.members {
 			if m := &g.members[i]; m.Limit > 0 && c.mask.Has(i) && m.shared.active.Load() >= int64(m.Limit) {
@@ -246,7 +289,7 @@ func (c *choice) lower() bool {
 // unreachable reports whether a member is up but has no next hop.
 func (g *group) unreachable() bool {
 	for i := range g.members {
-		if m := &g.members[i]; m.State.Kind == MemberUp && m.Weight > 0 && !m.Hop.OK {
+		if m := &g.members[i]; m.state().Kind == MemberUp && m.Weight > 0 && !m.Hop.OK {
 			return true
 		}
 	}

@@ -259,3 +259,57 @@ func TestExplainChoice(t *testing.T) {
 	}
 	b.close()
 }
+
+// Fastest goes by the handshakes that workers see: a server that answers 20 ms later than the others gets next to nothing, and
+// its part again when it has recovered.
+func TestFastest(t *testing.T) {
+	spec := a4(1)
+	spec.Pools[0].Scheduler = "fastest"
+	spec.Virtuals[0].Timeouts = DefaultTimeouts
+	spec.Virtuals[0].Timeouts.Closed = 1
+	b := newBench(t, spec, 5000, 2048)
+	port := uint16(0)
+	serve := func(n int, slow uint64) (got [5]int) {
+		for range n {
+			port++
+			s := b.to(port)
+			got[s]++
+			delay := uint64(1)
+			if s == 3 {
+				delay += slow
+			}
+			b.now += delay
+			sa := fromServer(s, port, "SA")
+			sa.ack = 1001
+			only(t, b.send(inside, sa.build(t)), outside)
+			rst := fromClient(port, "R")
+			rst.seq = 1001
+			only(t, b.send(outside, rst.build(t)), inside)
+			b.now += 5
+		}
+		return got
+	}
+	serve(40, 20)
+	if got := serve(2000, 20); got[3] > 60 || got[1] < 300 || got[2] < 300 || got[4] < 300 {
+		t.Errorf("with server 3 slow: %v", got)
+	}
+	serve(3000, 0) // at 6 ms each: the old figure has halved often enough to be tried
+	if got := serve(2000, 0); got[3] < 300 {
+		t.Errorf("after it has recovered: %v", got)
+	}
+	if n := b.stats(); n.Dropped() != 0 {
+		t.Errorf("%+v", n)
+	}
+	var answered uint64
+	snaps, err := b.Snapshots(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range snaps[0].Node {
+		answered += s.Answered
+	}
+	if answered != uint64(port) {
+		t.Errorf("%d handshakes are counted as answered, there were %d", answered, port)
+	}
+	b.close()
+}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -20,11 +21,17 @@ type Spec struct {
 	Virtuals   []VirtualSpec
 	ClientEnd  ClientEnd
 	Workers    int // how many workers share the bins
+	// RSSTableSize is the number of entries of the smallest indirection table among the NICs; 0: at least as many as bins.
+	// It must not change while connections live, but by Scale.
+	RSSTableSize int
 	// DropOutside drops TCP segments outside their connection's window and SCTP packets with a wrong verification tag, which
 	// else are forwarded without effect.
 	DropOutside bool
 	Draining    Draining
 	Sources     SourceLimit
+	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
+	ICMPRate int
+	SNAT     []SNATSpec
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -33,6 +40,8 @@ type Draining struct {
 	Nodes map[uint32]DrainingNode
 	// Virtuals are virtual servers as far as they are known: an address at least. Their connections keep the timeouts.
 	Virtuals map[uint32]VirtualSpec
+	// SNAT are source addresses; their connections keep them.
+	SNAT map[uint32]netip.Addr
 }
 
 // DrainingNode is a member that drains.
@@ -62,6 +71,10 @@ const (
 type PortSpec struct {
 	Name string
 	MAC  [6]byte
+	Down bool // it has no link: what is to leave on it is dropped
+	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
+	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
+	Addr4, Addr6 netip.Addr
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -88,9 +101,12 @@ type MemberSpec struct {
 	Rate     int // new connections per second; 0: no limit
 	State    MemberState
 	Hop      Hop
+	// Subnet is the network that the member and we are both on; the zero value is one that is not known, or none.
+	Subnet netip.Prefix
 }
 
-// MemberState is whether a member takes connections, and since when.
+// MemberState is whether a member takes connections, and since when. That of a compiled configuration is where it begins;
+// SetMembers changes it.
 type MemberState struct {
 	Kind  MemberKind
 	Since uint64 // milliseconds of the engine's clock when it came up; 0: long ago
@@ -119,15 +135,29 @@ type PoolSpec struct {
 	// ReturnAfter is how long a group must have been usable again before it takes over from a lower one, and SlowStart how
 	// long a member that comes up takes part with a growing share; milliseconds.
 	ReturnAfter, SlowStart uint32
+	// AllDown is what happens to new connections while no member is usable; Fallback is the index in Pools for AllDownPool.
+	AllDown  AllDown
+	Fallback int
 }
+
+// AllDown is what happens to new connections of a pool without a usable member.
+type AllDown uint8
+
+// The settings of AllDown.
+const (
+	AllDownRefuse   AllDown = iota // as the virtual server refuses
+	AllDownReset                   // a RST
+	AllDownFailOpen                // members that are down are chosen among: better a chance than none
+	AllDownPool                    // another pool serves
+)
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
 	Name     string
 	Addr     netip.Addr
-	Port     uint16
-	Proto    uint8
-	Pool     int // index in Pools
+	Port     uint16 // 0: any
+	Proto    uint8  // 0: any but ICMP
+	Pool     int    // index in Pools
 	Timeouts Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
@@ -145,6 +175,10 @@ type VirtualSpec struct {
 	Stateless bool
 	// ResetRefused answers a SYN that finds no member, or a limit, with a RST; else it is dropped.
 	ResetRefused bool
+	// SNAT names the SNATSpec of connections to members: of all with FullNAT, else of those that Hairpin says.
+	SNAT    string
+	FullNAT bool
+	Hairpin Hairpin
 }
 
 // Timeouts are idle times in milliseconds, below 2^31.
@@ -155,6 +189,8 @@ type Timeouts struct {
 	Closed        uint32 // after both FINs are acknowledged, or a RST: how long late segments are still translated
 	UDP           uint32
 	UDPUnanswered uint32
+	ICMP          uint32 // queries, answered or not
+	Other         uint32 // protocols of which nothing is known
 
 	SCTPInit        uint32 // SCTP before it is established
 	SCTPEstablished uint32
@@ -164,14 +200,23 @@ type Timeouts struct {
 
 // DefaultTimeouts are used where the configuration says nothing.
 var DefaultTimeouts = Timeouts{
-	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000,
+	Handshake: 30_000, Established: 3_600_000, Closing: 120_000, Closed: 2_000, UDP: 60_000, UDPUnanswered: 5_000, ICMP: 10_000, Other: 600_000,
 	SCTPInit: 30_000, SCTPEstablished: 3_600_000, SCTPShutdown: 30_000, SCTPClosed: 2_000,
 }
 
 // of is the timeout that applies to a connection in its present state.
-func (t *Timeouts) of(r *flow.Record) uint32 {
-	if r.Proto() == flow.SCTP {
+func (t *Timeouts) of(r *flow.Record) uint32 { return t.at(r.Proto(), r) }
+
+// at is of for a record that has yet to be given its protocol.
+func (t *Timeouts) at(proto uint8, r *flow.Record) uint32 {
+	switch proto {
+	case flow.TCP, flow.UDP:
+	case flow.SCTP:
 		return t.ofSCTP(r.SCTPState())
+	case flow.ICMP, flow.ICMPv6:
+		return t.ICMP
+	default:
+		return t.Other
 	}
 	switch r.TCPState() {
 	case flow.TCPNone:
@@ -217,6 +262,19 @@ type Config struct {
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
 	dropOutside bool
+	places      []place  // by node id
+	exits       []exit   // by port
+	leastMTU    int      // of all of them: only what is larger is looked at again
+	icmpRate    int      // a worker's share
+	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
+	hasSNAT     bool
+	snatPools   []snatPool
+}
+
+// exit is a port as packets that cannot go on see it.
+type exit struct {
+	addr4, addr6 flow.Addr // the zero value: none
+	mtu          int
 }
 
 type virtual struct {
@@ -225,6 +283,7 @@ type virtual struct {
 	addr   flow.Addr
 	pool   *pool
 	shared *shared
+	snat   *snatPool
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 }
@@ -244,6 +303,9 @@ type member struct {
 	id     uint32
 	addr   flow.Addr
 	shared *shared
+	subnet flow.Addr // of Subnet, masked
+	// subnetBits are counted from the beginning of the mapped address; 0: no subnet
+	subnetBits int
 }
 
 type memberName struct{ pool, Name string }
@@ -257,6 +319,8 @@ type pool struct {
 	minimum                int
 	returnAfter, slowStart uint64
 	groups                 []group // the highest priority first
+	allDown                AllDown
+	fallback               *pool // for AllDownPool
 }
 
 // group is the members of a pool that have a priority.
@@ -281,17 +345,25 @@ func (p *pool) each(f func(g *group, m *member)) {
 
 // NewConfig compiles spec. The dictionary gives ids; it is extended, never changed.
 func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
-	c := &Config{Generation: spec.Generation, Ports: spec.Ports, Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers),
+	c := &Config{Generation: spec.Generation, Ports: slices.Clone(spec.Ports), Host: spec.Host, owners: newOwners(spec.ClientEnd, spec.Workers, spec.RSSTableSize),
 		dropOutside: spec.DropOutside, sources: spec.Sources}
 	if c.sources.HalfOpen > 0 {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
+	c.compileExits(spec.ICMPRate)
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
 		if err := c.pools[i].compile(&spec.Pools[i], dict); err != nil {
 			return nil, err
 		}
+	}
+	if err := c.linkPools(spec.Pools); err != nil {
+		return nil, err
+	}
+	var err error
+	if c.snatPools, err = newSNATPools(spec.SNAT, dict); err != nil {
+		return nil, err
 	}
 	c.addrs = dict.addrs()
 	c.nodes = make([]node, len(c.addrs))
@@ -316,6 +388,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			return nil, err
 		}
 	}
+	c.placeMembers()
 	for id, d := range spec.Draining.Nodes {
 		if hop := d.Hop; int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
 			c.nodes[id] = node{ok: hop.OK, port: uint16(hop.Port), l2: rewrite.MakeL2(hop.MAC, spec.Ports[hop.Port].MAC)}
@@ -334,10 +407,60 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.services.addAddress(flow.AddrFrom(v.Addr))
 		}
 	}
-	return c, nil
+	return c, c.compileSNAT(&spec, c.snatPools)
+}
+
+func (c *Config) compileExits(rate int) {
+	c.leastMTU = math.MaxInt
+	for _, p := range c.Ports {
+		e := exit{mtu: p.MTU}
+		if p.Addr4.IsValid() {
+			e.addr4 = flow.AddrFrom(p.Addr4)
+		}
+		if p.Addr6.IsValid() {
+			e.addr6 = flow.AddrFrom(p.Addr6)
+		}
+		if p.MTU > 0 {
+			c.leastMTU = min(c.leastMTU, p.MTU)
+		}
+		c.exits = append(c.exits, e)
+	}
+	if rate > 0 {
+		c.icmpRate = share(rate, c.owners.workers)
+	}
+}
+
+// linkPools sets what pools fall back to, which must not lead back to them.
+func (c *Config) linkPools(specs []PoolSpec) error {
+	for i := range specs {
+		if specs[i].AllDown != AllDownPool {
+			continue
+		}
+		if specs[i].Fallback < 0 || specs[i].Fallback >= len(c.pools) {
+			return fmt.Errorf("pool %s: no pool %d to fall back to", specs[i].Name, specs[i].Fallback)
+		}
+		c.pools[i].fallback = &c.pools[specs[i].Fallback]
+	}
+	for i := range c.pools {
+		n := 0
+		for p := c.pools[i].fallback; p != nil; p = p.fallback {
+			if n++; n > len(c.pools) {
+				return fmt.Errorf("pool %s: the pools that it falls back to lead round in a circle", c.pools[i].name)
+			}
+		}
+	}
+	return nil
+}
+
+// eachServing calls f for every member that may serve a virtual server with this pool.
+func (p *pool) eachServing(f func(m *member)) {
+	for ; p != nil; p = p.fallback {
+		p.each(func(_ *group, m *member) { f(m) })
+	}
 }
 
 func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
+	p.allDown = spec.AllDown
 	p.name, p.schedulerName, p.hash, p.minimum = spec.Name, spec.Scheduler, spec.Hash, spec.Minimum
 	p.returnAfter, p.slowStart = uint64(spec.ReturnAfter), uint64(spec.SlowStart)
 	if err := spec.Hash.Check(); err != nil {
@@ -353,7 +476,13 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 		}
 		g := &p.groups[at]
 		id := dict.node(spec.Name, m.Addr, m.Port)
-		g.members = append(g.members, member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.shared[id]})
+		dict.member(id).state.Store(m.State.pack())
+		compiled := member{MemberSpec: m, id: id, addr: flow.AddrFrom(m.Addr), shared: dict.member(id)}
+		if m.Subnet.IsValid() {
+			compiled.subnetBits = m.Subnet.Bits() + 128 - m.Subnet.Addr().BitLen()
+			compiled.subnet = maskAddr(flow.AddrFrom(m.Subnet.Addr()), compiled.subnetBits)
+		}
+		g.members = append(g.members, compiled)
 		g.weights = append(g.weights, sched.Candidate{Weight: m.Weight})
 		g.limited = g.limited || m.Limit > 0
 	}
@@ -394,6 +523,9 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
 		}
+		if err := v.resolveSNAT(c.snatPools); err != nil {
+			return err
+		}
 		c.virtuals[id] = v
 		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)
 	}
@@ -412,7 +544,7 @@ func (c *Config) compileAnswers() error {
 	n := 0
 	for i := range c.virtuals {
 		if c.virtuals[i].exists && c.virtuals[i].withoutEntry() {
-			c.virtuals[i].pool.each(func(*group, *member) { n++ })
+			c.virtuals[i].pool.eachServing(func(*member) { n++ })
 		}
 	}
 	c.answers = newServices(n)
@@ -421,11 +553,13 @@ func (c *Config) compileAnswers() error {
 		if !v.exists || !v.withoutEntry() {
 			continue
 		}
-		if v.Stateless && v.pool.needs != sched.NeedsHash {
-			return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table", v.Name)
+		for p := v.pool; p != nil && v.Stateless; p = p.fallback {
+			if p.needs != sched.NeedsHash {
+				return fmt.Errorf("virtual server %s: only a pool whose scheduler hashes clients can do without the table, and pool %s does not", v.Name, p.name)
+			}
 		}
 		var err error
-		v.pool.each(func(_ *group, m *member) {
+		v.pool.eachServing(func(m *member) {
 			port := m.servicePort(v.Port)
 			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
 				err = fmt.Errorf("virtual servers %s and %s may both forward without an entry in the table and share member %s port %d: its answers could belong to either",

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,7 +31,9 @@ type runtimeState struct {
 	// Prefix lengths that half-open connections of a source are counted by.
 	sourceBits4, sourceBits6 int
 	core                     int
+	activity                 activity
 	stopped                  bool
+	ending                   ending
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
 }
@@ -63,6 +66,9 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.counts = counts
 	w.runtime.choice.apply(cfg)
+	if cfg.hasSNAT {
+		w.needPorts()
+	}
 	w.virtual = grow(w.virtual, len(cfg.virtuals))
 	w.node = grow(w.node, len(cfg.nodes))
 	for len(w.half.virtual) < len(cfg.virtuals) {
@@ -81,14 +87,21 @@ func grow(s []ServiceStats, n int) []ServiceStats {
 type Snapshot struct {
 	Stats
 	Worker      int
-	Core        int  // -1: not pinned
+	Core        int // -1: not pinned
+	Polling     Polling
+	Busy        time.Duration // in steps that found work, in all
+	Pauses      Pauses
 	Leaving     bool // another worker takes everything over
 	Connections int
 	Capacity    int
 	FreeFrames  int
+	Waiting     int // parts of datagrams that wait for their first
 	Queues      []QueueSnapshot
 	Virtual     []ServiceStats // by virtual server id
-	Node        []ServiceStats // by node id
+	Node        []ServiceStats // by node id, SNAT addresses among them
+	// PortSets are the sets of SNAT ports in use: one for every SNAT address, place that connections go to, and bin. Of these
+	// CrowdedSets have at most an eighth of their ports left.
+	PortSets, CrowdedSets int
 }
 
 // QueueSnapshot is a queue as its worker sees it.
@@ -101,10 +114,15 @@ type QueueSnapshot struct {
 
 func (w *worker) snapshot(s *Snapshot) {
 	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
+	s.Polling, s.Busy, s.Pauses = w.runtime.polling, time.Duration(w.runtime.activity.busy), w.runtime.activity.Pauses
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
+	s.Waiting = w.fragments.table.Held()
 	for i := range w.rx {
 		q := &w.rx[i]
 		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue, q.Queue.Stats(), q.Queue.Held()})
+	}
+	if w.sources != nil {
+		s.PortSets, s.CrowdedSets = w.sources.Sets(), w.sources.Crowded()
 	}
 	s.Virtual = append(s.Virtual, w.virtual...)
 	s.Node = append(s.Node, w.node...)

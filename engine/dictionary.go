@@ -3,6 +3,7 @@ package engine
 import (
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"sluice/flow"
@@ -16,10 +17,12 @@ type Dictionary struct {
 	virtuals map[virtualKey]uint32
 	nodes    map[nodeKey]uint32
 	values   []flow.Addr // by node id
-	shared   []*shared   // by node id
-	services []*shared   // by virtual server id
+	mu       sync.RWMutex
+	shared   []*shared // by node id; mu guards the list, for SetMembers
+	services []*shared // by virtual server id
 	turns    map[turnKey]*atomic.Uint64
-	log      []Entry // every id in the order it was given
+	sources  map[netip.Addr]uint32 // SNAT addresses; their ids are among those of nodes
+	log      []Entry               // every id in the order it was given
 }
 
 type virtualKey struct {
@@ -42,7 +45,7 @@ type turnKey struct {
 // NewDictionary makes an empty dictionary. Id 0 means none in both spaces.
 func NewDictionary() *Dictionary {
 	return &Dictionary{
-		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{},
+		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{}, sources: map[netip.Addr]uint32{},
 		values: make([]flow.Addr, 1), shared: []*shared{new(shared)}, services: []*shared{new(shared)},
 	}
 }
@@ -66,8 +69,35 @@ func (d *Dictionary) node(pool string, addr netip.Addr, port uint16) uint32 {
 		id = uint32(len(d.values))
 		d.nodes[k] = id
 		d.values = append(d.values, flow.AddrFrom(addr))
+		d.mu.Lock()
 		d.shared = append(d.shared, new(shared))
+		d.mu.Unlock()
 		d.log = append(d.log, Entry{Kind: "node", ID: id, Pool: pool, Addr: addr, Port: port})
+	}
+	return id
+}
+
+// member is what workers share about a node, or nil for an id that was not given.
+func (d *Dictionary) member(id uint32) *shared {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	if id == 0 || int(id) >= len(d.shared) {
+		return nil
+	}
+	return d.shared[id]
+}
+
+// snat gives a SNAT address an id among those of nodes, because records resolve both by one table.
+func (d *Dictionary) snat(addr netip.Addr) uint32 {
+	id, ok := d.sources[addr]
+	if !ok {
+		id = uint32(len(d.values))
+		d.sources[addr] = id
+		d.values = append(d.values, flow.AddrFrom(addr))
+		d.mu.Lock()
+		d.shared = append(d.shared, new(shared))
+		d.mu.Unlock()
+		d.log = append(d.log, Entry{Kind: "snat", ID: id, Addr: addr})
 	}
 	return id
 }

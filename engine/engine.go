@@ -25,18 +25,26 @@ type Options struct {
 	Secret   flow.Secret
 	Cores    []int // by worker; nil or -1: not pinned
 	Polling  Polling
+	// Handoff is the number of descriptors between two workers, a power of two: what a worker may miss while it is not on its
+	// core. 0 is defaultHandoff.
+	Handoff int
 	// Clock gives milliseconds; nil is the monotonic clock. Micros gives microseconds on the same clock; nil is Clock's
 	// milliseconds, or the monotonic clock with it.
 	Clock, Micros func() uint64
+	// Successor makes an engine that goes on with the tables and frames of another: the tables' memory is left as it is, and
+	// workers have neither connections nor frames until a state is imported (takeover.go).
+	Successor bool
 }
 
 // Engine runs workers over one configuration at a time. Its methods are for the control side and safe for
 // concurrent use, except Step and Close.
 type Engine struct {
 	opt     Options
+	clock   clock
 	dict    *Dictionary
 	cfg     atomic.Pointer[Config]
 	running atomic.Bool
+	left    atomic.Bool // a successor has gone on
 	// mu guards the list of workers, which Scale changes. While it does it also holds changing, as Apply and Stop do.
 	mu       sync.RWMutex
 	workers  []*worker
@@ -51,14 +59,15 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	if n == 0 || n > Bins || n != len(opt.Tables) || n != cfg.owners.workers {
 		return nil, fmt.Errorf("an engine needs 1 to %d workers, a table for each, and a configuration for as many", Bins)
 	}
-	switch clock := opt.Clock; {
-	case clock == nil:
-		opt.Micros = monotonicMicros()
-		opt.Clock = func() uint64 { return opt.Micros() / 1000 }
-	case opt.Micros == nil:
-		opt.Micros = func() uint64 { return clock() * 1000 }
+	if opt.Handoff == 0 {
+		opt.Handoff = defaultHandoff
 	}
-	e := &Engine{opt: opt, dict: dict}
+	e := &Engine{dict: dict, clock: newClock(opt.Clock)}
+	if opt.Clock == nil || opt.Micros == nil {
+		opt.Micros = e.clock.micros
+	}
+	opt.Clock = func() uint64 { return e.clock.millis(e.clock.nanos()) }
+	e.opt = opt
 	e.cfg.Store(cfg)
 	for id := range n {
 		e.slots = append(e.slots, uint8(id))
@@ -70,10 +79,13 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 		}
 		e.workers = append(e.workers, w)
 	}
-	connect(nil, e.workers)
+	e.connect(nil, e.workers)
 	vias := viasOf(e.workers, len(cfg.Ports))
 	for _, w := range e.workers {
 		w.route(vias)
+	}
+	if opt.Successor {
+		return e, nil
 	}
 	frames := opt.Region.Frames()
 	for f := range frames {
@@ -82,27 +94,20 @@ func New(opt Options, cfg *Config, dict *Dictionary) (*Engine, error) {
 	return e, nil
 }
 
-// MonotonicClock is milliseconds since boot.
-func MonotonicClock() func() uint64 {
-	micros := monotonicMicros()
-	return func() uint64 { return micros() / 1000 }
-}
-
-// monotonicMicros is microseconds since boot, through the vDSO.
-func monotonicMicros() func() uint64 {
-	start := time.Now()
-	var base uint64
-	if ns, err := monotonicNow(); err == nil {
-		base = ns
-	}
-	return func() uint64 { return (base + uint64(time.Since(start))) / 1e3 }
-}
-
 // newWorker makes a worker with its number, its slot, and what opt has for it.
 func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint8) (*worker, error) {
 	w := &worker{id: id, slot: slot, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames())}
 	var err error
-	w.table, err = flow.New(opt.Tables[id], flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}, e.opt.Clock())
+	frames := e.opt.Region.Frames() / max(1, len(opt.Workers))
+	if w.fragments, err = newFragments(frames, e.opt.Secret); err != nil {
+		return nil, err
+	}
+	table := flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}
+	if opt.Successor {
+		w.table, err = flow.Attach(opt.Tables[id], table)
+	} else {
+		w.table, err = flow.New(opt.Tables[id], table, e.opt.Clock())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("connection table of worker %d: %w", id, err)
 	}
@@ -131,17 +136,22 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	return w, nil
 }
 
-// handoffSize is the number of descriptors between two workers: what a worker may miss while it is not on its core.
-const handoffSize = 1024
+const defaultHandoff = 1024
 
 // Start runs the workers. It makes sure that Go has threads for them and for everything else.
-func (e *Engine) Start() error {
+func (e *Engine) Start() error { return e.start(nil) }
+
+// start runs the workers; with p they rest in that pause at once.
+func (e *Engine) start(p *Pause) error {
 	if need := len(e.workers) + 2; runtime.GOMAXPROCS(0) < need {
 		runtime.GOMAXPROCS(need)
 	}
 	e.running.Store(true)
 	for i, w := range e.workers {
 		if err := e.launch(w); err != nil {
+			if p != nil {
+				p.end(true)
+			}
 			for _, started := range e.workers[:i] {
 				started.runtime.inbox <- message{apply: func(w *worker) { w.runtime.stopped = true }}
 				started.runtime.waker.wake()
@@ -157,7 +167,7 @@ func (e *Engine) Start() error {
 // launch runs a worker; an error says that it does not.
 func (e *Engine) launch(w *worker) error {
 	ready := make(chan error, 1)
-	go w.run(e.opt.Clock, ready)
+	go w.run(&e.clock, ready)
 	return <-ready
 }
 
@@ -179,6 +189,9 @@ var ErrStopped = errors.New("the engine is stopped")
 
 // tell sends a message to a worker and returns a channel that is closed when it has been applied.
 func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-chan struct{}, error) {
+	if e.left.Load() {
+		return nil, ErrStopped
+	}
 	done := make(chan struct{})
 	if !e.running.Load() { // the caller's goroutine is the worker's
 		apply(w)
@@ -194,12 +207,15 @@ func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-ch
 	}
 }
 
-// await waits until a worker has applied a message. One that has ended will not, and need not.
-func await(ctx context.Context, w *worker, done <-chan struct{}) error {
+// await waits until a worker has applied a message. One that has ended will not, and need not, unless a successor has its work.
+func (e *Engine) await(ctx context.Context, w *worker, done <-chan struct{}) error {
 	select {
 	case <-done:
 		return nil
 	case <-w.runtime.gone:
+		if e.left.Load() {
+			return ErrStopped
+		}
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("worker %d does not answer: %w", w.id, ctx.Err())
@@ -212,7 +228,7 @@ func (e *Engine) wait(ctx context.Context, w *worker, f func(*worker)) error {
 	if err != nil {
 		return err
 	}
-	return await(ctx, w, done)
+	return e.await(ctx, w, done)
 }
 
 // ask has workers apply f, at the same time, and waits for all.
@@ -225,7 +241,7 @@ func (e *Engine) ask(ctx context.Context, workers []*worker, f func(*worker)) er
 		}
 	}
 	for i, w := range workers {
-		if err := await(ctx, w, waits[i]); err != nil {
+		if err := e.await(ctx, w, waits[i]); err != nil {
 			return err
 		}
 	}
@@ -311,18 +327,10 @@ func (e *Engine) Close() error {
 		return errors.New("close of a running engine")
 	}
 	var errs []error
-	// What workers have handed to each other is finished by the receivers. This ends: nothing new is received, and a
-	// frame is handed on twice at most, to the worker of its egress port and, when it is free, back to where it came from.
-	for again := true; again; again = e.handoffs() > 0 {
-		for _, w := range e.workers {
-			if len(w.peers) > 1 {
-				w.receiveHandoffs()
-			}
-			w.transmit()
-		}
-	}
+	e.drain()
 	pools := make([]*rings.Pool, 0, len(e.workers))
 	for _, w := range e.workers {
+		w.abandonFragments()
 		for i := range w.rx {
 			errs = append(errs, w.rx[i].Queue.Close(w.pool))
 		}
@@ -350,7 +358,7 @@ func (e *Engine) handoffs() (n int) {
 func (e *Engine) Audit() error {
 	sum := e.handoffs()
 	for _, w := range e.workers {
-		sum += w.pool.Len()
+		sum += w.pool.Len() + w.fragments.table.Held()
 		for i := range w.rx {
 			sum += w.rx[i].Queue.Held().Sum()
 		}

@@ -85,7 +85,28 @@ func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 
 // explainPick does what connect does, with turns and places that are looked at and not taken.
 func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *choice, now uint64) {
-	p := v.pool
+	c.explainCandidates(e, v.pool, k, search)
+	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
+		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
+		return
+	}
+	search.begin(v.pool, k, now, true)
+	m := search.next()
+	for p := v.pool; p != search.pool; {
+		p = p.fallback
+		e.Pool, e.Scheduler = p.name, p.schedulerName
+		c.explainCandidates(e, p, k, search)
+	}
+	e.Turn = search.in.Turn
+	if m == nil {
+		e.Decision, e.Reason = DecideDrop, search.why.String()
+		return
+	}
+	c.explainRewrite(e, v, k, m)
+}
+
+// explainCandidates lists the members of a pool.
+func (c *Config) explainCandidates(e *Explanation, p *pool, k *flow.Key, search *choice) {
 	for i := range p.groups {
 		g, s := &p.groups[i], &search.pools[p.index].groups[i]
 		for j := range g.members {
@@ -95,8 +116,8 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 			switch {
 			case m.Weight == 0:
 				info.Note = "weight 0 takes no new connection"
-			case m.State.Kind != MemberUp:
-				info.Note = m.State.Kind.String()
+			case m.state().Kind != MemberUp:
+				info.Note = m.state().Kind.String()
 			case !m.Hop.OK:
 				info.Note = NoNeighbour.String()
 			case !s.available.Has(j):
@@ -107,18 +128,6 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 			e.Candidates = append(e.Candidates, info)
 		}
 	}
-	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
-		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
-		return
-	}
-	search.begin(p, k, now, true)
-	m := search.next()
-	e.Turn = search.in.Turn
-	if m == nil {
-		e.Decision, e.Reason = DecideDrop, search.why.String()
-		return
-	}
-	c.explainRewrite(e, k, m)
 }
 
 // String is the word for people.
@@ -134,7 +143,12 @@ func (k MemberKind) String() string {
 	return "up"
 }
 
-func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
+func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *member) {
+	snat, why, ok := v.translates(m, k.Src)
+	if !ok {
+		e.Decision, e.Reason = DecideDrop, why.String()
+		return
+	}
 	e.Decision, e.Member = DecideConnect, m.Name
 	for i := range e.Candidates {
 		e.Candidates[i].Chosen = e.Candidates[i].Member == m.Name
@@ -142,11 +156,33 @@ func (c *Config) explainRewrite(e *Explanation, k *flow.Key, m *member) {
 	client := netip.AddrPortFrom(k.Src.Netip(), k.SrcPort())
 	virtual := netip.AddrPortFrom(k.Dst.Netip(), k.DstPort())
 	server := netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort()))
+	source := client
+	if snat {
+		if source, ok = c.explainSource(v, k, m); !ok {
+			e.Decision, e.Reason = DecideDrop, SNATExhausted.String()
+			return
+		}
+	}
 	e.ToServer = &Rewrite{
-		Before: Tuple{client, virtual}, After: Tuple{client, server},
+		Before: Tuple{client, virtual}, After: Tuple{source, server},
 		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
 	}
-	e.ToClient = &Rewrite{Before: Tuple{server, client}, After: Tuple{virtual, client}}
+	e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}
+}
+
+// explainSource is where the connection would come from as the first of all: others have other ports of the bin, and perhaps
+// another address of the pool.
+func (c *Config) explainSource(v *virtual, k *flow.Key, m *member) (netip.AddrPort, bool) {
+	bin := c.owners.bin(k.Src, k.SrcPort())
+	for i := range v.snat.addrs {
+		a := &v.snat.addrs[i]
+		if !a.reaches(m) || a.Ports.Ports(bin) == 0 {
+			continue
+		}
+		port, ok := flow.NewSourcePorts(1, pickSeed).Take(flow.Destination{}, bin, a.Ports, k.SrcPort())
+		return netip.AddrPortFrom(a.Addr, port), ok
+	}
+	return netip.AddrPort{}, false
 }
 
 func macString(m [6]byte) string {
@@ -192,7 +228,9 @@ func (c *Config) Pools() []PoolInfo {
 		p := &c.pools[i]
 		out[i] = PoolInfo{Name: p.name, Scheduler: p.schedulerName}
 		p.each(func(_ *group, m *member) {
-			out[i].Members = append(out[i].Members, MemberInfo{m.id, m.MemberSpec, m.shared.active.Load()})
+			info := MemberInfo{m.id, m.MemberSpec, m.shared.active.Load()}
+			info.State = m.state()
+			out[i].Members = append(out[i].Members, info)
 		})
 	}
 	return out

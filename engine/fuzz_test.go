@@ -36,16 +36,24 @@ func (w *worker) consistent(actives, services []int64) error {
 	}
 	virtual, node := make([]int64, len(w.virtual)), make([]int64, len(w.node))
 	half, source := make([]int32, len(w.half.virtual)), map[uint64]int{}
+	ports := map[sourcePort]int{}
 	w.table.Each(1, w.table.Cap()+1, func(_ uint32, r *flow.Record) {
 		virtual[r.VS]++
 		node[r.Node]++
 		actives[r.Node]++
+		if r.SNAT != 0 {
+			node[r.SNAT]++
+			ports[sourcePort{w.table.DestinationOf(r), r.SPort}]++
+		}
 		services[r.VS]++
 		if r.HalfOpen() {
 			half[r.VS]++
 			source[w.sourceCounter(r.Client)]++
 		}
 	})
+	if err := w.consistentPorts(ports); err != nil {
+		return err
+	}
 	for id := range virtual {
 		if w.virtual[id].Active != virtual[id] {
 			return fmt.Errorf("virtual server %d counts %d connections, there are %d", id, w.virtual[id].Active, virtual[id])
@@ -67,6 +75,33 @@ func (w *worker) consistent(actives, services []int64) error {
 	return nil
 }
 
+// sourcePort is a SNAT port that is in use for a destination.
+type sourcePort struct {
+	flow.Destination
+	port uint16
+}
+
+// consistentPorts holds the ports in use against those of the connections.
+func (w *worker) consistentPorts(want map[sourcePort]int) error {
+	if w.sources == nil {
+		if len(want) > 0 {
+			return fmt.Errorf("%d SNAT ports and nobody who knows", len(want))
+		}
+		return nil
+	}
+	var err error
+	n := 0
+	w.sources.Each(func(d flow.Destination, port uint16) {
+		if n++; want[sourcePort{d, port}] != 1 {
+			err = fmt.Errorf("port %d of SNAT address %d is in use %d times", port, d.SNAT, want[sourcePort{d, port}])
+		}
+	})
+	if n != len(want) && err == nil {
+		err = fmt.Errorf("%d SNAT ports are in use, %d connections have one", n, len(want))
+	}
+	return err
+}
+
 // fuzzSpecs are the configurations that a run changes between; the ports and workers are the same.
 func fuzzSpecs() (specs []Spec) {
 	for i := range 4 {
@@ -75,6 +110,9 @@ func fuzzSpecs() (specs []Spec) {
 		s.Virtuals[0].MidStream = []MidStream{MidStreamDrop, MidStreamAdopt, MidStreamReset, MidStreamAdopt}[i]
 		s.Virtuals[0].Timeouts = Timeouts{Handshake: 3000, Established: 20_000, Closing: 2000, Closed: 500, UDP: 4000, UDPUnanswered: 1000}
 		s.Virtuals[2].OnePacket = i == 2
+		s.SNAT = []SNATSpec{{Name: "out", Addresses: []SNATAddress{snatAt("192.168.20.200", 1024, 1400), snatAt("fd00:192:168:20::200", 1024, 65535)}}}
+		s.Virtuals[0].SNAT, s.Virtuals[0].FullNAT = "out", i >= 2
+		s.Virtuals[1].SNAT, s.Virtuals[1].FullNAT = "out", i != 1
 		s.Sources = SourceLimit{HalfOpen: []int{0, 0, 6, 3}[i], Bits4: 32, Bits6: 64}
 		s.DropOutside = i == 3
 		if i == 1 { // a member less, a virtual server less
@@ -224,8 +262,12 @@ func (r *fuzzRun) sums() error {
 	if s.Opened-s.Closed != uint64(live) {
 		return fmt.Errorf("%d opened, %d closed, %d there", s.Opened, s.Closed, live)
 	}
-	if in, out := s.RxPackets+s.HandedIn, s.ToServer+s.ToClient+s.ToHost+s.HandedOut+s.Answered+s.Dropped(); in != out {
-		return fmt.Errorf("%d packets in, %d have an end", in, out)
+	waiting := uint64(0) // parts of datagrams whose first has not come
+	for _, w := range r.workers {
+		waiting += uint64(w.fragments.table.Held())
+	}
+	if in, out := s.RxPackets+s.HandedIn, s.ToServer+s.ToClient+s.ToHost+s.HandedOut+s.Answered+s.Dropped()+waiting; in != out {
+		return fmt.Errorf("%d packets in, %d have an end or wait", in, out)
 	}
 	return r.consistent()
 }

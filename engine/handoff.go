@@ -21,6 +21,7 @@ const (
 	freeKind     = 3 << 16 // a free frame
 	moveKind     = 4 << 16 // a frame with connections that the receiver owns from now on
 	movedKind    = 5 << 16 // such a frame on its way back: the connections are in the receiver's table
+	fragmentKind = 6 << 16 // part of a datagram, arrived on the port in the low bits; its note has the tuple, the receiver's
 	kindMask     = 7 << 16
 	portMask     = 1<<16 - 1
 )
@@ -105,7 +106,7 @@ func (w *worker) receiveHandoffs() bool {
 // takeHandoff sorts n descriptors from a peer: packets into the burst, finished frames to their port, free frames
 // into the pool.
 func (w *worker) takeHandoff(n int) {
-	w.n, w.opening = 0, 0
+	w.n, w.opening, w.handedIn = 0, 0, true
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
 		d.Options = 0
@@ -113,6 +114,9 @@ func (w *worker) takeHandoff(n int) {
 		case processKind:
 			w.stats.HandedIn++
 			w.parse(d, port)
+		case fragmentKind:
+			w.stats.HandedIn++
+			w.takePart(d, port)
 		case transmitKind:
 			w.send(int(port), d)
 		case moveKind:

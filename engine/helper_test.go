@@ -54,7 +54,7 @@ func a4(workers int) Spec {
 	}
 	return Spec{
 		Workers: workers,
-		Ports:   []PortSpec{{"outside", mac(outsideMAC)}, {"inside", mac(insideMAC)}, {"host", mac(hostMAC)}},
+		Ports:   []PortSpec{{Name: "outside", MAC: mac(outsideMAC)}, {Name: "inside", MAC: mac(insideMAC)}, {Name: "host", MAC: mac(hostMAC)}},
 		Host:    &HostSpec{Port: host, MAC: mac(hostMAC)},
 		Pools: []PoolSpec{
 			{Name: "web", Scheduler: "round-robin", Members: members(false, 80)},

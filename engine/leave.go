@@ -42,6 +42,7 @@ func boxIndex(b []byte, i int) []byte { return b[boxRecords*flow.RecordSize+4*i:
 
 // begin makes a worker leave. complete is closed when it owns nothing any more.
 func (w *worker) begin(next *Config, slots []uint8, complete chan<- struct{}) {
+	w.abandonFragments()
 	w.leaving = &leaving{
 		next: next, slots: slots, cursor: 1, complete: complete,
 		sent: make([]uint64, w.table.Cap()/64+1), boxes: make([]box, len(w.peers)),
@@ -92,7 +93,7 @@ func (w *worker) leave() bool {
 	full := false
 	from := l.cursor
 	l.cursor = w.table.Each(from, leaveChunk, func(i uint32, r *flow.Record) {
-		if full || l.isSent(i) {
+		if full || l.isSent(i) || w.endIfOrdered(i, r) {
 			return
 		}
 		full = !w.pack(i, r)
@@ -183,6 +184,15 @@ func (w *worker) returnBoxes() {
 
 // takeOver enters a connection that another worker had. The counts over all workers do not change.
 func (w *worker) takeOver(rec *flow.Record) {
+	if end, reset := w.ordered(rec); end {
+		if reset {
+			w.sendResets(rec)
+		}
+		w.stats.Ended++
+		w.stats.Closed++
+		w.runtime.counts.add(rec, -1)
+		return
+	}
 	deadline := w.timeoutOf(rec)
 	i, res := w.table.Adopt(rec, w.now, deadline)
 	if res == flow.Full && !rec.HalfOpen() && w.evict() {
@@ -199,8 +209,8 @@ func (w *worker) takeOver(rec *flow.Record) {
 	if r.HalfOpen() {
 		w.open(r)
 	}
-	w.node[r.Node].Active++
-	w.virtual[r.VS].Active++
+	w.enter(r)
+	w.keepPort(r)
 }
 
 // moved removes the connections of a frame that has come back: they live elsewhere.
@@ -212,8 +222,7 @@ func (w *worker) moved(d rings.Desc) {
 		if r.HalfOpen() {
 			w.settled(r)
 		}
-		w.node[r.Node].Active--
-		w.virtual[r.VS].Active--
+		w.exit(r)
 		w.table.Remove(index)
 	}
 	w.leaving.unmoved--

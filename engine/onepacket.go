@@ -39,6 +39,9 @@ func (w *worker) forwardOne(i int, v *virtual) {
 		w.drop(d, NoNeighbour)
 		return
 	}
+	if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(n.port)) {
+		return
+	}
 	b := w.region.Packet(d)
 	*w.clientEntry(k.Src) = clientEntry{addr: k.Src, mac: rewrite.SourceMAC(b), port: w.ports[i]}
 	port := m.servicePort(k.DstPort())
@@ -65,10 +68,13 @@ func (w *worker) answerOne(i int, a *service) {
 	c := w.clientEntry(k.Dst)
 	switch {
 	case p.TTL <= 1:
-		w.drop(d, TTLExpired)
+		w.dropOr(i, TTLExpired)
 		return
 	case c.addr != k.Dst:
 		w.drop(d, NoNeighbour)
+		return
+	}
+	if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(c.port)) {
 		return
 	}
 	v := &w.cfg.virtuals[a.id]

@@ -48,10 +48,15 @@ type owners struct {
 	worker  [Bins]uint8
 }
 
-func newOwners(end ClientEnd, workers int) owners {
+// newOwners deals bins out to workers. With a period, bins that many apart have the same worker: a NIC whose table is
+// smaller than the number of bins cannot tell them apart.
+func newOwners(end ClientEnd, workers, period int) owners {
 	o := owners{end: end, workers: max(workers, 1)}
+	if period < 1 || period > Bins {
+		period = Bins
+	}
 	for b := range o.worker {
-		o.worker[b] = uint8(b % o.workers)
+		o.worker[b] = uint8(b % period % o.workers)
 	}
 	return o
 }
@@ -69,10 +74,14 @@ func (o *owners) bin(addr flow.Addr, port uint16) uint8 {
 	return uint8(toeplitz[0][w>>8] ^ toeplitz[1][w&0xff])
 }
 
-// owner is the worker that owns a packet: by its source if it goes to a virtual address, else by its destination.
+// owner is the worker that owns a packet: by its source if it goes to a virtual address,
+// by its destination port if to a SNAT address, else by its destination.
 func (c *Config) owner(k *flow.Key) int {
 	if virtual, _ := c.services.address(k.Dst); virtual {
 		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
+	}
+	if c.isSNAT(k.Dst) {
+		return int(c.owners.worker[uint8(k.DstPort())])
 	}
 	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
 }

@@ -22,7 +22,9 @@ func (w *worker) expire(r *flow.Record) {
 	if r.Proto() == flow.TCP && r.TCPState() == flow.TCPEstablished && int(r.VS) < len(w.cfg.virtuals) && w.cfg.virtuals[r.VS].ResetExpired {
 		w.sendResets(r)
 	}
-	if s := r.TCPState(); s == flow.TCPSynSent && r.Proto() == flow.TCP || s == flow.TCPNone && !r.Replied() {
+	switch s := r.TCPState(); { // of SCTP the states have the same numbers
+	case s == flow.TCPSynSent && r.Packets(flow.FromClient) > 1: // counted when the client repeated itself
+	case s == flow.TCPSynSent, s == flow.TCPNone && !r.Replied():
 		w.node[r.Node].Unanswered++
 	}
 	w.release(r)

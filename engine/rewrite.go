@@ -3,6 +3,7 @@ package engine
 import (
 	"sluice/flow"
 	"sluice/rewrite"
+	"sluice/rings"
 	"sluice/sched"
 )
 
@@ -19,14 +20,17 @@ func (w *worker) rewrite(from, to int) {
 		rec := w.table.Record(ref.Index())
 		if ref.Side() == flow.FromClient {
 			if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
-				w.drop(d, why)
+				w.dropOr(i, why)
+				continue
+			}
+			if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(w.cfg.nodes[rec.Node].port)) {
 				continue
 			}
 			if w.follow(rec, ref, p) {
 				rec.Seen = now
 				// Answers follow the client when its MAC changes, but only on the word of a packet that proves to be its
 				// own, by sequence number or tag: a datagram proves nothing, and could draw the answers away.
-				if p.Proto != flow.UDP {
+				if p.Proto == flow.TCP || p.Proto == flow.SCTP {
 					rec.ClientMAC = rewrite.SourceMAC(w.region.Packet(d))
 				}
 			} else if w.cfg.dropOutside {
@@ -34,6 +38,10 @@ func (w *worker) rewrite(from, to int) {
 				continue
 			}
 			n := &w.cfg.nodes[rec.Node]
+			if rec.SNAT != 0 || !hasPorts(p.Proto) {
+				w.translate(rec, flow.FromClient, p, d, &n.l2, int(n.port))
+				continue
+			}
 			rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
 			w.count(rec, flow.FromClient, p)
 			w.stats.ToServer++
@@ -45,7 +53,10 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		if p.TTL <= 1 {
-			w.drop(d, TTLExpired)
+			w.dropOr(i, TTLExpired)
+			continue
+		}
+		if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(rec.ClientIf)) {
 			continue
 		}
 		if w.follow(rec, ref, p) {
@@ -55,11 +66,32 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
+		if rec.SNAT != 0 || !hasPorts(p.Proto) {
+			w.translate(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf))
+			continue
+		}
 		rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
 		w.count(rec, flow.FromServer, p)
 		w.stats.ToClient++
 		w.send(int(rec.ClientIf), d)
 	}
+}
+
+// translate rewrites both ends of a packet: of a connection from a SNAT address, or of a protocol without ports.
+func (w *worker) translate(rec *flow.Record, side flow.Side, p *rewrite.Packet, d rings.Desc, l2 *rewrite.L2, port int) {
+	k := w.table.ServerKey(rec) // of what the member sends
+	to := rewrite.Ends{Src: k.Dst, Dst: k.Src, SrcPort: k.DstPort(), DstPort: k.SrcPort()}
+	l3, l4 := rec.L3Diff, rec.L4Diff
+	w.stats.ToServer++
+	if side == flow.FromServer {
+		to = rewrite.Ends{Src: rec.Virtual, Dst: rec.Client, SrcPort: rec.VPort, DstPort: rec.CPort}
+		l3, l4 = ^l3, ^l4
+		w.stats.ToServer--
+		w.stats.ToClient++
+	}
+	rewrite.Translate(w.region.Packet(d), p, l2, &to, l3, l4)
+	w.count(rec, side, p)
+	w.send(port, d)
 }
 
 func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (Reason, bool) {
@@ -84,9 +116,17 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 		j = rec.TrackTCP(ref.Side(), &p.TCP)
 		if before == flow.TCPSynSent && j == flow.Changed && ref.Side() == flow.FromServer {
 			w.handshake(rec)
+		} else if before == flow.TCPSynSent {
+			w.repeated(rec, ref, p.Opens)
 		}
 	case flow.SCTP:
+		before := rec.SCTPState()
 		j = rec.TrackSCTP(ref.Side(), &p.SCTP)
+		if before == flow.SCTPInitSent && j == flow.Changed && ref.Side() == flow.FromServer {
+			w.handshake(rec)
+		} else if before == flow.SCTPInitSent {
+			w.repeated(rec, ref, p.SCTP.Opens())
+		}
 	default:
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
@@ -119,6 +159,9 @@ func (w *worker) handshake(rec *flow.Record) {
 		return
 	}
 	w.node[rec.Node].Answered++
+	if rec.Proto() != flow.TCP {
+		return
+	}
 	halfLife := w.cfg.nodes[rec.Node].halfLife
 	if halfLife == 0 {
 		return
@@ -129,6 +172,14 @@ func (w *worker) handshake(rec *flow.Record) {
 	now := uint32(micros / 1000)
 	old := s.latency.Load() // two workers at once: one measurement is lost, among many
 	s.latency.Store(uint64(now)<<32 | uint64(sched.Smooth(uint32(old), now-uint32(old>>32), took, halfLife)))
+}
+
+// repeated counts a handshake as unanswered when the client sends its first packet again: seconds before the handshake's time
+// is over.
+func (w *worker) repeated(rec *flow.Record, ref flow.Ref, opens bool) {
+	if opens && ref.Side() == flow.FromClient && rec.Packets(flow.FromClient) == 1 {
+		w.node[rec.Node].Unanswered++
+	}
 }
 
 // settle ends being half open, if it is over. The timer moves out of the ticks in which Evict looks for those that still

@@ -3,14 +3,13 @@ package engine
 import (
 	"fmt"
 	"runtime"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // run is the worker's life on its own thread. ready receives the outcome of pinning it. The thread is not unlocked:
 // when run returns the thread ends, and with it its affinity and name.
-func (w *worker) run(clock func() uint64, ready chan<- error) {
+func (w *worker) run(clock *clock, ready chan<- error) {
 	runtime.LockOSThread()
 	defer close(w.runtime.gone)
 	err := w.pin()
@@ -18,27 +17,34 @@ func (w *worker) run(clock func() uint64, ready chan<- error) {
 	if err != nil {
 		return
 	}
-	idleSince := time.Time{}
+	a := &w.runtime.activity
+	a.began = clock.nanos()
+	a.last = a.began
+	idleSince := uint64(0)
 	for !w.runtime.stopped {
 		w.control()
 		w.runtime.beat.Add(1)
-		if w.step(clock()) {
+		now := clock.nanos()
+		a.next(now)
+		if a.found = w.step(clock.millis(now)); a.found {
 			w.stats.Bursts++
-			idleSince = time.Time{}
+			idleSince = 0
 			continue
 		}
 		switch w.runtime.polling {
 		case PollBusy:
 			continue
 		case PollAdaptive:
-			if idleSince.IsZero() {
-				idleSince = time.Now()
+			if idleSince == 0 {
+				idleSince = now
 			}
-			if time.Since(idleSince) < spinTime {
+			if now-idleSince < uint64(spinTime) {
 				continue
 			}
 		}
+		a.next(clock.nanos())
 		w.sleep()
+		a.last = clock.nanos()
 	}
 }
 

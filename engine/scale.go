@@ -21,9 +21,15 @@ import (
 //	5 nothing is given to the old any more; they finish what is in their rings and end
 //	6 their free frames and counters go to the new
 
+// nobody is the via of a port that no worker has a queue of.
+const nobody = -1
+
 // viasOf says for every port which worker, by slot, sends for those that have no queue there.
 func viasOf(workers []*worker, ports int) []int {
 	vias := make([]int, ports)
+	for p := range vias {
+		vias[p] = nobody
+	}
 	for _, w := range workers {
 		for i := range w.rx {
 			vias[w.rx[i].Port] = w.slot
@@ -66,7 +72,7 @@ func (w *worker) removeQueue(q rings.Queue, vias []int) {
 
 // connect gives the workers of fresh a handoff ring each way to one another and to those of old, whose part is done when
 // the returned functions have been applied by them.
-func connect(old, fresh []*worker) []func(*worker) {
+func (e *Engine) connect(old, fresh []*worker) []func(*worker) {
 	slots := 0
 	for _, w := range append(slices.Clone(old), fresh...) {
 		slots = max(slots, w.slot+1)
@@ -74,14 +80,14 @@ func connect(old, fresh []*worker) []func(*worker) {
 	for i, w := range fresh {
 		w.peers = make([]peer, slots)
 		for _, o := range fresh[:i] {
-			join(w, o)
+			e.join(w, o)
 		}
 	}
 	var greetings []func(*worker)
 	for _, o := range old {
 		table := make([]peer, slots)
 		for _, w := range fresh {
-			in, out := rings.NewHandoff(handoffSize), rings.NewHandoff(handoffSize)
+			in, out := rings.NewHandoff(e.opt.Handoff), rings.NewHandoff(e.opt.Handoff)
 			w.peers[o.slot] = peer{in: in, out: out, wake: o.runtime.waker}
 			table[w.slot] = peer{in: out, out: in, wake: w.runtime.waker}
 		}
@@ -97,8 +103,8 @@ func connect(old, fresh []*worker) []func(*worker) {
 	return greetings
 }
 
-func join(a, b *worker) {
-	there, back := rings.NewHandoff(handoffSize), rings.NewHandoff(handoffSize)
+func (e *Engine) join(a, b *worker) {
+	there, back := rings.NewHandoff(e.opt.Handoff), rings.NewHandoff(e.opt.Handoff)
 	a.peers[b.slot] = peer{in: back, out: there, wake: b.runtime.waker}
 	b.peers[a.slot] = peer{in: there, out: back, wake: a.runtime.waker}
 }
@@ -225,7 +231,7 @@ func (e *Engine) hire(ctx context.Context, opt *Options, old []*worker) (fresh [
 		fresh = append(fresh, w)
 	}
 	vias := viasOf(old, len(cfg.Ports))
-	greetings := connect(old, fresh)
+	greetings := e.connect(old, fresh)
 	for i, w := range old {
 		if err := e.wait(ctx, w, greetings[i]); err != nil {
 			return fresh, err
@@ -297,7 +303,7 @@ func closed(c <-chan struct{}) bool {
 
 // moveQueues gives every queue to its new worker.
 func (e *Engine) moveQueues(ctx context.Context, queues [][]PortQueue, old, fresh []*worker, ports int) error {
-	vias := make([]int, ports)
+	vias := viasOf(nil, ports)
 	for id, list := range queues {
 		for _, q := range list {
 			vias[q.Port] = fresh[id].slot
@@ -363,7 +369,19 @@ func (e *Engine) dismiss(ctx context.Context, old, fresh []*worker) error {
 			<-o.runtime.gone
 		}
 	}
+	// Everybody gets as many frames: a worker without one could not even leave again.
+	shares := make([][]uint64, len(fresh))
+	for i, o := range old {
+		for n := i; ; n++ {
+			addr, ok := o.pool.Get()
+			if !ok {
+				break
+			}
+			shares[n%len(fresh)] = append(shares[n%len(fresh)], addr)
+		}
+	}
 	err = e.ask(ctx, fresh, func(w *worker) {
+		w.pool.PutAll(shares[w.id])
 		for i, o := range old {
 			w.forget(o.slot)
 			if i%len(fresh) == w.id {
@@ -386,12 +404,11 @@ func (w *worker) forget(slot int) {
 	w.peers[slot] = peer{}
 }
 
-// inherit takes the frames and counters of a worker that has ended.
+// inherit takes the counters of a worker that has ended.
 func (w *worker) inherit(o *worker) {
-	for addr, ok := o.pool.Get(); ok; addr, ok = o.pool.Get() {
-		w.pool.Put(addr)
-	}
 	w.stats.Add(&o.stats)
+	w.runtime.activity.busy += o.runtime.activity.busy
+	w.runtime.activity.add(&o.runtime.activity.Pauses)
 	for i := range o.virtual {
 		w.virtual[i].Add(&o.virtual[i])
 	}

@@ -23,7 +23,12 @@ const scaleQueues = 4
 
 func newScaleBench(t testing.TB, workers, capacity int, clock func(b *scaleBench) uint64) *scaleBench {
 	t.Helper()
-	spec := a4(workers)
+	return newScaleBenchOf(t, a4(workers), capacity, clock)
+}
+
+func newScaleBenchOf(t testing.TB, spec Spec, capacity int, clock func(b *scaleBench) uint64) *scaleBench {
+	t.Helper()
+	workers := spec.Workers
 	s := &scaleBench{queues: scaleQueues, spec: spec}
 	region := rings.NewHeapRegion(scaleQueues*3*512+8*1024, 2048)
 	s.bench = &bench{t: t, dict: NewDictionary(), n: scaleQueues, now: 1000}

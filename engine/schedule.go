@@ -61,13 +61,12 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := uint32(0)
-	if k.Proto == flow.TCP || k.Proto == flow.UDP || k.Proto == flow.SCTP {
-		id = w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
-	}
+	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
 	if id == 0 {
 		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
 			w.drop(d, NoVirtualServer)
+		} else if w.cfg.inSNATRange(k) {
+			w.drop(d, NoConnection)
 		} else if a := w.answered(k); a != nil {
 			w.answerOne(i, a)
 		} else {
@@ -77,14 +76,18 @@ func (w *worker) admit(i int) flow.Ref {
 	}
 	p := &w.pkts[i]
 	if p.TTL <= 1 {
-		w.drop(d, TTLExpired)
+		w.dropOr(i, TTLExpired)
 		return 0
 	}
-	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isVirtual(k.Src) {
+	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isOurs(k.Src) {
 		w.drop(d, BadSource)
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
+	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.FullNAT && !isICMP(k.Proto)) {
+		w.drop(d, Untranslatable)
+		return 0
+	}
 	if v.OnePacket {
 		w.forwardOne(i, v)
 		return 0
@@ -96,6 +99,9 @@ func (w *worker) admit(i int) flow.Ref {
 			w.forwardOne(i, v)
 			return 0
 		case v.Stateless && k.Proto == flow.TCP: // may have begun when the table was full
+		case k.Proto == flow.ICMP, k.Proto == flow.ICMPv6: // errors and the like are the address's own
+			w.toHost(d)
+			return 0
 		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
 			w.drop(d, NoConnection)
 			return 0
@@ -124,7 +130,8 @@ func (w *worker) admit(i int) flow.Ref {
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
 	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
-		if v.ResetRefused && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
+		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
+		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
 			w.answerReset(i)
 			return
@@ -134,7 +141,20 @@ func (w *worker) refuse(i int, v *virtual, why Reason) {
 }
 
 // begins reports whether a packet can be the first of a connection.
-func begins(p *rewrite.Packet) bool { return p.Opens || p.Proto == flow.UDP }
+func begins(p *rewrite.Packet) bool {
+	switch p.Proto {
+	case flow.TCP, flow.SCTP:
+		return p.Opens
+	case flow.ICMP, flow.ICMPv6:
+		return p.ICMP == rewrite.ICMPRequest
+	}
+	return true
+}
+
+// hasPorts reports whether ports of a protocol are known, so that they can be translated.
+func hasPorts(proto uint8) bool { return proto == flow.TCP || proto == flow.UDP || proto == flow.SCTP }
+
+func isICMP(proto uint8) bool { return proto == flow.ICMP || proto == flow.ICMPv6 }
 
 // noSource reports whether an address cannot be a client's: 0/8, 127/8, 224/3 (RFC 1122 section 3.2.1.3, RFC 1112), ::, ::1,
 // multicast (RFC 4291 section 2.5).
@@ -146,10 +166,10 @@ func noSource(a flow.Addr) bool {
 	return a.Hi>>56 == 0xff || a.Hi == 0 && a.Lo <= 1
 }
 
-// isVirtual reports whether an address is a virtual one; as a source it is forged (a land attack).
-func (c *Config) isVirtual(a flow.Addr) bool {
+// isOurs reports whether an address is a virtual or a SNAT one; as a source it is forged (a land attack).
+func (c *Config) isOurs(a flow.Addr) bool {
 	virtual, _ := c.services.address(a)
-	return virtual
+	return virtual || c.isSNAT(a)
 }
 
 // opens reports whether packet i, which belongs to no connection, would open one: only then does another give way to it.
@@ -183,7 +203,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
-	c := &w.runtime.choice
+	c, proto := &w.runtime.choice, w.keys[i].Proto
 	c.begin(v.pool, &w.keys[i], w.now, false)
 	m := c.next()
 	why := c.why
@@ -191,16 +211,24 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		if m == nil {
 			break
 		}
-		rec := w.track(i, id, v, m, adopt)
-		deadline := w.now + uint64(v.Timeouts.of(&rec))
-		r, res := w.table.Insert(&rec, v.Proto, w.now, deadline)
+		rec, no, ok := w.track(i, id, v, m, adopt)
+		if !ok {
+			why = no
+			if m = c.again(m); m == nil && c.why != NoMember {
+				why = c.why
+			}
+			continue
+		}
+		deadline := w.now + uint64(v.Timeouts.at(proto, &rec))
+		r, res := w.table.Insert(&rec, proto, w.now, deadline)
 		if res == flow.Collision && w.giveWay(&rec) {
-			r, res = w.table.Insert(&rec, v.Proto, w.now, deadline)
+			r, res = w.table.Insert(&rec, proto, w.now, deadline)
 		}
 		if res == flow.Inserted {
 			w.opened(r, id, m)
 			return r, 0
 		}
+		w.giveBackPort(&rec, m, proto)
 		if why = TupleCollision; res == flow.Full {
 			why = TableFull
 			m.shared.cancel(uint32(m.Rate), w.now)
@@ -218,21 +246,26 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	return 0, why
 }
 
-// track describes the connection and starts to track it.
-func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) flow.Record {
-	rec := w.describe(i, id, v, m)
+// track describes the connection, takes a port for it if its source is translated, and starts to track it. It says why not.
+func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) (flow.Record, Reason, bool) {
+	rec, proto := w.describe(i, id, v, m), w.keys[i].Proto
+	snat, why, ok := v.translates(m, rec.Client)
 	switch {
+	case !ok:
+		return rec, why, false
+	case snat && !w.source(&rec, v, m, proto):
+		return rec, SNATExhausted, false
 	case adopt:
 		rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-	case v.Proto == flow.TCP:
+	case proto == flow.TCP:
 		rec.BeginTCP(&w.pkts[i].TCP)
 		if w.cfg.nodes[m.id].halfLife > 0 {
 			rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
 		}
-	case v.Proto == flow.SCTP:
+	case proto == flow.SCTP:
 		rec.BeginSCTP(&w.pkts[i].SCTP)
 	}
-	return rec
+	return rec, 0, true
 }
 
 // opened counts a new connection, whose place with the member and the virtual server is reserved.
@@ -244,9 +277,8 @@ func (w *worker) opened(r flow.Ref, id uint32, m *member) {
 	}
 	w.stats.Opened++
 	w.node[m.id].Opened++
-	w.node[m.id].Active++
 	w.virtual[id].Opened++
-	w.virtual[id].Active++
+	w.enter(fresh)
 }
 
 // giveWay removes the connection that holds rec's server-side tuple if it is over.
@@ -271,17 +303,22 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	addrs := rewrite.AddrDiff(k.Dst, m.addr)
+	if !hasPorts(k.Proto) {
+		port = k.DstPort()
+	}
+	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
+	after.Dst, after.DstPort = m.addr, port
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
 		Node: m.id, VS: id,
-		L4Diff:    rewrite.AddDiff(addrs, rewrite.PortDiff(k.DstPort(), port)),
 		ClientMAC: rewrite.SourceMAC(w.region.Packet(w.descs[i])),
 		ClientIf:  w.ports[i], ServerIf: uint16(m.Hop.Port),
 	}
+	l3, l4 := rewrite.EndsDiff(&before, &after, k.Proto)
+	rec.L4Diff = l4
 	if !w.pkts[i].V6 {
-		rec.L3Diff = addrs
+		rec.L3Diff = l3
 	}
 	return rec
 }

@@ -3,16 +3,18 @@ package engine
 import "sluice/flow"
 
 // services finds the virtual server of a packet's destination: an open-addressing hash table, filled when a
-// configuration is compiled and only read afterwards. An entry with port 0 stands for the address itself and says
-// what becomes of packets that no virtual server of the address wants.
+// configuration is compiled and only read afterwards. Beside the entries of virtual servers every address has one of its
+// own, with key 0, which says what becomes of packets that no virtual server of the address wants.
 type services struct {
 	entries []service
 	mask    uint64
+	// There are virtual servers for any port of a protocol, or for any protocol: find looks for them as well.
+	anyPort, anyProto bool
 }
 
 type service struct {
 	addr flow.Addr
-	key  uint32 // proto<<16 | port; 0 for the address itself
+	key  uint32 // serviceKey; 0 for the address itself
 	id   uint32
 	node uint32 // of an answer's member
 	used bool
@@ -40,8 +42,20 @@ func (s *services) slot(addr flow.Addr, key uint32) *service {
 	}
 }
 
+// anyProtocol is in the key of a virtual server for any protocol. It is no protocol's number (IANA: reserved).
+const anyProtocol = 255
+
+// serviceKey is the key of a protocol and port; proto 0 is any protocol, port 0 any port, or none where there are none.
+func serviceKey(proto uint8, port uint16) uint32 {
+	if proto == 0 {
+		proto = anyProtocol
+	}
+	return uint32(proto)<<16 | uint32(port)
+}
+
 func (s *services) add(addr flow.Addr, port uint16, proto uint8, id uint32, host bool) {
-	key := uint32(proto)<<16 | uint32(port)
+	key := serviceKey(proto, port)
+	s.anyPort, s.anyProto = s.anyPort || port == 0, s.anyProto || proto == 0
 	*s.slot(addr, key) = service{addr: addr, key: key, id: id, used: true}
 	*s.slot(addr, 0) = service{addr: addr, used: true, host: host}
 }
@@ -53,9 +67,21 @@ func (s *services) addAddress(addr flow.Addr) {
 	}
 }
 
-// find is the id of the virtual server for a destination, or 0.
+// find is the id of the virtual server for a destination, or 0. The port itself goes before any port, the protocol before
+// any protocol. ICMP is of no other protocol's: it is the address's own, unless a virtual server is for it.
 func (s *services) find(addr flow.Addr, port uint16, proto uint8) uint32 {
-	return s.slot(addr, uint32(proto)<<16|uint32(port)).id
+	if id := s.slot(addr, serviceKey(proto, port)).id; id != 0 {
+		return id
+	}
+	if s.anyPort {
+		if id := s.slot(addr, serviceKey(proto, 0)).id; id != 0 {
+			return id
+		}
+	}
+	if s.anyProto && proto != flow.ICMP && proto != flow.ICMPv6 {
+		return s.slot(addr, serviceKey(0, 0)).id
+	}
+	return 0
 }
 
 // address reports whether addr is a virtual address and what to do with packets that no virtual server wants.

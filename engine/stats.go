@@ -1,7 +1,7 @@
 package engine
 
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
-// or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except that a frame dropped on a
+// or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
 // full transmit or handoff ring was counted on its way there too.
 type Stats struct {
 	RxPackets uint64
@@ -14,15 +14,18 @@ type Stats struct {
 	HandedIn  uint64
 	Opened    uint64 // connections
 	Closed    uint64
+	Ended     uint64 // connections that ended because their member stopped serving, of those Closed
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
-	Answered  uint64 // packets that became one of them
+	ICMPSent  uint64 // ICMP errors that the engine made
+	Answered  uint64 // packets that became one of these
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
 	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
+	Errors    uint64 // ICMP errors about connections, translated, of those ToServer and ToClient
 	Bursts    uint64
 	Sleeps    uint64
 	Drops     [numReasons]uint64
-	Refused   [numReasons]uint64 // SYNs that were answered with a RST instead of being dropped, of those Answered
+	Refused   [numReasons]uint64 // packets that were answered with a RST or an ICMP error instead of being dropped, of those Answered
 }
 
 // ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
@@ -30,8 +33,8 @@ type Stats struct {
 type ServiceStats struct {
 	Opened uint64
 	Active int64
-	// Of what was opened: handshakes that the member answered, refused with a RST, and left unanswered. A datagram counts as
-	// a handshake.
+	// Handshakes that the member answered, refused with a RST, and left unanswered: the client had to repeat its first packet,
+	// or the time for an answer was over. One that is answered late counts twice. A datagram counts as a handshake.
 	Answered, Refused, Unanswered uint64
 
 	Packets [2]uint64
@@ -50,11 +53,14 @@ func (s *Stats) Add(b *Stats) {
 	s.HandedIn += b.HandedIn
 	s.Opened += b.Opened
 	s.Closed += b.Closed
+	s.Ended += b.Ended
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
+	s.ICMPSent += b.ICMPSent
 	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Stateless += b.Stateless
+	s.Errors += b.Errors
 	s.Bursts += b.Bursts
 	s.Sleeps += b.Sleeps
 	for i := range s.Drops {

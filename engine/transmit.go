@@ -7,7 +7,7 @@ import (
 // egress is a worker's way out of one port: its own queue there, or the worker that has one.
 type egress struct {
 	queue rings.Queue // nil: this worker has none
-	via   int         // then: the worker to hand finished frames to
+	via   int         // then: the slot of the worker to hand finished frames to, or nobody
 	n     int
 	batch [burstSize]rings.Desc
 }
@@ -38,6 +38,13 @@ func (w *worker) transmit() {
 func (w *worker) flush(e *egress, port int) {
 	batch := e.batch[:e.n]
 	e.n = 0
+	if w.cfg.Ports[port].Down || e.queue == nil && e.via == nobody {
+		// Not to the ring: it would keep them for as long as the link is down, and send what nobody waits for any more.
+		for _, d := range batch {
+			w.drop(d, PortDown)
+		}
+		return
+	}
 	if e.queue == nil {
 		w.handOver(e.via, transmitKind, uint16(port), batch)
 		return

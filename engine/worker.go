@@ -29,8 +29,9 @@ const burstSize = flow.Burst
 
 // PortQueue is a queue of a port that a worker serves.
 type PortQueue struct {
-	Port  int
-	Queue rings.Queue
+	Port   int
+	Number int // on its port; only a takeover tells queues apart by it
+	Queue  rings.Queue
 	// TxOnly queues are not received from.
 	TxOnly bool
 }
@@ -46,6 +47,7 @@ type worker struct {
 	region   *rings.Region
 	pool     *rings.Pool
 	table    *flow.Table
+	sources  *flow.SourcePorts // ports at SNAT addresses; nil until there are such
 	rx       []PortQueue
 	tx       []egress // by port
 	peers    []peer   // by slot; the own entry and free slots are unused
@@ -58,26 +60,31 @@ type worker struct {
 	node       []ServiceStats // by node id
 	half       halfOpen
 	clients    clientCache
+	fragments  fragments
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
-	n       int
-	opening int // packets that were parsed and begin a connection with a handshake
-	descs   [burstSize]rings.Desc
-	ports   [burstSize]uint16 // where each packet arrived
-	pkts    [burstSize]rewrite.Packet
-	keys    [burstSize]flow.Key
-	ahead   proposals
-	refs    [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in      [burstSize]rings.Desc
+	n          int
+	opening    int // packets that were parsed and begin a connection with a handshake
+	descs      [burstSize]rings.Desc
+	ports      [burstSize]uint16 // where each packet arrived
+	pkts       [burstSize]rewrite.Packet
+	keys       [burstSize]flow.Key
+	ahead      proposals
+	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
+	in         [burstSize]rings.Desc
+	one        [1]rings.Desc
+	sentErrors answers
+	// handedIn says that the burst comes from another worker, which has found its owner.
+	handedIn bool
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
 	evicted   func(*flow.Record)
 }
 
-// expiryBudget bounds the timers that one step looks at, beside one for each connection that it has opened, so that a wave of
-// expiries is spread over bursts and yet connections end as fast as they come.
+// expiryBudget bounds the timers that one step looks at, so that a wave of expiries is spread over bursts. One for each
+// connection that the step has opened comes on top: else a table that is fed with nothing but new connections would fill up.
 const expiryBudget = 32
 
 // sweepBudget bounds the records that a step of a table above its high-water mark looks at: each costs a cache miss.
@@ -110,11 +117,16 @@ func (w *worker) step(now uint64) bool {
 	}
 	w.transmit()
 	w.reclaim()
+	if w.fragments.table.Len() > 0 {
+		w.expireFragments()
+	}
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
 	}
-	budget := expiryBudget + int(w.stats.Opened-opened)
-	if w.table.Expire(now, budget, w.timeoutOf, w.expired) == budget {
+	if budget := expiryBudget + int(w.stats.Opened-opened); w.table.Expire(now, budget, w.timeoutOf, w.expired) == budget {
+		busy = true
+	}
+	if w.endSome() {
 		busy = true
 	}
 	if shrink := w.table.Shrink(); shrink < wholeTimeouts {
@@ -130,7 +142,7 @@ const portion = 8
 // take parses the n frames in w.in, which arrived on port, into the burst, without those that another worker owns, and
 // begins to look them up.
 func (w *worker) take(port uint16, n int) {
-	w.n, w.opening = 0, 0
+	w.n, w.opening, w.handedIn = 0, 0, false
 	bytes := uint64(0)
 	for from := 0; from < n; from += portion {
 		first := w.n
@@ -151,7 +163,7 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
 	if v != rewrite.OK {
-		if !w.unusual(v, d, &w.keys[j]) {
+		if !w.unusual(v, d, port, &w.keys[j]) {
 			return
 		}
 	}
@@ -163,16 +175,16 @@ func (w *worker) parse(d rings.Desc, port uint16) {
 }
 
 // unusual deals with what is not a plain TCP, UDP or SCTP packet. It reports whether the packet stays in hand.
-func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
+func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.Key) bool {
 	switch v {
 	case rewrite.NoPorts:
+		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {
+			w.relate(d, &w.pkts[w.n&(burstSize-1)], port)
+			return false
+		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
-			w.drop(d, Fragmented)
-		} else {
-			w.toHost(d)
-		}
+		return w.fragment(d, port, &w.pkts[w.n&(burstSize-1)], k)
 	case rewrite.NotIP:
 		w.drop(d, NotIP)
 	case rewrite.Truncated:
@@ -189,14 +201,16 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, k *flow.Key) bool {
 
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
-	if w.n == 0 {
-		return
+	if w.n > 0 {
+		missed := w.table.Find(w.keys[:w.n], w.refs[:])
+		if w.leaving != nil {
+			w.passOn()
+		}
+		w.schedule(missed)
 	}
-	missed := w.table.Find(w.keys[:w.n], w.refs[:])
-	if w.leaving != nil {
-		w.passOn()
+	if w.fragments.n > 0 {
+		w.passParts()
 	}
-	w.schedule(missed)
 }
 
 // drop ends a packet: its reason is counted and its frame is free.
@@ -218,7 +232,6 @@ func (w *worker) release(r *flow.Record) {
 	if r.HalfOpen() {
 		w.settled(r)
 	}
-	w.node[r.Node].Active--
-	w.virtual[r.VS].Active--
+	w.exit(r)
 	w.runtime.counts.add(r, -1)
 }

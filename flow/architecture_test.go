@@ -27,15 +27,16 @@ import (
 
 // mayImport lists, by folder, the folders of ours whose packages may be imported. The longest folder counts.
 var mayImport = map[string][]string{
-	"flow":     {},
-	"rewrite":  {"flow"},
-	"sched":    {"flow"},
-	"rings":    {},
-	"engine":   {"rings", "rewrite", "sched", "flow"},
-	"ctl":      {"ctl", "engine", "rings", "rewrite", "sched", "flow"},
-	"perf":     {"perf", "engine", "rings", "rewrite", "sched", "flow"},
-	"perf/lab": {},
-	"cmd":      {"cmd", "ctl", "perf", "engine", "rings", "rewrite", "sched", "flow"},
+	"flow":        {},
+	"rewrite":     {"flow"},
+	"sched":       {"flow"},
+	"rings":       {},
+	"engine":      {"rings", "rewrite", "sched", "flow"},
+	"ctl":         {"ctl", "engine", "rings", "rewrite", "sched", "flow"},
+	"perf":        {"perf", "engine", "rings", "rewrite", "sched", "flow"},
+	"perf/lab":    {},
+	"perf/lab/vm": {"perf/lab"},
+	"cmd":         {"cmd", "ctl", "perf", "engine", "rings", "rewrite", "sched", "flow"},
 }
 
 // never lists imports that a folder must not have, with everything below them unless it is excepted.

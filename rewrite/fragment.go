@@ -80,6 +80,7 @@ func (f *FragmentPart) Check(p *Packet) Refusal {
 // p's offsets and what tracking needs. TCP.Len is what this part carries. Translate may then change the part: the
 // checksum, which covers the whole datagram, takes the difference; see CanTranslate for SCTP.
 func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
+	p.Opens = false
 	if p.V6 {
 		var e extensions
 		switch e.skip(b, int(p.L4), int(p.End), p.Proto) {

@@ -120,7 +120,8 @@ func (a *Asavie) Transmit(burst []Desc) int {
 	return len(frames)
 }
 
-// send survives the library's panic on a link that went down: the queue stops sending and says so in its stats.
+// send survives the library's panic on a link that went down: by then the packets are on the ring and noted, so that nothing
+// is wrong but that the kernel did not want them. The queue stops sending until it does.
 func (a *Asavie) send(frames []xdp.Desc) {
 	defer func() {
 		if recover() != nil {
@@ -140,11 +141,19 @@ func (a *Asavie) complete() {
 
 // Pending reports whether the kernel has left packets on the tx ring.
 func (a *Asavie) Pending() bool {
-	return !a.closed && !a.failed && a.sock.NumFreeTxSlots() < a.level
+	return !a.closed && (a.failed || a.sock.NumFreeTxSlots() < a.level)
 }
 
-// Flush wakes the kernel again for packets that it left on the ring.
+// Flush wakes the kernel again for packets that it left on the ring, and finds out whether a link that went down is back.
 func (a *Asavie) Flush() {
+	if a.failed && !a.closed {
+		switch wakeTx(a.sock.FD()) {
+		case 0, unix.EAGAIN, unix.EBUSY:
+			a.failed = false
+		default:
+			return
+		}
+	}
 	if a.Pending() {
 		a.send(nil)
 	}
@@ -178,12 +187,13 @@ func (a *Asavie) Stats() QueueStats {
 }
 
 // Close closes the socket. The library never unmaps its rings, and a mapped ring keeps the queue bound, so the
-// queue is free again only when the process has ended.
+// queue is free again only when the process has ended, or when its interface is gone.
 func (a *Asavie) Close(p *Pool) error {
 	if a.closed {
 		return nil
 	}
 	a.stats = a.Stats()
+	a.stats.TxLost = uint64(a.level - a.sock.NumFreeTxSlots())
 	a.Reclaim(p)
 	p.PutAll(a.stash)
 	a.stash = a.stash[:0]

@@ -1,6 +1,7 @@
 package rings
 
 import (
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -14,30 +15,51 @@ type ethtoolChannels struct {
 	rxCount, txCount, otherCount, combined uint32
 }
 
-const ethtoolGChannels = 0x3c
+const (
+	ethtoolGDrvinfo  = 0x3
+	ethtoolGChannels = 0x3c
+)
 
 // Channels is how many receive and transmit queues an interface uses, as its driver says (ethtool -l). A driver
 // that does not say has one of each.
 func Channels(ifname string) (rx, tx int, err error) {
+	c := ethtoolChannels{cmd: ethtoolGChannels}
+	err = ethtool(ifname, unsafe.Pointer(&c))
+	switch {
+	case err == nil:
+		return int(max(1, c.rxCount+c.combined)), int(max(1, c.txCount+c.combined)), nil
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return 1, 1, nil
+	}
+	return 0, 0, fmt.Errorf("ask %s for its queues: %w", ifname, err)
+}
+
+// driverName is the name of an interface's driver (ethtool -i).
+func driverName(ifname string) (string, error) {
+	d := unix.EthtoolDrvinfo{Cmd: ethtoolGDrvinfo}
+	if err := ethtool(ifname, unsafe.Pointer(&d)); err != nil {
+		return "", fmt.Errorf("ask %s for its driver: %w", ifname, err)
+	}
+	return unix.ByteSliceToString(d.Driver[:]), nil
+}
+
+// ethtool makes a request of the older kind, by ioctl; request begins with its number.
+func ethtool(ifname string, request unsafe.Pointer) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return 0, 0, fmt.Errorf("open a socket to ask %s for its queues: %w", ifname, err)
+		return err
 	}
 	defer unix.Close(fd)
-	c := ethtoolChannels{cmd: ethtoolGChannels}
 	var req struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [16]byte
 	}
 	copy(req.name[:unix.IFNAMSIZ-1], ifname)
-	req.data = unsafe.Pointer(&c)
+	req.data = request
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-	switch errno {
-	case 0:
-		return int(max(1, c.rxCount+c.combined)), int(max(1, c.txCount+c.combined)), nil
-	case unix.EOPNOTSUPP:
-		return 1, 1, nil
+	if errno != 0 {
+		return errno
 	}
-	return 0, 0, fmt.Errorf("ask %s for its queues: %w", ifname, errno)
+	return nil
 }

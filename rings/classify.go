@@ -51,7 +51,9 @@ type classified struct {
 	v6       bool
 	icmp     bool // ICMP of its own family
 	fragment bool
-	noL4     bool // the transport header is truncated or was not reached
+	noL4     bool       // the transport header is truncated or was not reached
+	failure  bool       // an ICMP error
+	quoted   netip.Addr // the destination of the packet that it is about
 }
 
 // The limits of the XDP program.
@@ -177,8 +179,30 @@ func (p *classified) readL4(b []byte) bool {
 		if b[0] == echoReply {
 			p.dstPort = binary.BigEndian.Uint16(b[4:])
 		}
+		if isICMPError(b[0], p.v6) {
+			p.failure = true
+			p.readQuote(b)
+		}
 	}
 	return false
+}
+
+// isICMPError is is_error of xdp/classify.c.
+func isICMPError(kind uint8, v6 bool) bool {
+	if v6 {
+		return kind >= 1 && kind <= 4
+	}
+	return kind == 3 || kind == 4 || kind == 11 || kind == 12
+}
+
+// readQuote reads the destination in the IP header that an ICMP error quotes.
+func (p *classified) readQuote(b []byte) {
+	switch {
+	case p.v6 && len(b) >= 8+40:
+		p.quoted = netip.AddrFrom16([16]byte(b[8+24 : 8+40]))
+	case !p.v6 && len(b) >= 8+20:
+		p.quoted = netip.AddrFrom4([4]byte(b[8+16 : 8+20]))
+	}
 }
 
 // find is the entry of an address for a port and protocol. The family comes from the packet: an IPv6 packet with an
@@ -202,6 +226,11 @@ func (c *Classifier) decide(p *classified) Action {
 			return a
 		}
 	}
+	if p.failure && p.quoted.IsValid() {
+		if v, ok := c.find(p.quoted, kindAddress, 0, 0); ok && v.flags&addrMember != 0 {
+			return ActionEngine
+		}
+	}
 	if v, ok := c.find(p.src, kindAddress, 0, 0); ok && v.flags&addrMember != 0 {
 		if p.fragment || v.flags&addrMemberAny != 0 || !p.noL4 && c.findEnd(p, p.src, kindMember, p.srcPort) {
 			return ActionEngine
@@ -217,7 +246,7 @@ func (c *Classifier) decide(p *classified) Action {
 func (c *Classifier) decideOwn(p *classified, v ruleValue) (a Action, decided bool) {
 	virtual := v.flags&addrVirtual != 0
 	switch {
-	case p.icmp && v.flags&addrICMPEngine != 0:
+	case p.icmp && (v.flags&addrICMPEngine != 0 || virtual && p.failure):
 		return ActionEngine, true
 	case !p.icmp && virtual && (v.flags&addrUnmatchedHost == 0 || p.fragment || p.noL4):
 		return ActionEngine, true // only the engine can tell the server of a fragment, and counts what is malformed

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"github.com/gopacket/gopacket"
@@ -19,9 +20,10 @@ type testPacket struct {
 	proto      int // of IPv4; 1 stands for ICMPv6 too
 	sport      int
 	dport      int
-	icmp       uint8 // type
-	id         int   // ICMP identifier
-	options    int   // words of IPv4 options
+	icmp       uint8  // type
+	id         int    // ICMP identifier
+	quoted     string // with an ICMP error: the destination of the packet that it quotes; "" for no quote
+	options    int    // words of IPv4 options
 	extensions []uint8
 	fragment   bool // with this,
 	offset     int  // an offset of 0 is a first fragment
@@ -72,6 +74,9 @@ func (p testPacket) build(t testing.TB) []byte {
 	if p.proto == protoICMP {
 		l4[0] = p.icmp
 		binary.BigEndian.PutUint16(l4[4:], uint16(p.id))
+		if p.quoted != "" {
+			l4 = append(l4, p.quote()...)
+		}
 	} else if p.proto != protoGRE {
 		binary.BigEndian.PutUint16(l4, uint16(p.sport))
 		binary.BigEndian.PutUint16(l4[2:], uint16(p.dport))
@@ -163,12 +168,35 @@ func testRules(wildcard bool) Rules {
 	return r
 }
 
+// quote is a header to the quoted destination, and 8 bytes more.
+func (p testPacket) quote() []byte {
+	if p.v6 {
+		b := make([]byte, 48)
+		b[0] = 0x60
+		copy(b[24:], toV6(p.quoted).AsSlice())
+		return b
+	}
+	b := make([]byte, 28)
+	b[0] = 0x45
+	copy(b[16:], netip.MustParseAddr(p.quoted).AsSlice())
+	return b
+}
+
 // naiveVerdict reads the rules one after the other, as they are written down, from the description of the packet.
 func naiveVerdict(r Rules, p testPacket) string {
 	src, dst := netip.MustParseAddr(p.src), netip.MustParseAddr(p.dst)
 	proto, reply := p.proto, p.icmp == 0
+	failure := proto == protoICMP && !p.fragment && slices.Contains([]uint8{3, 4, 11, 12}, p.icmp)
+	var quoted netip.Addr
+	if p.quoted != "" {
+		quoted = netip.MustParseAddr(p.quoted)
+	}
 	if p.v6 {
 		src, dst, reply = toV6(p.src), toV6(p.dst), p.icmp == 129
+		failure = proto == protoICMP && !p.fragment && p.icmp >= 1 && p.icmp <= 4
+		if p.quoted != "" {
+			quoted = toV6(p.quoted)
+		}
 	}
 	if p.mac&1 != 0 || dst.IsLinkLocalUnicast() {
 		return verdictPass
@@ -190,7 +218,7 @@ func naiveVerdict(r Rules, p testPacket) string {
 			return verdictOurs
 		}
 	}
-	if virtual && (proto == protoICMP && set.ICMPEngine || proto != protoICMP && !set.UnmatchedHost) {
+	if virtual && (proto == protoICMP && (set.ICMPEngine || failure) || proto != protoICMP && !set.UnmatchedHost) {
 		return verdictOurs
 	}
 	for _, s := range r.SNAT {
@@ -211,6 +239,9 @@ func naiveVerdict(r Rules, p testPacket) string {
 		}
 	}
 	for _, m := range r.Members {
+		if failure && m.Addr == quoted {
+			return verdictOurs
+		}
 		if m.Addr != src {
 			continue
 		}

@@ -17,11 +17,14 @@ func randomPacket(rnd *rand.Rand) testPacket {
 		v6: rnd.IntN(2) == 0, src: addrs[rnd.IntN(len(addrs))], dst: addrs[rnd.IntN(len(addrs))],
 		proto: pick(protoTCP, protoTCP, protoTCP, protoUDP, protoUDP, protoSCTP, protoICMP, protoGRE),
 		sport: pick(80, 8080, 8081, 40000), dport: pick(80, 81, 443, 5000, 5011, 20000, 40000, 50000),
-		icmp: uint8(pick(0, 3, 8, 128, 129)), id: pick(1, 20000, 40000),
+		icmp: uint8(pick(0, 2, 3, 4, 5, 8, 11, 12, 128, 129)), id: pick(1, 20000, 40000),
 		fragment: rnd.IntN(6) == 0, offset: 0, options: rnd.IntN(3), mac: byte(pick(0, 0, 0, 0, 0, 0, 0, 1)),
 	}
 	if p.fragment {
 		p.offset = pick(0, 7)
+	}
+	if rnd.IntN(3) > 0 {
+		p.quoted = addrs[rnd.IntN(len(addrs))]
 	}
 	if rnd.IntN(3) == 0 {
 		p.tags = append(p.tags, layers.EthernetTypeDot1Q)

@@ -129,6 +129,11 @@ func TestClassifyOrder(t *testing.T) {
 		{name: "2 ICMP is the kernel's", p: testPacket{src: client, dst: web, proto: protoICMP, icmp: 8}, want: verdictPass},
 		{name: "2 ICMP fragment is the kernel's", p: testPacket{src: client, dst: web, proto: protoICMP, fragment: true, offset: 90}, want: verdictPass},
 		{name: "2 ICMP of a member is the kernel's", p: testPacket{src: "192.168.20.2", dst: web, proto: protoICMP, icmp: 8}, want: verdictPass},
+		{name: "2 ICMP error is the engine's", p: testPacket{src: client, dst: web, proto: protoICMP, icmp: 3}, want: verdictOurs},
+		{name: "2 redirect is the kernel's", p: testPacket{src: client, dst: web, proto: protoICMP, icmp: 5}, want: verdictPass},
+		{name: "5 ICMP error of a router about a packet to a member", p: testPacket{src: "192.168.21.1", dst: client, proto: protoICMP, icmp: 3, quoted: "192.168.20.1"}, want: verdictOurs},
+		{name: "5 ICMP error of a router about another packet", p: testPacket{src: "192.168.21.1", dst: client, proto: protoICMP, icmp: 3, quoted: "192.168.21.9"}, want: verdictPass, any: true},
+		{name: "4 ICMP error to the host", p: testPacket{src: "192.168.21.1", dst: "10.10.1.1", proto: protoICMP, icmp: 3, quoted: "192.168.20.1"}, want: verdictPass},
 		{name: "2 first fragment", p: testPacket{src: client, dst: web, proto: protoUDP, fragment: true}, want: verdictOurs},
 		{name: "2 later fragment", p: testPacket{src: client, dst: web, proto: protoUDP, fragment: true, offset: 90}, want: verdictOurs},
 

@@ -44,8 +44,24 @@ type QueueStats struct {
 	FillEmpty            uint64 // the driver wanted a frame and the fill ring had none
 	RxInvalid, TxInvalid uint64 // invalid descriptors: must be 0
 	TxEmpty              uint64
+	TxLost               uint64 // taken by Transmit and not sent when the queue was closed
 	Wakeups              uint64 // system calls made to make the kernel look at tx
 	WakeupErrors         uint64
+}
+
+// Add adds the counters of another queue.
+func (s *QueueStats) Add(o *QueueStats) {
+	s.RxPackets += o.RxPackets
+	s.TxPackets += o.TxPackets
+	s.RxDropped += o.RxDropped
+	s.RxRingFull += o.RxRingFull
+	s.FillEmpty += o.FillEmpty
+	s.RxInvalid += o.RxInvalid
+	s.TxInvalid += o.TxInvalid
+	s.TxEmpty += o.TxEmpty
+	s.TxLost += o.TxLost
+	s.Wakeups += o.Wakeups
+	s.WakeupErrors += o.WakeupErrors
 }
 
 // Queue is one receive and transmit queue pair of a port. One worker owns it; no method may be called by

@@ -30,3 +30,29 @@ func TestRefusalsAreExplained(t *testing.T) {
 		}
 	}
 }
+
+// Why a socket is not in zero-copy mode stands in its note, with what the kernel lacks.
+func TestModeIsExplained(t *testing.T) {
+	for _, c := range []struct {
+		refused error
+		q       XSK
+		want    []string
+	}{
+		{nil, XSK{zeroCopy: true, budgetNote: "budget"}, nil},
+		{nil, XSK{}, nil},
+		{nil, XSK{budgetNote: "budget"}, []string{"budget"}},
+		{unix.EOPNOTSUPP, XSK{}, []string{"zero-copy refused: ", "driver has none"}},
+		{unix.EINVAL, XSK{budgetNote: "budget"}, []string{"zero-copy refused: ", "iommu_platform=on", "; budget"}},
+		{roomRefusal("igb", 2048, 1500), XSK{}, []string{"zero-copy refused: driver igb would receive", "engine.frame-size"}},
+	} {
+		note := c.q.explainMode(c.refused)
+		if c.want == nil && note != "" {
+			t.Errorf("%v: %q, want nothing", c.refused, note)
+		}
+		for _, w := range c.want {
+			if !strings.Contains(note, w) {
+				t.Errorf("%v: %q does not say %q", c.refused, note, w)
+			}
+		}
+	}
+}

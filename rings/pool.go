@@ -35,3 +35,10 @@ func (p *Pool) Put(addr uint64) {
 func (p *Pool) PutAll(addrs []uint64) {
 	p.free = append(p.free, addrs...)
 }
+
+// Each calls f with every free frame, the one that was put last at the end: put in this order, a pool is the same.
+func (p *Pool) Each(f func(addr uint64)) {
+	for _, addr := range p.free {
+		f(addr)
+	}
+}

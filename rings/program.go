@@ -50,6 +50,8 @@ type ProgramConfig struct {
 	// MultiBuffer accepts frames of several buffers, which a driver may demand for a jumbo MTU (Linux 5.18).
 	// The sockets must then have XDP_USE_SG.
 	MultiBuffer bool
+
+	counters *ebpf.Map // of a predecessor, to go on with
 }
 
 // DefaultHoldTime and MinHoldTime bound ProgramConfig.HoldTime. The program's clock ticks every few milliseconds,
@@ -70,6 +72,17 @@ type ProgramCounters struct {
 	MalformedPassed  uint64 // headers up to IP do not fit: to the kernel, which counts them too
 }
 
+// Add adds the counters of another program.
+func (c *ProgramCounters) Add(o *ProgramCounters) {
+	c.Passed += o.Passed
+	c.Redirected += o.Redirected
+	c.Held += o.Held
+	c.WildcardPassed += o.WildcardPassed
+	c.AfterHoldPassed += o.AfterHoldPassed
+	c.AfterHoldDropped += o.AfterHoldDropped
+	c.MalformedPassed += o.MalformedPassed
+}
+
 // Program is the XDP program of one port with its maps.
 //
 // It needs Linux 5.11, for the coarse clock and because maps do not count against RLIMIT_MEMLOCK from there on.
@@ -85,14 +98,15 @@ type Program struct {
 	inode   uint64
 	pinned  string // folder of the pin, or empty
 
-	mu     sync.Mutex // for rules and closed
-	closed bool
-	inner  *ebpf.MapSpec // of a rule table
-	queues int
-	id     ebpf.ProgramID
-	objs   classifyObjects
-	link   link.Link
-	config programConfig
+	mu       sync.Mutex // for rules, closed and detached
+	closed   bool
+	detached bool
+	inner    *ebpf.MapSpec // of a rule table
+	queues   int
+	id       ebpf.ProgramID
+	objs     classifyObjects
+	link     link.Link
+	config   programConfig
 }
 
 // AttachProgram loads the program with its rules and attaches it to the interface, or puts it in the place of the
@@ -186,7 +200,11 @@ func loadProgram(cfg ProgramConfig) (_ *Program, err error) {
 	if p.inner.KeySize != ruleKeySize || p.inner.ValueSize != ruleValueSize {
 		return nil, errors.New("the committed object does not fit this program: run go generate")
 	}
-	if err := spec.LoadAndAssign(&p.objs, nil); err != nil {
+	var opts ebpf.CollectionOptions
+	if cfg.counters != nil {
+		opts.MapReplacements = map[string]*ebpf.Map{classifyMapCounters: cfg.counters}
+	}
+	if err := spec.LoadAndAssign(&p.objs, &opts); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -325,7 +343,7 @@ func (p *Program) Close(detach bool) error {
 	}
 	p.closed = true
 	var err error
-	if detach {
+	if detach && !p.detached {
 		err = p.detach()
 	}
 	return errors.Join(err, p.release())

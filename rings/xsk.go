@@ -3,6 +3,7 @@ package rings
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,9 +67,12 @@ type XSK struct {
 	zeroCopy bool
 	pollRx   bool // busy polling: receive must enter the kernel
 	note     string
-	stats    QueueStats
-	foreign  uint64 // descriptors from the kernel that it did not hold
-	closed   bool
+	// budgetNote is part of note in copy mode
+	budgetNote string
+	stats      QueueStats
+	refusal    unix.Errno // of the last wake-up to send
+	foreign    uint64     // descriptors from the kernel that it did not hold
+	closed     bool
 }
 
 // OpenXSK makes and binds a socket. The caller puts it into the XDP program's socket map afterwards.
@@ -109,8 +113,10 @@ func (q *XSK) open() error {
 		}
 	}
 	if b := min(q.cfg.TxBudget, q.cfg.RingSize); b > 32 {
-		// From 6.17; before it the budget is 32 and Flush makes more calls.
-		_ = unix.SetsockoptInt(fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, b)
+		// Without it the budget is 32 and Flush makes more calls.
+		if unix.SetsockoptInt(fd, unix.SOL_XDP, unix.XDP_MAX_TX_SKB_BUDGET, b) != nil {
+			q.budgetNote = "a wake-up sends 32 packets: the kernel has no XDP_MAX_TX_SKB_BUDGET (Linux 6.17)"
+		}
 	}
 	if err := q.mapRings(); err != nil {
 		return err
@@ -197,17 +203,38 @@ func (q *XSK) bind() error {
 			Ifindex: uint32(q.cfg.Ifindex),
 			QueueID: uint32(q.cfg.Queue),
 		}
-		err := retryBusy(deadline, func() error { return unix.Bind(q.fd, sa) })
+		var err error
+		if mode == unix.XDP_ZEROCOPY && !q.cfg.TxOnly {
+			err = refusedRoom(q.cfg, q.region.frameSize)
+		}
 		if err == nil {
-			if refused != nil {
-				q.note = "zero-copy refused: " + refused.Error()
-			}
+			err = retryBusy(deadline, func() error { return unix.Bind(q.fd, sa) })
+		}
+		if err == nil {
 			q.zeroCopy = isZeroCopy(q.fd)
+			q.note = q.explainMode(refused)
 			return nil
 		}
 		refused = err
 	}
 	return explainBind(refused, q.cfg)
+}
+
+// explainMode says why the mode is not the best one and what the kernel lacks for it.
+func (q *XSK) explainMode(refused error) string {
+	var notes []string
+	switch {
+	case errors.Is(refused, unix.EOPNOTSUPP):
+		notes = append(notes, fmt.Sprintf("zero-copy refused: the driver has none in this kernel (%v)", refused))
+	case errors.Is(refused, unix.EINVAL):
+		notes = append(notes, fmt.Sprintf("zero-copy refused: %v (a virtual NIC needs the DMA API: iommu_platform=on)", refused))
+	case refused != nil:
+		notes = append(notes, "zero-copy refused: "+refused.Error())
+	}
+	if !q.zeroCopy && q.budgetNote != "" { // zero-copy does not know a budget
+		notes = append(notes, q.budgetNote)
+	}
+	return strings.Join(notes, "; ")
 }
 
 func isZeroCopy(fd int) bool {

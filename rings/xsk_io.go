@@ -12,10 +12,12 @@ import (
 
 // Refill keeps fillLevel frames with the kernel.
 func (q *XSK) Refill(p *Pool) int {
-	want := q.fillLevel - q.heldFill
-	if want <= 0 || q.closed {
+	if q.closed {
 		return 0
 	}
+	// Nothing to give is no reason not to look at the flag: after its link was down, a driver may wait for a wake-up with
+	// all frames on the ring.
+	want := max(0, q.fillLevel-q.heldFill)
 	n := min(want, p.Len(), int(q.fill.room(uint32(want))))
 	if n > 0 {
 		frames := p.free[len(p.free)-n:]
@@ -85,11 +87,12 @@ func (q *XSK) Transmit(burst []Desc) int {
 }
 
 // flushCalls bounds the wake-ups of one Flush: a full ring of the largest size at the kernel's default budget
-// would need more, and goes on in the next Flush.
-const flushCalls = 8
+// would need more, and goes on in the next Flush. lostCalls bounds it where each call only drops one packet.
+const flushCalls, lostCalls = 8, 64
 
 // Flush publishes the tx ring and wakes the kernel while it makes progress. In copy mode sending happens inside
-// the call, at most the tx budget at a time, and EAGAIN says that there is more.
+// the call, at most the tx budget at a time, and EAGAIN says that there is more. Without a carrier each call drops one
+// packet and says EBUSY: what is on the ring then goes away at that rate, and is not sent late when the carrier is back.
 func (q *XSK) Flush() {
 	if q.closed {
 		return
@@ -97,16 +100,21 @@ func (q *XSK) Flush() {
 	if q.tx.producer.Load() != q.tx.local {
 		q.tx.publish()
 	}
-	for range flushCalls {
+	for calls, limit := 0, flushCalls; calls < limit; calls++ {
 		left := q.tx.unseen()
 		if left == 0 || q.tx.flags.Load()&unix.XDP_RING_NEED_WAKEUP == 0 {
 			return
 		}
 		q.stats.Wakeups++
-		errno := wakeTx(q.fd)
-		if errno != 0 && errno != unix.EAGAIN {
-			// EBUSY, ENOBUFS: the driver is full; ENETDOWN, ENXIO: the link is gone. The packets stay on the ring
-			// and the next Flush tries again.
+		q.refusal = wakeTx(q.fd)
+		switch q.refusal {
+		case 0, unix.EAGAIN:
+		case unix.EBUSY:
+			q.stats.WakeupErrors++
+			limit = lostCalls
+		default:
+			// ENOBUFS: the driver is full; ENETDOWN: the link is down; ENXIO: the interface is gone. The packets stay on
+			// the ring and the next Flush tries again.
 			q.stats.WakeupErrors++
 			return
 		}
@@ -184,11 +192,16 @@ func (q *XSK) Close(p *Pool) error {
 	}
 	for deadline := time.Now().Add(drainTime); q.heldTx > 0 && time.Now().Before(deadline); {
 		q.Flush()
-		if q.Reclaim(p) == 0 {
-			time.Sleep(time.Millisecond)
+		if q.Reclaim(p) > 0 {
+			continue
 		}
+		if q.refusal == unix.ENXIO || q.refusal == unix.ENETDOWN {
+			break // there is nowhere to send it
+		}
+		time.Sleep(time.Millisecond)
 	}
 	q.stats = q.Stats()
+	q.stats.TxLost = uint64(q.tx.unseen())
 	q.closed = true
 	err := q.release()
 	for i, h := range q.held {

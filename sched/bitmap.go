@@ -1,5 +1,7 @@
 package sched
 
+import "math/bits"
+
 // Bitmap is a set of members: member i is bit i%64 of word i/64. A nil Bitmap as Input.Available has everyone in it.
 type Bitmap []uint64
 
@@ -16,6 +18,14 @@ func (b Bitmap) Clear(i int) { b[i>>6] &^= 1 << (i & 63) }
 func (b Bitmap) Has(i int) bool {
 	w := uint(i) >> 6
 	return w < uint(len(b)) && b[w]>>(uint(i)&63)&1 != 0
+}
+
+// Count is how many members are in the set.
+func (b Bitmap) Count() (n int) {
+	for _, word := range b {
+		n += bits.OnesCount64(word)
+	}
+	return n
 }
 
 // available reports whether member i may be picked.

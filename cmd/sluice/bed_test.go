@@ -35,7 +35,11 @@ type bed struct {
 	config string // path of the file
 	socket string
 
+	before  string // state of the balancer's namespace, which the program shall leave so; a test that adds to it notes it again
 	daemons []*daemon
+	// replugged says that the test has made interfaces anew: they have other indices than before.
+	replugged bool
+	urgent    bool // the program runs before everything else on the machine, as on cores of its own
 }
 
 // settings are what tests vary in the configuration; the zero value is all defaults.
@@ -48,24 +52,31 @@ type settings struct {
 
 func newBed(t *testing.T, o lab.TwoArmOptions, s settings) *bed {
 	t.Helper()
+	b := newBedOn(t, func() (*lab.TwoArm, error) { return lab.NewTwoArm(context.Background(), o) })
+	b.write(b.configText(s))
+	return b
+}
+
+// newBedOn has no configuration yet.
+func newBedOn(t *testing.T, network func() (*lab.TwoArm, error)) *bed {
+	t.Helper()
 	needRoot(t)
 	program(t)
 	b := &bed{t: t, dir: must(os.MkdirTemp(buildDir, "bed-"))(t)} // t.TempDir is closed to other users
 	ok(t, os.Chmod(b.dir, 0o755))
 	b.config, b.socket = filepath.Join(b.dir, "sluice.yaml"), filepath.Join(b.dir, "sluice.sock")
-	var err error
-	b.TwoArm, err = lab.NewTwoArm(context.Background(), o)
-	ok(t, err)
+	b.TwoArm = must(network())(t)
 	b.release() // of a test run that was killed, under an inode that this namespace has got now
-	before := b.hostState(false)
-	t.Cleanup(func() { b.close(before) })
-	b.write(b.configText(s))
+	b.before = b.hostState(false)
+	t.Cleanup(func() { b.close(b.before) })
 	return b
 }
 
+// write replaces the configuration file at once, as editors do: a reload that goes on meanwhile reads the one or the other.
 func (b *bed) write(config string) {
 	b.t.Helper()
-	ok(b.t, os.WriteFile(b.config, []byte(config), 0o644))
+	ok(b.t, os.WriteFile(b.config+".new", []byte(config), 0o644))
+	ok(b.t, os.Rename(b.config+".new", b.config))
 }
 
 // Ports of the virtual servers. Members have none of their own: it is that of the virtual server.
@@ -115,7 +126,11 @@ func (b *bed) close(before string) {
 	if left := b.leftBehind(); left != "" {
 		b.t.Errorf("left behind:\n%s", left)
 	}
-	if after := b.hostState(false); after != before {
+	after := b.hostState(false)
+	if b.replugged {
+		before, after = withoutIndices(before), withoutIndices(after)
+	}
+	if after != before {
 		b.t.Errorf("the host is not as it was; before:\n%safter:\n%s", before, after)
 	}
 	for _, d := range b.daemons { // one that still runs was reported above
@@ -168,11 +183,15 @@ type daemon struct {
 	log *output
 }
 
-// launch starts the program and does not wait.
-func (b *bed) launch() *daemon {
+// launch starts the program, with more flags if given, and does not wait.
+func (b *bed) launch(flags ...string) *daemon {
 	b.t.Helper()
 	d := &daemon{bed: b, log: &output{}}
-	cmd := exec.Command(program(b.t), "run", "-c", b.config)
+	args := append([]string{program(b.t), "run", "-c", b.config}, flags...)
+	if b.urgent {
+		args = append([]string{"nice", "-n", "-15"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = d.log, d.log
 	d.Process = must(b.Balancer.Start(cmd))(b.t)
 	b.daemons = append(b.daemons, d)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,14 @@ func (b *bed) hostState(neighbours bool) string {
 	}))
 	slices.Sort(lines)
 	return strings.Join(lines, "\n") + "\n"
+}
+
+// withoutIndices is a host state in which links have no index, nor an address made of their MAC.
+func withoutIndices(state string) string {
+	state = regexp.MustCompile(`(?m)^link \d+ `).ReplaceAllString(state, "link ")
+	lines := strings.Split(regexp.MustCompile(`(?m)^address fe80:\S*`).ReplaceAllString(state, "address fe80::"), "\n")
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // netns is the inode of the balancer's namespace, by which the program names what it keeps of it.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -51,6 +53,8 @@ var memberColumns = append([]column[ctl.MemberView]{
 	{"MEMBER", false, func(v *ctl.MemberView) any { return v.Name }},
 	{"ADDRESS", true, func(v *ctl.MemberView) any { return v.Address }},
 	{"STATE", false, func(v *ctl.MemberView) any { return v.State }},
+	{"SINCE", true, func(v *ctl.MemberView) any { return v.Since }},
+	{"CAUSE", true, func(v *ctl.MemberView) any { return v.Cause }},
 	{"WEIGHT", false, func(v *ctl.MemberView) any { return v.Weight }},
 	{"PORT", true, func(v *ctl.MemberView) any { return v.Port }},
 	{"MAC", true, func(v *ctl.MemberView) any { return v.MAC }},
@@ -59,22 +63,28 @@ var memberColumns = append([]column[ctl.MemberView]{
 func memberCommand() *cli.Command {
 	return noun("member", "list members of pools", clientFlags(), func(c *cli.Context) error {
 		return list(c, "/v1/members", nil, memberColumns)
-	})
+	}, memberOrderCommands()...)
 }
 
 var workerColumns = []column[ctl.WorkerView]{
 	{"WORKER", false, func(v *ctl.WorkerView) any { return v.Worker }},
 	{"CORE", false, func(v *ctl.WorkerView) any { return v.Core }},
+	{"MODE", false, func(v *ctl.WorkerView) any { return v.Mode }},
 	{"QUEUES", false, func(v *ctl.WorkerView) any { return strings.Join(v.Queues, ",") }},
 	{"CONNS", false, func(v *ctl.WorkerView) any { return v.Connections }},
+	{"PKTS/S", false, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.0f", v.PacketsPerSecond) }},
+	{"BUSY", false, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.1f%%", 100*v.BusyShare) }},
 	{"RECEIVED", false, func(v *ctl.WorkerView) any { return v.Received }},
-	{"TO-SERVER", false, func(v *ctl.WorkerView) any { return v.ToServer }},
-	{"TO-CLIENT", false, func(v *ctl.WorkerView) any { return v.ToClient }},
-	{"TO-HOST", false, func(v *ctl.WorkerView) any { return v.ToHost }},
+	{"TO-SERVER", true, func(v *ctl.WorkerView) any { return v.ToServer }},
+	{"TO-CLIENT", true, func(v *ctl.WorkerView) any { return v.ToClient }},
+	{"TO-HOST", true, func(v *ctl.WorkerView) any { return v.ToHost }},
 	{"SENT", false, func(v *ctl.WorkerView) any { return v.Sent }},
 	{"HANDED-OUT", false, func(v *ctl.WorkerView) any { return v.HandedOut }},
-	{"HANDED-IN", true, func(v *ctl.WorkerView) any { return v.HandedIn }},
+	{"HANDED-IN", false, func(v *ctl.WorkerView) any { return v.HandedIn }},
 	{"DROPPED", false, func(v *ctl.WorkerView) any { return v.Dropped }},
+	{"MAX-PAUSE", false, func(v *ctl.WorkerView) any { return (time.Duration(v.LargestPauseUS) * time.Microsecond).String() }},
+	{"PAUSED-AT", true, func(v *ctl.WorkerView) any { return v.LargestPauseAt }},
+	{"HANDED", true, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.1f%%", 100*v.HandedShare) }},
 	{"FREE-FRAMES", true, func(v *ctl.WorkerView) any { return v.FreeFrames }},
 	{"SLEEPS", true, func(v *ctl.WorkerView) any { return v.Sleeps }},
 }

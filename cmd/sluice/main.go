@@ -33,16 +33,17 @@ func newApp() *cli.App {
 		Description: "Start it with `sluice run -c FILE`; try it with `sluice demo`.",
 		Suggest:     true,
 		Commands: []*cli.Command{
-			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(),
-			virtualCommand(), poolCommand(), memberCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
-			perfCommand(), versionCommand(),
+			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(), configCommand(),
+			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
+			doctorCommand(), perfCommand(),
+			completionCommand(), completeCommand(), manCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return usageError{err} },
+		OnUsageError:   wrongFlag,
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usagef("no command %q; `sluice help` lists the commands", c.Args().First())
+				return noCommand(c, "")
 			}
 			return cli.ShowAppHelp(c)
 		},
@@ -59,6 +60,7 @@ func main() {
 func run(ctx context.Context, args []string) int {
 	app := newApp()
 	prepare(app.Commands)
+	addExamples(app.Commands, "")
 	err := app.RunContext(ctx, flagsFirst(app, args))
 	if err == nil {
 		return exitOK
@@ -85,7 +87,7 @@ func exitCode(err error) int {
 // that are none of them.
 func prepare(commands []*cli.Command) {
 	for _, c := range commands {
-		c.OnUsageError = func(_ *cli.Context, err error, _ bool) error { return usageError{err} }
+		c.OnUsageError = wrongFlag
 		prepare(c.Subcommands)
 	}
 }
@@ -127,9 +129,13 @@ func flagsFirst(app *cli.App, args []string) []string {
 			words = append(words, a)
 			continue
 		}
-		out = append(out, a)
 		f, known := flags[trimDashes(a)]
-		if _, isBool := f.(*cli.BoolFlag); known && !isBool && i+1 < len(args) {
+		if isInterval(f) && i+1 < len(args) && args[i+1] != "" && args[i+1][0] >= '0' && args[i+1][0] <= '9' {
+			i++
+			a += "=" + args[i] // its value may be left out, so the library takes only this form
+		}
+		out = append(out, a)
+		if _, isBool := f.(*cli.BoolFlag); known && !isBool && !isInterval(f) && i+1 < len(args) {
 			i++
 			out = append(out, args[i])
 		}

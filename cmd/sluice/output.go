@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -73,11 +74,12 @@ func printJSON(w io.Writer, v any) error {
 
 // noun is a command that lists when it stands alone.
 func noun(name, usage string, flags []cli.Flag, show func(*cli.Context) error, more ...*cli.Command) *cli.Command {
+	flags = append(slices.Clip(flags), watchFlag())
 	action := func(c *cli.Context) error {
 		if c.Args().Present() {
-			return usagef("%s has no command %q; `sluice %s --help` lists what there is", name, c.Args().First(), name)
+			return noCommand(c, name)
 		}
-		return show(c)
+		return watching(c, show)
 	}
 	return &cli.Command{
 		Name: name, Usage: usage, Flags: flags, Action: action,

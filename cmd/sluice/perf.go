@@ -19,11 +19,14 @@ func perfCommand() *cli.Command {
 			"such files. docs/PERFORMANCE.md has the method.",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usagef("perf has no command %q; `sluice perf --help` lists what there is", c.Args().First())
+				return noCommand(c, "perf")
 			}
 			return cli.ShowSubcommandHelp(c)
 		},
-		Subcommands: []*cli.Command{perfPipelineCommand(), perfScaleCommand(), perfCompareCommand(), perfReportCommand()},
+		Subcommands: []*cli.Command{
+			perfPipelineCommand(), perfLinkCommand(), perfLatencyCommand(), perfConnectionsCommand(), perfScaleCommand(),
+			perfCompareCommand(), perfReportCommand(), perfForwarderCommand(),
+		},
 	}
 }
 

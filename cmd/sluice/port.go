@@ -22,9 +22,11 @@ var portColumns = []column[ctl.PortView]{
 	{"HELD", false, func(v *ctl.PortView) any { return v.Held }},
 	{"RING-FULL", true, func(v *ctl.PortView) any { return v.RingFull }},
 	{"FILL-EMPTY", true, func(v *ctl.PortView) any { return v.FillEmpty }},
+	{"LOST", true, func(v *ctl.PortView) any { return v.Lost }},
 	{"INVALID", true, func(v *ctl.PortView) any { return v.Invalid }},
 	{"MTU", true, func(v *ctl.PortView) any { return v.MTU }},
 	{"MAC", true, func(v *ctl.PortView) any { return v.MAC }},
+	{"STEERING", true, func(v *ctl.PortView) any { return v.Steering }},
 	{"NOTE", true, func(v *ctl.PortView) any { return v.Note }},
 }
 

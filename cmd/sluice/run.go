@@ -22,31 +22,49 @@ func configFlag() *cli.StringFlag {
 func runCommand() *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "serve until interrupted",
-		UsageText: "sluice run -c FILE",
-		Flags:     []cli.Flag{configFlag()},
+		UsageText: "sluice run -c FILE [--takeover]",
+		Description: "With --takeover it goes on in the place of the sluice that runs in this network namespace: connections, packets on their way and " +
+			"counters go along, and not a packet is lost. Ports, queues, workers and memory must stay as they are; the rest of the file may differ. " +
+			"If it cannot take over, the running one carries on. It needs Linux 6.4.",
+		Flags: []cli.Flag{configFlag(),
+			&cli.BoolFlag{Name: "takeover", Usage: "go on in the place of the running sluice"}},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("run takes no arguments, not %q", c.Args().First())
 			}
+			tuneRuntime()
 			f, err := loadConfig(c)
 			if err != nil {
 				return err
 			}
 			log := newLogger(f, os.Stderr)
-			s, err := ctl.Start(c.Context, f, log)
+			start := ctl.Start
+			if c.Bool("takeover") {
+				start = ctl.Takeover
+			}
+			s, err := start(c.Context, f, log)
 			if err != nil {
 				return err
 			}
-			stop := reloadOnHangup(s)
+			n := notifier{log}
+			stop := reloadOnHangup(s, n)
 			defer stop()
 			log.Info("serving", "file", f.Name, "version", ctl.Version, "virtual_servers", len(f.VirtualServers))
+			n.ready(readyStatus(f))
+			n.watchdog(c.Context, s.SinceAlive)
+			defer context.AfterFunc(c.Context, n.stopping)()
 			return s.Run(c.Context)
 		},
 	}
 }
 
+// readyStatus is what systemctl status shows.
+func readyStatus(f *ctl.File) string {
+	return fmt.Sprintf("serving %d virtual servers of %s", len(f.VirtualServers), f.Name)
+}
+
 // reloadOnHangup has SIGHUP reload the file, until stop is called.
-func reloadOnHangup(s *ctl.Server) (stop func()) {
+func reloadOnHangup(s *ctl.Server, n notifier) (stop func()) {
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -54,7 +72,12 @@ func reloadOnHangup(s *ctl.Server) (stop func()) {
 		for {
 			select {
 			case <-hangup:
-				_, _ = s.Reload(ctx) // which logs its outcome
+				n.reloading()
+				status := "serving; the last reload failed, see the log"
+				if v, err := s.Reload(ctx); err == nil { // it logs its outcome
+					status = fmt.Sprintf("serving generation %d of %s", v.Generation, v.File)
+				}
+				n.ready(status)
 			case <-ctx.Done():
 				return
 			}

@@ -38,8 +38,10 @@ type Generator struct {
 // Result is what one Run did.
 type Result struct {
 	Sent    uint64 // packets that the kernel has taken and completed
+	Bytes   uint64 // of those, by the live generator only
 	Skipped uint64 // packets that were due while the generator had no core, and were left out rather than sent in a lump
 	Elapsed time.Duration
+	CPU     time.Duration // that the live generator's thread ran, with what the kernel did in its context
 }
 
 // Rate is the packets sent per second.

@@ -122,6 +122,17 @@ func stream(seed uint64, direction byte) io.Reader {
 	return rand.NewChaCha8(key)
 }
 
+// TransferSums are the SHA-256 digests that a transfer of n bytes with this seed has: of what the server receives, and
+// of what the client does. A judge elsewhere computes them by itself.
+func TransferSums(n int64, seed uint64) (toServer, toClient [sha256.Size]byte) {
+	for i, out := range []*[sha256.Size]byte{&toServer, &toClient} {
+		sum := sha256.New()
+		_, _ = io.CopyN(sum, stream(seed, byte(i)), n) // neither end fails
+		sum.Sum(out[:0])
+	}
+	return toServer, toClient
+}
+
 func sendStream(conn net.Conn, n int64, src io.Reader) (digest [sha256.Size]byte, sent int64, err error) {
 	sum := sha256.New()
 	buf := make([]byte, transferChunk)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 )
 
@@ -38,6 +39,8 @@ type TwoArm struct {
 	Outside4, Outside6       netip.Addr
 	Inside4, Inside6         netip.Addr
 	ServerAddr4, ServerAddr6 []netip.Addr // by index into Servers
+
+	clientMAC net.HardwareAddr // while its wire is unplugged
 }
 
 // NewTwoArm builds the network. Closing its Lab, or the end of ctx, takes it down.

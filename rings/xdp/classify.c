@@ -6,10 +6,11 @@
 //
 //  1. ARP, neighbour discovery, multicast, broadcast, link-local, what is not IP      pass
 //  2. destination is a virtual address: a virtual server matches, or the engine
-//     wants what no server matches; fragments always; ICMP by a flag                  ours
+//     wants what no server matches; fragments always; ICMP by a flag, its errors always ours
 //  3. destination is a SNAT address, port inside its range                            ours
 //  4. destination is a virtual address left to the host, or another local one         pass
-//  5. source is a member (address, protocol, port), or a fragment from its address    ours
+//  5. source is a member (address, protocol, port), or a fragment from its address;
+//     or an ICMP error, whoever sends it, about a packet to a member's address        ours
 //  6. the port has a wildcard virtual server of this family                           ours
 //  7. anything else                                                                   pass
 //
@@ -38,6 +39,8 @@
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP6_ECHO_REPLY 129
+#define ICMP6_ERROR_LAST 4     // errors are 1-4 (RFC 4443)
+#define ICMP_LENGTH 8          // of an error's header, in front of the packet that it quotes
 #define ICMP6_MLD_FIRST 130 // multicast listener discovery 130-132, neighbour discovery 133-137
 #define ICMP6_ND_LAST 137
 #define ICMP6_MLD2 143
@@ -145,6 +148,8 @@ struct packet {
 	__u8 icmp;   // ICMP of its own family
 	__u8 fragment;
 	__u8 no_l4; // the transport header is truncated or was not reached
+	__u8 error; // an ICMP error
+	__be32 quoted[4]; // the destination of the packet that it is about
 };
 
 static __always_inline int count(__u32 outcome, int action)
@@ -154,6 +159,29 @@ static __always_inline int count(__u32 outcome, int action)
 	if (n)
 		(*n)++;
 	return action;
+}
+
+// Unreachable, source quench, time exceeded and parameter problem; not a redirect, which is for the kernel.
+static __always_inline int is_error(__u8 type, int v6)
+{
+	if (v6)
+		return type >= 1 && type <= ICMP6_ERROR_LAST;
+	return type == 3 || type == 4 || type == 11 || type == 12;
+}
+
+// The destination in the IP header that an ICMP error quotes; whether it is one is the engine's to check.
+static __always_inline void read_quote(struct packet *p, void *quote, void *end)
+{
+	struct ipv6hdr *ip6 = quote;
+	struct iphdr *ip = quote;
+
+	if (p->family) {
+		if ((void *)(ip6 + 1) <= end)
+			__builtin_memcpy(p->quoted, &ip6->daddr, sizeof(p->quoted));
+	} else if ((void *)(ip + 1) <= end) {
+		p->quoted[2] = bpf_htonl(0xffff);
+		p->quoted[3] = ip->daddr;
+	}
 }
 
 // Ports sit at the same place in TCP, UDP and SCTP. Returns 1 for neighbour and listener discovery.
@@ -183,6 +211,10 @@ static __always_inline int read_l4(struct packet *p, void *l4, void *end)
 		}
 		if (*type == (p->family ? ICMP6_ECHO_REPLY : ICMP_ECHO_REPLY))
 			p->dst_port = *(__be16 *)(type + 4);
+		if (is_error(*type, p->family)) {
+			p->error = 1;
+			read_quote(p, l4 + ICMP_LENGTH, end);
+		}
 	}
 	return 0;
 }
@@ -212,7 +244,7 @@ static __always_inline int decide(const struct packet *p, const struct config *c
 		__u32 flags = v->flags;
 
 		if (p->icmp) {
-			if (flags & ADDR_ICMP_ENGINE)
+			if ((flags & ADDR_ICMP_ENGINE) || ((flags & ADDR_VIRTUAL) && p->error))
 				return VERDICT_OURS;
 		} else if (flags & ADDR_VIRTUAL) {
 			// Only the engine can tell the server of a fragment, and only it counts what is malformed.
@@ -237,6 +269,13 @@ static __always_inline int decide(const struct packet *p, const struct config *c
 		}
 		if (flags & (ADDR_VIRTUAL | ADDR_LOCAL))
 			return VERDICT_PASS;
+	}
+
+	if (p->error) {
+		__builtin_memcpy(key.addr, p->quoted, sizeof(key.addr));
+		v = lookup(table, &key, 0, 0, KIND_ADDRESS | p->family);
+		if (v && (v->flags & ADDR_MEMBER))
+			return VERDICT_OURS;
 	}
 
 	__builtin_memcpy(key.addr, p->src, sizeof(key.addr));

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"sluice/perf/lab"
+	"sluice/perf/link"
+	"sluice/perf/result"
+)
+
+// The scenarios over real interfaces, with samples that are too short to say anything about speed. What is judged: every
+// packet that a carrier says it sent arrived translated with right checksums (the scenario itself fails otherwise), every
+// case is there with numbers, and nothing stays behind.
+
+// linkRun runs a scenario to its end and reads its results.
+func linkRun(t *testing.T, args ...string) *result.File {
+	t.Helper()
+	needCarriers(t)
+	name := filepath.Join(t.TempDir(), "out.json")
+	cmd := exec.Command(program(t), append(append([]string{"perf"}, args...), "--json", name, "--no-install", "--verify")...)
+	before := labs(t)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+	t.Logf("%s", out)
+	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+	return must(result.ReadFile(name))(t)
+}
+
+func needCarriers(t *testing.T) {
+	t.Helper()
+	needRoot(t)
+	if why := link.Missing(); why != nil {
+		if os.Getenv("SLUICE_LAB") == "require" {
+			t.Fatalf("%v, and SLUICE_LAB=require", why)
+		}
+		t.Skip(why)
+	}
+}
+
+// labs are the namespaces that there are.
+func labs(t *testing.T) map[string]bool {
+	t.Helper()
+	m := map[string]bool{}
+	entries, err := os.ReadDir("/run/netns")
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		m[e.Name()] = true
+	}
+	return m
+}
+
+// cmdLabs names what a process has left: the id of a lab holds that of its maker.
+func cmdLabs(t *testing.T, pid int, before map[string]bool) string {
+	t.Helper()
+	var left []string
+	for n := range labs(t) {
+		if id, _, ok := strings.Cut(strings.TrimPrefix(n, "sluice-"), "-"); ok && !before[n] && id == strconv.Itoa(pid) {
+			left = append(left, n)
+			left = append(left, lab.Leftovers(n)...)
+		}
+	}
+	return strings.Join(left, "\n")
+}
+
+// has asserts that a case was measured and that each metric is more than 0.
+func has(t *testing.T, f *result.File, name string, metrics ...string) *result.Result {
+	t.Helper()
+	r := f.Find(name)
+	if r == nil {
+		for _, s := range f.Skipped {
+			if s.Case == name {
+				t.Skipf("%s: %s", name, s.Reason)
+			}
+		}
+		t.Fatalf("no case %s", name)
+	}
+	for _, m := range metrics {
+		if r.Metrics[m] <= 0 {
+			t.Errorf("%s: %s is %v", name, m, r.Metrics[m])
+		}
+	}
+	return r
+}
+
+// Packets of many connections and of new ones, one way and both, through sluice, the kernel and the forwarders.
+func TestPerfLink(t *testing.T) {
+	f := linkRun(t, "link", "--quick", "--window", "50ms", "--flows", "64,new", "--sizes", "64,imix",
+		"--carriers", "forward-inline,sluice,rings,asavie", "--modes", "auto,generic,zero-copy")
+	if f.Scenario != "link" || f.Host.Driver != "veth" || !strings.Contains(f.Host.Mode, "sluice: outside: xsk native copy") {
+		t.Errorf("scenario %s, driver %s, mode %s", f.Scenario, f.Host.Driver, f.Host.Mode)
+	}
+	for _, c := range []string{"forward-inline", "sluice", "rings"} {
+		for _, k := range []string{"/flows=64", "/flows=new", "/flows=64/direction=both", "/flows=64/size=imix"} {
+			has(t, f, c+k, "mpps", "gbit_per_second")
+		}
+	}
+	has(t, f, "asavie/flows=64", "mpps")
+	has(t, f, "sluice/flows=64/mode=generic", "mpps")
+	if has(t, f, "anchor/before", "mpps"); f.Find("sluice/flows=64").Metrics["to_rings"] <= 0 {
+		t.Error("no ratio to our own rings")
+	}
+	// A veth has no zero-copy, and that is said rather than measured as something else.
+	if len(f.Skipped) != 1 || f.Skipped[0].Case != "sluice/flows=64/mode=zero-copy" || !strings.Contains(f.Skipped[0].Reason, "zero-copy") {
+		t.Errorf("skipped: %v", f.Skipped)
+	}
+}
+
+// A paced load is carried without loss, and the search finds a rate.
+func TestPerfLinkPaced(t *testing.T) {
+	f := linkRun(t, "link", "--quick", "--window", "100ms", "--flows", "64", "--directions", "both", "--rate", "2000", "--search", "--loss", "5",
+		"--carriers", "sluice")
+	r := has(t, f, "sluice/flows=64/direction=both", "mpps", "loss_free_mpps")
+	if r.Metrics["mpps"] > 0.0022 {
+		t.Errorf("%v Mpps at a pace of 0.002", r.Metrics["mpps"])
+	}
+}
+
+func TestPerfConnections(t *testing.T) {
+	f := linkRun(t, "connections", "--quick", "--window", "100ms", "--loss", "5", "--carriers", "sluice")
+	for _, k := range []string{"proto=udp/flows=new", "proto=tcp/flows=new/life=whole", "proto=udp/flows=new/table=full"} {
+		has(t, f, "sluice/"+k, "connections_per_second")
+	}
+}
+
+func TestPerfLatency(t *testing.T) {
+	f := linkRun(t, "latency", "--quick", "--window", "100ms", "--loss", "5", "--loads", "idle,half", "--probes", "500", "--carriers", "sluice,forward-inline")
+	for _, proto := range []string{"udp", "udp/echo=kernel", "tcp"} {
+		has(t, f, "forward-inline/proto="+proto+"/load=idle", "p50_us", "p99_us", "p999_us", "max_us")
+		for _, polling := range []string{"busy", "adaptive", "interrupt"} {
+			for _, load := range []string{"idle", "half"} {
+				if proto == "udp/echo=kernel" && load != "idle" {
+					continue
+				}
+				r := has(t, f, "sluice/proto="+proto+"/load="+load+"/polling="+polling, "p50_us", "p99_us", "p999_us", "max_us", "cpu_percent")
+				if r.Metrics["p50_us"] > r.Metrics["p99_us"] || r.Metrics["p99_us"] > r.Metrics["max_us"] {
+					t.Errorf("percentiles are out of order: %v", r.Metrics)
+				}
+			}
+		}
+	}
+}
+
+// Wrong words are refused before anything is made.
+func TestPerfLinkUsage(t *testing.T) {
+	for _, args := range []string{
+		"link extra", "link --flows 0", "link --flows x", "link --sizes 65", "link --sizes ,", "link --directions up", "link --modes none",
+		"link --carriers ipvs", "link --window 1ms", "link --core 0", "link --runs 0", "link --rate -1", "latency --loads full", "latency --polling x",
+		"latency --probes 0", "link --in x", "link --in x --out y", "link --in x --out y --to z", "connections --loss 200", "forwarder --driver mem", "forwarder --to-server x",
+	} {
+		if code := run(t.Context(), append([]string{"sluice", "perf"}, strings.Fields(args)...)); code != exitUsage {
+			t.Errorf("sluice perf %s: exit code %d, want %d", args, code, exitUsage)
+		}
+	}
+}
+
+// An interrupt ends a scenario at once and leaves nothing.
+func TestPerfLinkInterrupted(t *testing.T) {
+	needCarriers(t)
+	cmd := exec.Command(program(t), "perf", "link", "--no-http", "--no-install", "--carriers", "sluice", "--window", "20s")
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	before := labs(t)
+	ok(t, cmd.Start())
+	eventually(t, "it measures", func() bool { return strings.Contains(out.String(), "anchor") })
+	time.Sleep(500 * time.Millisecond)
+	ok(t, cmd.Process.Signal(syscall.SIGINT))
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(out.String(), "interrupted") {
+			t.Errorf("ended with %v:\n%s", err, &out)
+		}
+	case <-time.After(stopTime):
+		_ = cmd.Process.Kill()
+		t.Fatalf("it did not end within %s:\n%s", stopTime, &out)
+	}
+	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
+// A tester's two interfaces, with a router of the kernel between them.
+func TestPerfLinkExternal(t *testing.T) {
+	needCarriers(t)
+	program(t)
+	l := must(lab.New(t.Context(), "external"))(t)
+	t.Cleanup(func() { ok(t, l.Close()) })
+	tester, router := must(l.Host("tester"))(t), must(l.Host("router"))(t)
+	ok(t, l.Wire(tester, "near", router, "outside", lab.WireOptions{}))
+	ok(t, l.Wire(router, "inside", tester, "far", lab.WireOptions{}))
+	ok(t, router.Addr("outside", "172.16.10.1/24"))
+	ok(t, router.Addr("inside", "192.168.20.254/24"))
+	server, client := netip.MustParseAddr("192.168.20.1"), netip.MustParseAddr("172.16.10.55")
+	ok(t, router.Neighbour("inside", server, must(tester.MAC("far"))(t)))
+	ok(t, router.Neighbour("outside", client, must(tester.MAC("near"))(t)))
+	ok(t, router.Gateway(netip.MustParsePrefix("10.10.1.100/32"), server))
+	ok(t, router.Gateway(lab.Sources, client))
+	for _, name := range []string{"outside", "inside"} {
+		ok(t, router.GRO(name, true))
+	}
+	ok(t, router.Sysctl("net.ipv4.ip_forward", "1"))
+	name := filepath.Join(t.TempDir(), "out.json")
+	out, err := tester.Run(t.Context(), program(t), "perf", "link", "--quick", "--window", "50ms", "--flows", "64,new", "--verify",
+		"--in", "near", "--out", "far", "--router", must(router.MAC("outside"))(t).String(), "--name", "router", "--json", name)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	f := must(result.ReadFile(name))(t)
+	for _, k := range []string{"flows=64", "flows=new", "flows=64/direction=both"} {
+		has(t, f, "router/"+k, "mpps")
+	}
+}

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sluice/perf/lab"
+)
+
+// A datagram to a virtual server whose TTL ends at the engine is answered from the port's own address, as traceroute wants
+// it; one that has a hop left reaches the member.
+func TestTraceroute(t *testing.T) {
+	b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: 2}, settings{engine: "workers: 2"})
+	b.serve(dnsPort, func(h *lab.Host, addr, identity string) (*lab.Server, error) { return lab.UDPEcho(h, addr, identity) })
+	d := b.start()
+	for i, vip := range b.vips(dnsPort) {
+		listen, level, option := "ip4:icmp", unix.IPPROTO_IP, unix.IP_TTL
+		exceeded, hop := byte(11), b.Outside4
+		if i == 1 {
+			listen, level, option = "ip6:ipv6-icmp", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+			exceeded, hop = 3, b.Outside6
+		}
+		var pc net.PacketConn
+		ok(t, b.Client.Do(func() (err error) {
+			pc, err = net.ListenPacket(listen, "")
+			return err
+		}))
+		defer pc.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+		defer cancel()
+		conn := must(b.Client.Dial(ctx, "udp", vip.String()))(t)
+		defer conn.Close()
+		setTTL := func(n int) {
+			raw := must(conn.(syscall.Conn).SyscallConn())(t)
+			var err error
+			ok(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, n) }))
+			ok(t, err)
+		}
+		setTTL(1)
+		if _, err := conn.Write([]byte("how far")); err != nil {
+			t.Fatal(err)
+		}
+		_ = pc.SetReadDeadline(time.Now().Add(waitTime))
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				t.Fatalf("%s: no answer from %s: %v", vip, hop, err)
+			}
+			if n > 8 && buf[0] == exceeded { // others are neighbour discovery
+				if a, _ := netip.ParseAddr(from.String()); a != hop {
+					t.Errorf("%s: the hop is %s, want %s", vip, from, hop)
+				}
+				break
+			}
+		}
+		setTTL(2)
+		if got, err := datagram(conn, "here", waitTime); err != nil {
+			t.Errorf("%s: with a TTL of 2: %q, %v", vip, got, err)
+		}
+	}
+	if s := b.totals(); s.ICMPSent != 2 || s.Dropped != 0 {
+		t.Errorf("%+v", s)
+	}
+	d.stop()
+}

@@ -1,0 +1,145 @@
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+	"sluice/rings"
+)
+
+// relate deals with an ICMP error, which arrived on port: one about a packet of a connection is translated, inside and
+// out, and goes to the end that sent the packet; any other is the kernel's. It is looked up by itself, ahead of its
+// burst: what it is about has passed before, and it changes nothing of the connection. Its owner is that of the
+// connection, which follows from the quoted packet (inner source if that was a client's, inner destination if a member's).
+func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
+	b := w.region.Packet(d)
+	var q rewrite.Quote
+	var k flow.Key
+	if rewrite.ReadQuote(b, p, &q, &k) != rewrite.Done {
+		w.toHost(d)
+		return
+	}
+	if o := int(w.slots[w.cfg.owner(&k)]); o != w.slot && !w.handedIn {
+		w.give(o, processKind|uint32(port), d)
+		return
+	}
+	r := w.table.Lookup(&k)
+	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
+		w.give(int(w.leaving.slots[w.leaving.next.owner(&k)]), processKind|uint32(port), d)
+		return
+	}
+	if r == 0 {
+		w.toHost(d)
+		return
+	}
+	rec := w.table.Record(r.Index())
+	if p.TTL <= 1 { // nothing is said about an ICMP error (RFC 1812 section 4.3.2.7)
+		w.drop(d, TTLExpired)
+		return
+	}
+	if r.Side() == flow.FromClient { // about a packet of the member
+		n := &w.cfg.nodes[rec.Node]
+		switch {
+		case rec.ClientIf != port:
+			w.drop(d, WrongSide)
+		case !n.ok:
+			w.drop(d, NoNeighbour)
+		default:
+			k = w.table.ServerKey(rec)
+			w.translateError(d, p, &q, &k, &n.l2, int(n.port))
+			w.stats.ToServer++
+		}
+		return
+	}
+	if rec.ServerIf != port {
+		w.drop(d, WrongSide)
+		return
+	}
+	k = rec.ClientKey()
+	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
+	w.translateError(d, p, &q, &k, &l2, int(rec.ClientIf))
+	w.stats.ToClient++
+}
+
+// translateError sends an error on, about a packet that had the tuple k when it left its sender.
+func (w *worker) translateError(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote, k *flow.Key, l2 *rewrite.L2, port int) {
+	to := rewrite.EndsOf(k)
+	rewrite.TranslateError(w.region.Packet(d), p, q, l2, &to, false)
+	w.stats.Errors++
+	w.send(port, d)
+}
+
+// give hands one frame to another worker.
+func (w *worker) give(slot int, options uint32, d rings.Desc) {
+	d.Options = options
+	w.one[0] = d
+	w.stats.HandedOut += uint64(w.put(&w.peers[slot], w.one[:]))
+}
+
+// answers limits the ICMP errors that a worker makes: so many each second of its clock.
+type answers struct {
+	second uint64
+	n      int
+}
+
+// mayError takes one of them.
+func (w *worker) mayError() bool {
+	if s := w.now / 1000; s != w.sentErrors.second {
+		w.sentErrors = answers{second: s}
+	}
+	if w.sentErrors.n >= w.cfg.icmpRate {
+		return false
+	}
+	w.sentErrors.n++
+	return true
+}
+
+// answerError turns packet i of the burst, which cannot go on for the reason why, into the ICMP error that says so, from
+// the address of the port that it came in by, and sends it back. Where none may be sent the packet is dropped.
+func (w *worker) answerError(i int, about rewrite.Problem, mtu uint32, why Reason) {
+	p, d, port := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)], w.ports[i&(burstSize-1)]
+	b, e := w.region.Packet(d), &w.cfg.exits[port]
+	a := rewrite.ErrorAnswer{Src: e.addr4, Problem: about, MTU: mtu, L2: rewrite.MakeL2(rewrite.SourceMAC(b), w.cfg.Ports[port].MAC)}
+	if p.V6 {
+		a.Src = e.addr6
+	}
+	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, p, about) || !w.mayError() {
+		w.drop(d, why)
+		return
+	}
+	frame := w.region.Frame(d.Addr)
+	n := a.Build(frame[d.Addr-w.region.Base(d.Addr):], b, p)
+	if n == 0 {
+		w.drop(d, why)
+		return
+	}
+	d.Len = uint32(n)
+	w.stats.ICMPSent++
+	w.stats.Answered++
+	w.stats.Refused[why]++
+	w.send(int(port), d)
+}
+
+// dropOr drops packet i, or answers it where a router says why.
+func (w *worker) dropOr(i int, why Reason) {
+	if why == TTLExpired {
+		w.answerError(i, rewrite.HopLimit, 0, why)
+		return
+	}
+	w.drop(w.descs[i&(burstSize-1)], why)
+}
+
+// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would
+// leave by, and reports whether it was. What may be fragmented is not, here.
+func (w *worker) tooBig(i, port int) bool {
+	p, mtu := &w.pkts[i&(burstSize-1)], w.cfg.exits[port].mtu
+	if mtu == 0 || int(p.End-p.L3) <= mtu {
+		return false
+	}
+	const dontFragment = 0x40
+	if d := w.descs[i&(burstSize-1)]; !p.V6 && w.region.Packet(d)[p.L3+6]&dontFragment == 0 {
+		w.drop(d, TooBig)
+		return true
+	}
+	w.answerError(i, rewrite.PacketTooBig, uint32(mtu), TooBig)
+	return true
+}

@@ -1,0 +1,117 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A carrier takes packets from the outside wire to the inside wire and back.
+type carrier struct {
+	name  string
+	about string
+	up    func(ctx context.Context, b *bed, s setup) (running, error)
+	// direct: packets keep the address that they were sent to.
+	direct bool
+	// reflects: packets come back out of where they went in, to the clients' end.
+	reflects bool
+	// proxy: connections end here and begin anew; packets of a generator are nothing to it.
+	proxy bool
+}
+
+// setup is what a carrier is brought up with.
+type setup struct {
+	core        int
+	connections int    // it must be able to hold at once
+	mode        string // of AF_XDP: auto, copy, generic, zero-copy
+	polling     string // of the product: busy, adaptive, interrupt
+	ringSize    int    // of AF_XDP; 0 is the product's default
+	shared      bool   // others that matter have the same core: the carrier does not go before them
+}
+
+// running is a carrier that is up.
+type running interface {
+	// mode is how it really runs, for people.
+	mode() string
+	// tasks are the threads that do its work: /proc/PID/task/TID, or none if it works in the context of others.
+	tasks() []string
+	down() error
+}
+
+// carriers are all, in the order of a repetition.
+func carriers() []carrier {
+	return []carrier{
+		{name: "forward", about: "the kernel's routing, no NAT, receive threads on the carrier's core", up: kernelUp(false, false), direct: true},
+		{name: "forward-inline", about: "the same, done by the generator's core as the packets come", up: kernelUp(false, true), direct: true},
+		{name: "nftables", about: "nftables DNAT over four servers, receive threads on the carrier's core", up: kernelUp(true, false)},
+		{name: "nftables-inline", about: "the same, done by the generator's core as the packets come", up: kernelUp(true, true)},
+		{name: "asavie", about: "github.com/asavie/xdp, one socket on one port, no NAT", up: forwarderUp("asavie-one-port"), reflects: true, direct: true},
+		{name: "asavie-ports", about: "the asavie driver between two ports, a copy between, no NAT", up: forwarderUp("asavie"), direct: true},
+		{name: "rings", about: "our own rings between two ports, no NAT", up: forwarderUp("xsk"), direct: true},
+		{name: "sluice", about: "sluice run, our own driver", up: productUp("xsk")},
+		{name: "sluice-asavie", about: "sluice run with the asavie driver", up: productUp("asavie")},
+		{name: "haproxy", about: "HAProxy, mode tcp, one thread", up: haproxyUp, proxy: true},
+	}
+}
+
+// CarrierNames are the names of all carriers.
+func CarrierNames() (names []string) {
+	for _, c := range carriers() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
+func find(name string) carrier {
+	for _, c := range carriers() {
+		if c.name == name {
+			return c
+		}
+	}
+	panic("no carrier " + name)
+}
+
+// errAbsent is the reason of a carrier that cannot be had here; the case is skipped with it.
+type errAbsent struct{ error }
+
+func absent(err error) bool {
+	var a errAbsent
+	return errors.As(err, &a)
+}
+
+// tasksOf are the threads of a process whose name begins with prefix.
+func tasksOf(pid int, prefix string) []string {
+	all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	var list []string
+	for _, t := range all {
+		if name, err := os.ReadFile(t + "/comm"); err == nil && strings.HasPrefix(string(name), prefix) {
+			list = append(list, t)
+		}
+	}
+	return list
+}
+
+func tidOf(task string) int {
+	n, _ := strconv.Atoi(filepath.Base(task))
+	return n
+}
+
+// cpuTime is what threads have run so far (Documentation/scheduler/sched-stats.rst).
+func cpuTime(tasks []string) (sum time.Duration) {
+	for _, t := range tasks {
+		b, err := os.ReadFile(t + "/schedstat")
+		if err != nil {
+			continue
+		}
+		if f := strings.Fields(string(b)); len(f) > 0 {
+			n, _ := strconv.ParseInt(f[0], 10, 64)
+			sum += time.Duration(n)
+		}
+	}
+	return sum
+}

@@ -1,0 +1,227 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"sluice/perf/gen"
+	"sluice/perf/result"
+)
+
+// LatencyOptions are those of Latency.
+type LatencyOptions struct {
+	Loads   []string // idle, half, 90
+	Polling []string // of the product: busy, adaptive, interrupt
+	Rate    int      // probes per second
+	Loss    float64  // of the loss-free rate that the loads are parts of
+}
+
+// loadParts are the parts of the loss-free rate.
+var loadParts = map[string]float64{"idle": 0, "half": 0.5, "90": 0.9}
+
+// latencyCarriers are those that real clients and servers can talk through.
+var latencyCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy"}
+
+// kernelEcho is UDP that is answered before the servers' stack (gen.Sink), to a client that looks for the answer without
+// sleeping. With it nobody has to be woken on another core, which on a virtual machine takes longer than all the rest:
+// what remains is the way of the packet.
+const kernelEcho = "udp/echo=kernel"
+
+func secondsOf(n, rate int) time.Duration {
+	return time.Duration(n) * time.Second / time.Duration(rate)
+}
+
+// stayAwake keeps cores from sleeping deeply while the file is open (Documentation/power/pm_qos_interface.rst): what is
+// compared is the way of a packet, not how long an idle virtual core takes to be woken by its host.
+func stayAwake() (release func(), err error) {
+	f, err := os.OpenFile("/dev/cpu_dma_latency", os.O_WRONLY, 0)
+	if err != nil {
+		return func() {}, err
+	}
+	if _, err := f.Write([]byte{0, 0, 0, 0}); err != nil {
+		return func() {}, errors.Join(err, f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+// Latency measures round trips of real sockets through carriers.
+func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recorder) (_ Modes, err error) {
+	if o.Install {
+		install(ctx, &o)
+	}
+	// Probes are goroutines on threads of their own; the collector would be in their way, and there is little garbage.
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2*servers + 4))
+	b, err := openBed(ctx, &o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	modes := Modes{}
+	release, err := stayAwake()
+	if err != nil {
+		modes["idle"] = "cores may sleep: " + err.Error()
+	}
+	defer release()
+	free := map[string]float64{} // loss-free rate by carrier, found once
+	for run := range o.Runs {
+		if err := b.anchor(ctx, rec, "before"); err != nil {
+			return modes, err
+		}
+		for _, proto := range []string{"udp", kernelEcho, "tcp"} {
+			for _, load := range l.Loads {
+				if proto == kernelEcho && load != "idle" {
+					continue // its client never gives its core to a generator
+				}
+				if err := b.latencyCase(ctx, &l, proto, load, run, free, rec, modes); err != nil {
+					return modes, err
+				}
+			}
+		}
+		if err := b.anchor(ctx, rec, "after"); err != nil {
+			return modes, err
+		}
+	}
+	return modes, nil
+}
+
+// latencyCase takes every carrier, and the product in every way of polling, through one load.
+func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, proto, load string, run int, free map[string]float64, rec *result.Recorder, modes Modes) error {
+	of := map[string]map[string]float64{}
+	for _, c := range b.opt.turn(run) {
+		if !slices.Contains(latencyCarriers, c.name) || c.proxy && proto != "tcp" {
+			continue
+		}
+		ways := []string{""}
+		if c.name == "sluice" {
+			ways = l.Polling
+		}
+		for _, polling := range ways {
+			name := fmt.Sprintf("%s/proto=%s/load=%s", c.name, proto, load)
+			if polling != "" {
+				name += "/polling=" + polling
+			}
+			if c.proxy && load != "idle" {
+				rec.Skip(name, "a proxy carries no packets of a generator: it is measured idle")
+				continue
+			}
+			b.opt.step("run %d of %d: %s", run+1, b.opt.Runs, name)
+			m, err := b.latency(ctx, l, c, setup{core: b.opt.CarrierCore, connections: 1 << 18, polling: polling}, proto, load, free, modes)
+			if absent(err) {
+				rec.Skip(name, err.Error())
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			of[name] = m
+			rec.Add(name, m)
+		}
+	}
+	for name, m := range of {
+		if !strings.HasPrefix(name, "sluice/") {
+			continue
+		}
+		ratios := result.Metrics{}
+		for _, peer := range []string{"forward", "forward-inline", "nftables", "nftables-inline", "haproxy"} {
+			if p := of[fmt.Sprintf("%s/proto=%s/load=%s", peer, proto, load)]; p != nil {
+				ratios["p50_to_"+metricWord(peer)] = m["p50_us"] / p["p50_us"]
+				ratios["p99_to_"+metricWord(peer)] = m["p99_us"] / p["p99_us"]
+			}
+		}
+		rec.Add(name, ratios)
+	}
+	return nil
+}
+
+func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, s setup, proto, load string, free map[string]float64, modes Modes) (_ result.Metrics, err error) {
+	r, err := c.up(ctx, b, s)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, r.down()) }()
+	key := c.name
+	if s.polling != "" {
+		key += "/polling=" + s.polling
+	}
+	modes[c.name] = r.mode()
+	background := b.load(gen.Load{Flows: 1000})
+	if part := loadParts[load]; part > 0 {
+		if err := b.fill(ctx, c, r, background); err != nil {
+			return nil, err
+		}
+		if free[key] == 0 {
+			best, err := b.lossFree(ctx, c, r, background, requests, 300_000, l.Loss)
+			if err != nil {
+				return nil, err
+			}
+			free[key] = best.rate
+		}
+		if free[key] == 0 {
+			return nil, errAbsent{errors.New("no rate was free of loss: another program has the core")}
+		}
+		background.Rate = int(part * free[key])
+	}
+	stop, err := b.echo(proto)
+	if err != nil {
+		return nil, err
+	}
+	defer stop()
+	to := netip.AddrPortFrom(b.VIP4, udpPort)
+	if c.direct {
+		to = netip.AddrPortFrom(b.ServerAddr4[0], udpPort)
+	}
+	if proto == "tcp" {
+		to = netip.AddrPortFrom(to.Addr(), tcpPort)
+	}
+	m := result.Metrics{}
+	finish := func() (sample, error) { return sample{}, nil }
+	if background.Rate > 0 {
+		finish = b.behind(ctx, c, r, background, b.opt.Window+settling)
+		sleep(ctx, settling)
+	}
+	used, at := cpuTime(r.tasks()), time.Now()
+	p, err := b.roundTrips(ctx, to, proto, background.Rate == 0, l.Rate, b.opt.Window)
+	cpu := 100 * (cpuTime(r.tasks()) - used).Seconds() / time.Since(at).Seconds()
+	behind, errLoad := finish()
+	if err := errors.Join(err, errLoad); err != nil {
+		return nil, err
+	}
+	for k, v := range p.percentiles() {
+		m[k] = v
+	}
+	if len(r.tasks()) > 0 {
+		m["cpu_percent"] = cpu
+	}
+	m["loss_percent"] = 100 * float64(p.lost) / float64(max(1, p.sent))
+	if background.Rate > 0 {
+		m["load_mpps"], m["load_loss_percent"] = behind.offered/1e6, 100*behind.loss
+	}
+	return m, nil
+}
+
+// behind sends a load in the background; the result waits for its end.
+func (b *bed) behind(ctx context.Context, c carrier, r running, load gen.Load, long time.Duration) func() (sample, error) {
+	type outcome struct {
+		s   sample
+		err error
+	}
+	done := make(chan outcome, 1)
+	load.Length = long
+	go func() {
+		s, err := b.paced(ctx, c, r, load, requests)
+		done <- outcome{s, err}
+	}()
+	return func() (sample, error) {
+		o := <-done
+		return o.s, o.err
+	}
+}

@@ -1,0 +1,277 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sys/unix"
+
+	"sluice/perf/gen"
+	"sluice/perf/lab"
+)
+
+// probe measures round trips of real sockets: a client's, whose sends are scheduled, and an echo server's. Both have the
+// generator's core, and go before it.
+type probe struct {
+	hist *hdrhistogram.Histogram // nanoseconds
+	sent int
+	lost int
+}
+
+const (
+	probeSize = 32 // bytes of payload
+	// probeLimit is how long an answer may take. What does not come counts with it.
+	probeLimit = 200 * time.Millisecond
+	probePrio  = 10 // SCHED_FIFO
+	nanosecond = int64(1)
+	// spinTime is how long before it is due a client without a load beside it is awake. It must not be so all the time: the
+	// kernel stops a thread of its class that runs without a pause (sched_rt_runtime_us).
+	spinTime = 60 * time.Microsecond
+)
+
+// kernelAnswers answers the client's datagrams at the servers' end of the wire.
+func (b *bed) kernelAnswers() (stop func(), err error) {
+	s, err := gen.NewSink(gen.SinkConfig{Clients: netip.PrefixFrom(b.Client4, 32), Servers: lab.ServerNet, Answer: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.atServers(func() error { return s.AttachServers(b.serverIf) }); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return func() { s.Close() }, nil
+}
+
+// echo answers on all addresses of the servers until the result is called.
+func (b *bed) echo(proto string) (stop func(), err error) {
+	if proto == kernelEcho {
+		return b.kernelAnswers()
+	}
+	tcp := proto == "tcp"
+	var closers []func()
+	stop = func() {
+		for _, c := range closers {
+			c()
+		}
+	}
+	defer func() {
+		if err != nil {
+			stop()
+		}
+	}()
+	for _, a := range b.ServerAddr4 {
+		if tcp {
+			ln, err := b.Servers.Listen("tcp", netip.AddrPortFrom(a, tcpPort).String())
+			if err != nil {
+				return nil, err
+			}
+			closers = append(closers, func() { ln.Close() })
+			go func() {
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						return
+					}
+					go b.answer(c.(*net.TCPConn))
+				}
+			}()
+			continue
+		}
+		pc, err := b.Servers.ListenPacket("udp", netip.AddrPortFrom(a, udpPort).String())
+		if err != nil {
+			return nil, err
+		}
+		f, err := pc.(*net.UDPConn).File() // blocking, without the poller in between
+		err = errors.Join(err, pc.Close())
+		if err != nil {
+			return nil, err
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			b.answerDatagrams(f)
+		}()
+		closers = append(closers, func() {
+			_ = unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR) // ENOTCONN, and the wait ends
+			<-done
+			f.Close()
+		})
+	}
+	return stop, nil
+}
+
+// ownThread puts the goroutine on a thread that goes before the generator, on its core.
+func (b *bed) ownThread() error {
+	runtime.LockOSThread() // for good
+	var set unix.CPUSet
+	set.Set(b.opt.GeneratorCore)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("pin the probe to core %d: %w", b.opt.GeneratorCore, err)
+	}
+	err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: probePrio}, 0)
+	if err != nil {
+		return fmt.Errorf("give the probe its priority: %w", err)
+	}
+	return nil
+}
+
+func (b *bed) answerDatagrams(f *os.File) {
+	if b.ownThread() != nil {
+		return
+	}
+	buf := make([]byte, 2048)
+	for fd := int(f.Fd()); ; {
+		n, from, err := unix.Recvfrom(fd, buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || from == nil {
+			return
+		}
+		_ = unix.Sendto(fd, buf[:n], 0, from) // what cannot be answered is lost, and counted so
+	}
+}
+
+func (b *bed) answer(c *net.TCPConn) {
+	f, err := c.File()
+	c.Close()
+	if err != nil || b.ownThread() != nil {
+		return
+	}
+	defer f.Close()
+	fd, buf := int(f.Fd()), make([]byte, 2048)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	for {
+		n, err := unix.Read(fd, buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return
+		}
+		if _, err := unix.Write(fd, buf[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// roundTrips sends at scheduled times, rate per second, for so long, and notes how long each answer took from when it
+// was due: a send that has to wait for the answer before it is late for a reason that counts (coordinated omission). With
+// spin the client is awake before a send is due, which only a core without a load allows.
+func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, spin bool, rate int, long time.Duration) (*probe, error) {
+	tcp, network := proto == "tcp", "udp"
+	if tcp {
+		network = "tcp"
+	}
+	limit, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	c, err := b.Client.Dial(limit, network, to.String())
+	if err != nil {
+		return nil, err
+	}
+	f, err := c.(interface{ File() (*os.File, error) }).File()
+	if err = errors.Join(err, c.Close()); err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fd := int(f.Fd())
+	tv := unix.NsecToTimeval(int64(probeLimit))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
+		return nil, err
+	}
+	if tcp {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.SetNonblock(fd, proto == kernelEcho); err != nil {
+		return nil, err
+	}
+	p := &probe{hist: hdrhistogram.New(nanosecond, int64(10*time.Second), 3)}
+	done := make(chan error, 1)
+	go func() { done <- p.run(ctx, b, fd, spin, rate, long) }()
+	return p, <-done
+}
+
+func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, long time.Duration) error {
+	if err := b.ownThread(); err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	interval := time.Second / time.Duration(rate)
+	out, in := make([]byte, probeSize), make([]byte, 2048)
+	begin, answered := time.Now(), time.Time{}
+	for i := 0; ctx.Err() == nil; i++ {
+		due := begin.Add(time.Duration(i) * interval)
+		if due.Sub(begin) >= long {
+			return nil
+		}
+		wait := time.Until(due)
+		if spin {
+			wait -= spinTime
+		}
+		if wait > 0 {
+			_ = unix.Nanosleep(&unix.Timespec{Sec: int64(wait / time.Second), Nsec: int64(wait % time.Second)}, nil)
+		}
+		for time.Now().Before(due) {
+		}
+		// The client's own oversleep is none of the carrier's; a wait for its answer is.
+		from := due
+		if answered.Before(due) {
+			from = time.Now()
+		}
+		out[0], out[1], out[2], out[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
+		if _, err := unix.Write(fd, out); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("probe: %w", err)
+		}
+		p.sent++
+		ok := p.receive(fd, in, out[:4])
+		answered = time.Now()
+		if !ok {
+			p.lost++
+		}
+		if err := p.hist.RecordValue(answered.Sub(from).Nanoseconds()); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// receive waits for the answer to a probe, and passes over late ones of others. It reports whether it came in time.
+func (p *probe) receive(fd int, in, want []byte) bool {
+	began := time.Now()
+	for got := 0; ; {
+		n, err := unix.Read(fd, in[got:])
+		switch {
+		case errors.Is(err, unix.EAGAIN) && time.Since(began) < probeLimit: // at once without sleep, or the end of the limit
+			continue
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNREFUSED):
+			continue
+		case err != nil || n <= 0:
+			return false
+		}
+		if got += n; got < probeSize {
+			continue // a part of a stream
+		}
+		if [4]byte(in[:4]) == [4]byte(want) {
+			return true
+		}
+		copy(in, in[probeSize:got])
+		got -= probeSize
+	}
+}
+
+// percentiles are in microseconds.
+func (p *probe) percentiles() map[string]float64 {
+	us := func(q float64) float64 { return float64(p.hist.ValueAtQuantile(q)) / 1e3 }
+	return map[string]float64{"p50_us": us(50), "p99_us": us(99), "p999_us": us(99.9), "max_us": float64(p.hist.Max()) / 1e3}
+}
