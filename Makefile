@@ -4,7 +4,7 @@
 GO ?= go
 PKGS = ./...
 
-.PHONY: build demo test race fuzz bench nic-test generate check help
+.PHONY: build demo test race fuzz bench nic-test generate profile check help
 .DEFAULT_GOAL := build
 
 build: ## the one binary, static, at bin/sluice
@@ -35,6 +35,9 @@ nic-test: build ## sluice on real NIC drivers in an emulated machine (QEMU and a
 
 generate: ## the XDP program (needs clang and libbpf-dev: apt-get install clang llvm libbpf-dev)
 	$(GO) generate ./rings
+
+profile: build ## cmd/sluice/default.pgo, by which the compiler chooses what to inline; after larger changes of the packet path
+	bin/sluice perf pipeline --connections 1k,1M,new --runs 1 --cpuprofile cmd/sluice/default.pgo
 
 check: ## format, vet, staticcheck and the architecture rule
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change: $$out"; exit 1; }

@@ -16,6 +16,9 @@ func (w *worker) schedule(missed int) {
 		w.rewrite(0, w.n)
 		return
 	}
+	if missed > 1 {
+		w.propose()
+	}
 	from, inserted, removed := 0, false, false
 	for i := range w.n {
 		r := w.refs[i]
@@ -41,6 +44,7 @@ func (w *worker) schedule(missed int) {
 		w.refs[i] = r
 	}
 	w.rewrite(from, w.n)
+	w.retract()
 }
 
 // reopens reports whether packet i is a SYN or INIT from the client that may start a new connection over r.
@@ -191,6 +195,11 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
 		return 0, why
 	}
+	if !adopt {
+		if r := w.connectProposed(i, id); r != 0 {
+			return r, 0
+		}
+	}
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
@@ -202,26 +211,13 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		if m == nil {
 			break
 		}
-		rec := w.describe(i, id, v, m)
-		if snat, no, ok := v.translates(m, rec.Client); !ok || snat && !w.source(&rec, v, m, proto) {
-			if why = no; ok {
-				why = SNATExhausted
-			}
+		rec, no, ok := w.track(i, id, v, m, adopt)
+		if !ok {
+			why = no
 			if m = c.again(m); m == nil && c.why != NoMember {
 				why = c.why
 			}
 			continue
-		}
-		switch {
-		case adopt:
-			rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
-		case proto == flow.TCP:
-			rec.BeginTCP(&w.pkts[i].TCP)
-			if w.cfg.nodes[m.id].halfLife > 0 {
-				rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
-			}
-		case proto == flow.SCTP:
-			rec.BeginSCTP(&w.pkts[i].SCTP)
 		}
 		deadline := w.now + uint64(v.Timeouts.at(proto, &rec))
 		r, res := w.table.Insert(&rec, proto, w.now, deadline)
@@ -248,6 +244,28 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	}
 	v.shared.cancel(uint32(v.Rate), w.now)
 	return 0, why
+}
+
+// track describes the connection, takes a port for it if its source is translated, and starts to track it. It says why not.
+func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) (flow.Record, Reason, bool) {
+	rec, proto := w.describe(i, id, v, m), w.keys[i].Proto
+	snat, why, ok := v.translates(m, rec.Client)
+	switch {
+	case !ok:
+		return rec, why, false
+	case snat && !w.source(&rec, v, m, proto):
+		return rec, SNATExhausted, false
+	case adopt:
+		rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
+	case proto == flow.TCP:
+		rec.BeginTCP(&w.pkts[i].TCP)
+		if w.cfg.nodes[m.id].halfLife > 0 {
+			rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
+		}
+	case proto == flow.SCTP:
+		rec.BeginSCTP(&w.pkts[i].SCTP)
+	}
+	return rec, 0, true
 }
 
 // opened counts a new connection, whose place with the member and the virtual server is reserved.

@@ -70,6 +70,7 @@ type worker struct {
 	ports      [burstSize]uint16 // where each packet arrived
 	pkts       [burstSize]rewrite.Packet
 	keys       [burstSize]flow.Key
+	ahead      proposals
 	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc

@@ -65,7 +65,8 @@ type goPackage struct {
 
 func packages(t *testing.T) (all []goPackage) {
 	t.Helper()
-	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,GoFiles,Module", "./...")
+	// With a profile, go list gives the packages of its binary names of their own.
+	cmd := exec.Command("go", "list", "-pgo=off", "-json=ImportPath,Dir,Imports,GoFiles,Module", "./...")
 	cmd.Dir = ".." // the root of the module
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

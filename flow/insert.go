@@ -46,6 +46,14 @@ func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (R
 	return ref(i, FromClient), Inserted
 }
 
+// Expect asks memory for what Insert of rec will read, so that the caller can prepare others meanwhile.
+func (t *Table) Expect(rec *Record, proto uint8) {
+	k := t.ServerKey(rec)
+	k.Proto = proto
+	b, _ := t.place(t.secret.Hash(&k))
+	prefetchBuckets(t.buckets, []uint64{b})
+}
+
 // enter puts both tuples of record i into buckets, or neither.
 func (t *Table) enter(i uint32, ck, sk *Key) bool {
 	if !t.addSlot(ck, ref(i, FromClient)) {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/pprof/profile"
+
 	"sluice/perf/result"
 )
 
@@ -25,14 +27,18 @@ func perfRun(t *testing.T, args ...string) (stdout, stderr string, err error) {
 func TestPerfPipelineCommand(t *testing.T) {
 	dir := t.TempDir()
 	a, b, page := filepath.Join(dir, "a.json"), filepath.Join(dir, "b.json"), filepath.Join(dir, "r.html")
+	prof := filepath.Join(dir, "cpu.pgo")
 	for _, name := range []string{a, b} {
-		stdout, stderr, err := perfRun(t, "pipeline", "--quick", "--connections", "100,2k", "--duration", "10ms", "--runs", "4", "--json", name)
+		stdout, stderr, err := perfRun(t, "pipeline", "--quick", "--connections", "100,2k", "--duration", "10ms", "--runs", "4", "--json", name, "--cpuprofile", prof)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(stdout, "nat/flows=2000/workers=1") || !strings.Contains(stderr, "run 4 of 4") {
 			t.Errorf("%s\n%s", stdout, stderr)
 		}
+	}
+	if p := must(profile.ParseData(must(os.ReadFile(prof))(t)))(t); len(p.Sample) == 0 || p.CheckValid() != nil {
+		t.Errorf("the profile is %v", p)
 	}
 	f := must(result.ReadFile(a))(t)
 	if f.Scenario != "pipeline" || len(f.Results) != 2 || f.Host.Cores < 1 || len(f.Host.Commands) != 1 || f.Host.Kernel == "" {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -24,8 +26,9 @@ func perfPipelineCommand() *cli.Command {
 			&cli.StringFlag{Name: "size", Usage: "`LIST` of " + strings.Join(pipeline.Sizes, ", ")},
 			&cli.StringFlag{Name: "workers", Usage: "`LIST` of numbers"},
 			&cli.DurationFlag{Name: "duration", Usage: "of each measurement"},
+			&cli.StringFlag{Name: "cpuprofile", Usage: "write the CPU profile that the stages are from to `FILE`, for builds (go build -pgo) and pprof"},
 		),
-		Action: func(c *cli.Context) error {
+		Action: func(c *cli.Context) (err error) {
 			if err := noArguments(c); err != nil {
 				return err
 			}
@@ -35,6 +38,14 @@ func perfPipelineCommand() *cli.Command {
 			}
 			if err := o.Check(); err != nil {
 				return usageError{err}
+			}
+			if name := c.String("cpuprofile"); name != "" {
+				file, e := os.Create(name)
+				if e != nil {
+					return e
+				}
+				defer func() { err = errors.Join(err, file.Close()) }()
+				o.Profile = file
 			}
 			f, err := pipeline.Run(c.Context, o, perfHost())
 			if err != nil {

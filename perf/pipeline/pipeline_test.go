@@ -197,9 +197,13 @@ func TestStages(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("too few samples, or in too few stages: %v", sum)
 		}
-		counts, total, ns, err := s.beds[points[0].key()].profile(s.traffic[0], time.Second)
+		p, ns, err := s.beds[points[0].key()].profile(s.traffic[0], time.Second)
 		if err != nil || ns <= 0 {
 			t.Fatal(ns, err)
+		}
+		counts, total := attribute(p)
+		if total != samples(p) {
+			t.Fatalf("the profile has %d samples, %d of them of workers", samples(p), total)
 		}
 		for stage, k := range counts {
 			sum[stage] += k
@@ -245,4 +249,11 @@ func TestAttribute(t *testing.T) {
 	if total != 4 || counts["lookup_ns"] != 1 || counts["schedule_ns"] != 1 || counts["rewrite_ns"] != 1 || counts[generatorStage] != 1 {
 		t.Errorf("%v of %d", counts, total)
 	}
+}
+
+func samples(p *profile.Profile) (n int64) {
+	for _, s := range p.Sample {
+		n += s.Value[0]
+	}
+	return n
 }

@@ -17,11 +17,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/pprof/profile"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -40,7 +43,9 @@ type Options struct {
 	Runs       int
 	Duration   time.Duration // of each measurement of an engine; the others take a third of it
 	Stages     time.Duration // of the profiled run; 0: none
-	Progress   func(steps int) *result.Progress
+	// Profile, if set, gets the CPU profile of all profiled runs, of the workers alone.
+	Profile  io.Writer
+	Progress func(steps int) *result.Progress
 }
 
 // Each stands for a number of connections in Options: every packet is the first of one.
@@ -181,6 +186,7 @@ type session struct {
 	beds     map[string]*bed
 	maps     map[string]*goMap
 	traffic  []*traffic
+	profiles []*profile.Profile
 }
 
 func newSession(ctx context.Context, o *Options, rec *result.Recorder, steps int) *session {
@@ -229,10 +235,11 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 			break
 		}
 		s.progress.Step("stages of %s", p.name())
-		m, err := s.beds[p.key()].stages(loads[p.name()], s.opt.Stages)
+		m, prof, err := s.beds[p.key()].stages(loads[p.name()], s.opt.Stages)
 		if err != nil {
 			return err
 		}
+		s.profiles = append(s.profiles, prof)
 		if len(m) == 0 {
 			s.rec.Skip(p.name()+" by stage", "the worker got too little of a core to be profiled")
 			continue
@@ -244,7 +251,22 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 		s.rec.Add(p.name(), m)
 	}
 	s.progress.Done()
-	return s.ctx.Err()
+	return errors.Join(s.ctx.Err(), s.writeProfile())
+}
+
+// writeProfile writes what was profiled as one profile.
+func (s *session) writeProfile() error {
+	if s.opt.Profile == nil || len(s.profiles) == 0 {
+		return nil
+	}
+	all, err := profile.Merge(s.profiles)
+	if err != nil {
+		return fmt.Errorf("merge the profiles: %w", err)
+	}
+	if err := all.Write(s.opt.Profile); err != nil {
+		return fmt.Errorf("write the profile: %w", err)
+	}
+	return nil
 }
 
 // prepare makes what a point needs, or says why it cannot be measured here.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,11 +59,16 @@ const minSamples = 50
 const patience = 4
 
 // stages profiles runs until the worker has had about d of a core, and returns the nanoseconds per packet of each stage, the
-// generator left out; what belongs to none is under the empty name. It returns nothing when the samples are too few.
-func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, error) {
-	counts, total, ns, err := b.profile(t, d)
-	if err != nil || total < minSamples {
-		return nil, err
+// generator left out; what belongs to none is under the empty name. It returns none of them when the samples are too few. The
+// profile has the samples of workers.
+func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, *profile.Profile, error) {
+	p, ns, err := b.profile(t, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	counts, total := attribute(p)
+	if total < minSamples {
+		return nil, p, nil
 	}
 	of := map[string]float64{}
 	for stage, k := range counts {
@@ -70,14 +76,14 @@ func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, error) {
 			of[stage] = ns * float64(k) / float64(total)
 		}
 	}
-	return of, nil
+	return of, p, nil
 }
 
-// profile counts samples by stage, and tells the nanoseconds per packet of the runs that they are of.
-func (b *bed) profile(t *traffic, d time.Duration) (counts map[string]int64, total int64, perPacket float64, err error) {
+// profile profiles runs, and tells the nanoseconds per packet of them.
+func (b *bed) profile(t *traffic, d time.Duration) (p *profile.Profile, perPacket float64, err error) {
 	var buf bytes.Buffer
 	if err := pprof.StartCPUProfile(&buf); err != nil {
-		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
+		return nil, 0, fmt.Errorf("profile the stages: %w", err)
 	}
 	ns, n := 0.0, 0.0
 	var had time.Duration
@@ -91,37 +97,40 @@ func (b *bed) profile(t *traffic, d time.Duration) (counts map[string]int64, tot
 	}
 	pprof.StopCPUProfile()
 	if err != nil {
-		return nil, 0, 0, err
+		return nil, 0, err
 	}
-	p, err := profile.Parse(&buf)
-	if err != nil {
-		return nil, 0, 0, fmt.Errorf("profile the stages: %w", err)
+	if p, err = profile.Parse(&buf); err != nil {
+		return nil, 0, fmt.Errorf("profile the stages: %w", err)
 	}
-	counts, total = attribute(p)
-	return counts, total, ns / n, nil
+	p.Sample = slices.DeleteFunc(p.Sample, func(s *profile.Sample) bool { _, worker := stageOf(s); return !worker })
+	return p, ns / n, nil
 }
 
 // attribute counts the samples of workers by stage.
 func attribute(p *profile.Profile) (counts map[string]int64, total int64) {
 	counts = map[string]int64{}
 	for _, s := range p.Sample {
-		stage, worker := "", false
-		for _, loc := range s.Location { // innermost first
-			for _, line := range loc.Line {
-				if line.Function == nil {
-					continue
-				}
-				name := strings.TrimPrefix(line.Function.Name, "sluice/")
-				if stage == "" {
-					stage = stages[name]
-				}
-				worker = worker || name == "engine.(*worker).run"
-			}
-		}
-		if worker {
+		if stage, worker := stageOf(s); worker {
 			counts[stage] += s.Value[0]
 			total += s.Value[0]
 		}
 	}
 	return counts, total
+}
+
+// stageOf is the stage of a sample, and whether it is of a worker.
+func stageOf(s *profile.Sample) (stage string, worker bool) {
+	for _, loc := range s.Location { // innermost first
+		for _, line := range loc.Line {
+			if line.Function == nil {
+				continue
+			}
+			name := strings.TrimPrefix(line.Function.Name, "sluice/")
+			if stage == "" {
+				stage = stages[name]
+			}
+			worker = worker || name == "engine.(*worker).run"
+		}
+	}
+	return stage, worker
 }
