@@ -26,25 +26,36 @@ const (
 	portMask     = 1<<16 - 1
 )
 
-// steer puts the packets of the burst from from on that other workers own into their batches and keeps the rest.
-func (w *worker) steer(from int) {
-	kept := from
-	for i := from; i < w.n; i++ {
-		o := int(w.slots[w.cfg.owner(&w.keys[i])])
-		if o != w.slot {
-			p := &w.peers[o]
-			d := w.descs[i]
-			d.Options = processKind | uint32(w.ports[i])
-			p.batch[p.n] = d
-			p.n++
-			continue
+// steer gives the packets of the burst that other workers own to them and keeps the rest; it returns how many of those have
+// no connection. Whoever has the connection of a packet is its owner, so that only packets without one are looked at: where
+// NICs deliver to the owner, these are first packets.
+func (w *worker) steer() (missed int) {
+	kept := 0
+	for i := range w.n {
+		if w.refs[i] == 0 {
+			if o := int(w.slots[w.cfg.owner(&w.keys[i])]); o != w.slot {
+				p := &w.peers[o]
+				d := w.descs[i]
+				d.Options = processKind | uint32(w.ports[i])
+				p.batch[p.n] = d
+				p.n++
+				continue
+			}
+			missed++
 		}
 		if kept != i {
-			w.descs[kept], w.ports[kept], w.pkts[kept], w.keys[kept] = w.descs[i], w.ports[i], w.pkts[i], w.keys[i]
+			w.move(kept, i)
 		}
 		kept++
 	}
 	w.n = kept
+	w.flushPeers()
+	return missed
+}
+
+// move puts packet from of the burst in the place to.
+func (w *worker) move(to, from int) {
+	w.descs[to], w.ports[to], w.pkts[to], w.keys[to], w.refs[to] = w.descs[from], w.ports[from], w.pkts[from], w.keys[from], w.refs[from]
 }
 
 // flushPeers gives the packets that are ready for other workers to them.

@@ -62,7 +62,7 @@ func (w *worker) passOn() {
 	for i := range w.n {
 		if r := w.refs[i]; r != 0 && !l.isSent(r.Index()) && !w.reopens(i, r) {
 			if kept != i {
-				w.descs[kept], w.ports[kept], w.pkts[kept], w.keys[kept], w.refs[kept] = w.descs[i], w.ports[i], w.pkts[i], w.keys[i], r
+				w.move(kept, i)
 			}
 			kept++
 			continue

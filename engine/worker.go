@@ -6,9 +6,9 @@
 //	1 control   between bursts: what has come through the channel            control.go
 //	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
 //	3 parse     frames to tuples; what cannot be read is dropped             worker.go
-//	4 steer     packets that another worker owns go to its handoff ring      handoff.go
-//	            3 and 4 by portions, each ending with a look ahead: the table asks memory for its tuples
-//	5 look up   tuples to records, the whole burst at once                   flow
+//	            by portions, each ending with a look ahead: the table asks memory for its tuples
+//	4 look up   tuples to records, the whole burst at once                   flow
+//	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
 //	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
 //	8 transmit  a full batch per egress port, one wake-up                    transmit.go
@@ -107,9 +107,6 @@ func (w *worker) step(now uint64) bool {
 		busy = true
 		w.stats.RxPackets += uint64(n)
 		w.take(uint16(q.Port), n)
-		if w.cfg.owners.workers > 1 {
-			w.flushPeers()
-		}
 		w.process()
 	}
 	if len(w.peers) > 1 && w.receiveHandoffs() {
@@ -139,8 +136,7 @@ func (w *worker) step(now uint64) bool {
 // at once than a processor has under way would make it wait.
 const portion = 8
 
-// take parses the n frames in w.in, which arrived on port, into the burst, without those that another worker owns, and
-// begins to look them up.
+// take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
 	bytes := uint64(0)
@@ -149,9 +145,6 @@ func (w *worker) take(port uint16, n int) {
 		for i := from; i < min(from+portion, n); i++ {
 			bytes += uint64(w.in[i&(burstSize-1)].Len)
 			w.parse(w.in[i&(burstSize-1)], port)
-		}
-		if w.cfg.owners.workers > 1 {
-			w.steer(first)
 		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
@@ -203,6 +196,9 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 func (w *worker) process() {
 	if w.n > 0 {
 		missed := w.table.Find(w.keys[:w.n], w.refs[:])
+		if missed > 0 && !w.handedIn && w.cfg.owners.workers > 1 {
+			missed = w.steer()
+		}
 		if w.leaving != nil {
 			w.passOn()
 		}
