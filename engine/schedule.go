@@ -84,7 +84,7 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
-	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.FullNAT && !isICMP(k.Proto)) {
+	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)) {
 		w.drop(d, Untranslatable)
 		return 0
 	}
