@@ -130,6 +130,12 @@ type Entry struct {
 	Ingress string       `json:"ingress,omitempty"` // port that the prefix is bound to
 }
 
+// Same reports whether two entries stand for the same, whatever their ids.
+func (e Entry) Same(o Entry) bool {
+	e.ID, o.ID = 0, 0
+	return e == o
+}
+
 // Entries are all ids that were given since the first n.
 func (d *Dictionary) Entries(n int) []Entry { return d.log[min(n, len(d.log)):] }
 

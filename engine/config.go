@@ -273,11 +273,12 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 }
 
 func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining int) error {
-	n := draining
+	n := draining + 2*len(c.Ports)
 	for i := range specs {
 		n += len(specs[i].All())
 	}
 	c.services = newServices(n)
+	c.addPortAddresses()
 	for _, s := range specs {
 		if s.Pool < 0 || s.Pool >= len(c.pools) {
 			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)

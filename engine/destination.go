@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"sluice/flow"
 )
@@ -24,32 +25,35 @@ func (d Destination) AnyPort() bool {
 	return d.Ports.First == 0 || d.Ports.First == 1 && d.Ports.Last == 65535
 }
 
-// String is the form that the configuration has for it: 10.10.1.100:80, [2001:db8::1]:8000-8999, 0.0.0.0/0:any.
-func (d Destination) String() string {
-	addr := d.Prefix.String()
+// Host is the address or prefix as the configuration has it, in brackets for IPv6.
+func (d Destination) Host() string {
+	host := d.Prefix.String()
 	if d.IsAddress() {
-		addr = d.Prefix.Addr().String()
+		host = d.Prefix.Addr().String()
 	}
 	if d.Prefix.Addr().Is6() {
-		addr = "[" + addr + "]"
+		host = "[" + host + "]"
 	}
+	return host
+}
+
+// PortText is the ports as the configuration has them: any, 80, 8000-8999.
+func (d Destination) PortText() string {
 	switch {
 	case d.AnyPort():
-		return addr + ":any"
+		return "any"
 	case d.Ports.First == d.Ports.Last:
-		return fmt.Sprintf("%s:%d", addr, d.Ports.First)
+		return strconv.Itoa(int(d.Ports.First))
 	}
-	return fmt.Sprintf("%s:%d-%d", addr, d.Ports.First, d.Ports.Last)
+	return fmt.Sprintf("%d-%d", d.Ports.First, d.Ports.Last)
 }
+
+// String is the form that the configuration has for it: 10.10.1.100:80, [2001:db8::1]:8000-8999, 0.0.0.0/0:any.
+func (d Destination) String() string { return d.Host() + ":" + d.PortText() }
 
 // AddressPort is the destination that is one port of one address; port 0 is any.
 func AddressPort(addr netip.Addr, port uint16) Destination {
 	return Destination{netip.PrefixFrom(addr, addr.BitLen()), flow.PortRange{First: port, Last: port}}
-}
-
-// Covers reports whether the destinations share a packet.
-func (d Destination) Covers(addr netip.Addr, port uint16) bool {
-	return d.Prefix.Contains(addr) && (d.AnyPort() || d.Ports.Contains(port))
 }
 
 // All are the destinations of a virtual server: those listed, or else its address and port.

@@ -29,6 +29,17 @@ func (c *Config) addDestinations(v *virtual, id uint32) error {
 	return nil
 }
 
+// addPortAddresses keeps prefixes from covering the ports' own addresses, as the XDP program does with all of the host's.
+func (c *Config) addPortAddresses() {
+	for i := range c.exits {
+		for _, a := range []flow.Addr{c.exits[i].addr4, c.exits[i].addr6} {
+			if a != (flow.Addr{}) {
+				c.services.addOwn(a)
+			}
+		}
+	}
+}
+
 // addDraining makes the addresses and prefixes of a virtual server that is no longer configured virtual still: what goes to
 // them is a client's packet.
 func (c *Config) addDraining(v *VirtualSpec) {
