@@ -96,7 +96,9 @@ func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 }
 
 func (f *File) isVirtual(a netip.Addr) bool {
-	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Address.Addr() == a })
+	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+		return slices.ContainsFunc(v.Destinations, func(d engine.Destination) bool { return d.IsAddress() && d.Prefix.Addr() == a })
+	})
 }
 
 // problem is an error about a place in the file.

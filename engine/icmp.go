@@ -18,13 +18,13 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		w.toHost(d)
 		return
 	}
-	if o := int(w.slots[w.cfg.owner(&k)]); o != w.slot && !w.handedIn {
+	if o := int(w.slots[w.cfg.owner(&k, port)]); o != w.slot && !w.handedIn {
 		w.give(o, processKind|uint32(port), d)
 		return
 	}
 	r := w.table.Lookup(&k)
 	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
-		w.give(int(w.leaving.slots[w.leaving.next.owner(&k)]), processKind|uint32(port), d)
+		w.give(int(w.leaving.slots[w.leaving.next.owner(&k, port)]), processKind|uint32(port), d)
 		return
 	}
 	if r == 0 {

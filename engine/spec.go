@@ -148,12 +148,17 @@ const (
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
-	Name     string
-	Addr     netip.Addr
-	Port     uint16 // 0: any
-	Proto    uint8  // 0: any but ICMP
-	Pool     int    // index in Pools
-	Timeouts Timeouts
+	Name string
+	// Addr and Port are where it is, if Destinations says nothing; port 0 is any.
+	Addr  netip.Addr
+	Port  uint16
+	Proto uint8 // 0: any, ICMP only where Destinations are prefixes
+	// Destinations are all that it takes, the first of which is what it is known by; they share the pool, limits and counters.
+	// Prefixes among them take only what arrives on the port Ingress, an index in Ports.
+	Destinations []Destination
+	Ingress      int
+	Pool         int // index in Pools
+	Timeouts     Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
 	MidStream     MidStream
