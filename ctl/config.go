@@ -299,6 +299,8 @@ const (
 	ModeNAT     Mode = "nat"
 	ModeFullNAT Mode = "fullnat"
 
+	ModeDirectReturn Mode = "direct-return"
+
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"
 	HairpinForward HairpinMode = "forward"

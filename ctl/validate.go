@@ -29,6 +29,9 @@ func (f *File) complete() {
 			v.Port = f.Ports[0].Name
 		}
 		v.Timeouts.inherit(&f.Timeouts)
+		if v.Hairpin == "" && !v.Mode.translates() {
+			v.Hairpin = HairpinForward
+		}
 		if v.Hairpin == "" {
 			v.Hairpin = HairpinRefuse
 			if v.SNAT != "" {

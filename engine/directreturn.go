@@ -54,8 +54,17 @@ func (v *virtual) checkUntranslated() error {
 	return err
 }
 
+// keepsPorts reports whether a packet is for a virtual server that leaves it as it is.
+func (w *worker) keepsPorts(k *flow.Key) bool {
+	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	return id != 0 && !w.cfg.virtuals[id].Mode.translates()
+}
+
 // followClient is follow for a connection whose answers bypass us.
 func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+	if ref.Side() == flow.FromServer {
+		return true // one that came this way after all
+	}
 	switch p.Proto {
 	case flow.TCP:
 		return w.judged(rec, ref, rec.TrackClient(&p.TCP))

@@ -52,6 +52,10 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		}
 		return
 	}
+	if rec.OneSided() {
+		w.toHost(d)
+		return
+	}
 	if rec.ServerIf != port {
 		w.drop(d, WrongSide)
 		return

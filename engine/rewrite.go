@@ -80,6 +80,10 @@ func (w *worker) rewrite(from, to int) {
 // forward sends packet i of a connection on as its kind says.
 func (w *worker) forward(i int, rec *flow.Record, side flow.Side, l2 *rewrite.L2, port int) {
 	p, d := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)]
+	if side == flow.FromServer && rec.OneSided() {
+		w.toHost(d) // where it would have gone past us, had the XDP program seen it
+		return
+	}
 	switch rec.Kind() {
 	case flow.Routed:
 		w.routePacket(rec, side, p, d, l2, port)
