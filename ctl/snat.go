@@ -112,6 +112,8 @@ func (m Mode) compile() engine.Mode {
 	switch m {
 	case ModeFullNAT:
 		return engine.FullNAT
+	case ModeDirectReturn:
+		return engine.DirectReturn
 	}
 	return engine.NAT
 }

@@ -122,7 +122,7 @@ func (v *virtual) resolveSNAT(pools []snatPool) error {
 	case v.withoutEntry() && v.Mode == FullNAT:
 		return fmt.Errorf("virtual server %s: full NAT needs an entry in the table for every connection", v.Name)
 	}
-	return nil
+	return v.checkUntranslated()
 }
 
 // isSNAT reports whether an address is a SNAT address.
@@ -146,6 +146,8 @@ func (m *member) near(client flow.Addr) bool {
 // translates reports whether connections of the client to member m get a SNAT address, or why they cannot be.
 func (v *virtual) translates(m *member, client flow.Addr) (snat bool, why Reason, ok bool) {
 	switch {
+	case !v.Mode.translates():
+		return false, 0, true
 	case v.Mode == FullNAT:
 		return true, 0, true
 	case v.Hairpin == HairpinForward || !m.near(client):

@@ -188,6 +188,8 @@ type Mode uint8
 const (
 	NAT     Mode = iota // the destination becomes the member's
 	FullNAT             // and the source a SNAT address
+	// DirectReturn changes no address: members have the virtual address themselves, and answer past us.
+	DirectReturn
 )
 
 // Timeouts are idle times in milliseconds, below 2^31.
@@ -229,7 +231,7 @@ func (t *Timeouts) at(proto uint8, r *flow.Record) uint32 {
 	}
 	switch r.TCPState() {
 	case flow.TCPNone:
-		if r.Replied() {
+		if r.Replied() || r.OneSided() { // what is not seen may still be there
 			return t.UDP
 		}
 		return t.UDPUnanswered
