@@ -124,7 +124,7 @@ func (w *worker) takeHandoff(n int) {
 		switch kind {
 		case processKind:
 			w.stats.HandedIn++
-			w.parse(d, port)
+			w.parse(&d, port)
 		case fragmentKind:
 			w.stats.HandedIn++
 			w.takePart(d, port)
