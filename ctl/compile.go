@@ -57,7 +57,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
-			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
+			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s

@@ -307,6 +307,8 @@ const (
 	ModeNAT     Mode = "nat"
 	ModeFullNAT Mode = "fullnat"
 
+	ModeDirectReturn Mode = "direct-return"
+
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"
 	HairpinForward HairpinMode = "forward"

@@ -15,7 +15,7 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		destinationRules(&r, v.Destinations, v.number(), f.portIndex(v.Port) == port, v.Unmatched == UnmatchedHost, virtual)
-		if v.Mode != ModeFullNAT { // whose answers go to a SNAT address
+		if v.Mode == ModeNAT { // answers of others go to a SNAT address, or past us
 			r.Members = append(r.Members, f.memberRules(t, port, v)...)
 		}
 	}
@@ -34,6 +34,9 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 func (f *File) ends() (out []rings.MemberRule) {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
+		if !v.Mode.translates() {
+			continue
+		}
 		f.eachServing(v, func(pool *Pool) {
 			for j := range pool.Members {
 				out = append(out, v.serverEnds(&pool.Members[j])...)

@@ -30,6 +30,9 @@ func (f *File) complete() {
 		}
 		v.completeEnds()
 		v.Timeouts.inherit(&f.Timeouts)
+		if v.Hairpin == "" && !v.Mode.translates() {
+			v.Hairpin = HairpinForward
+		}
 		if v.Hairpin == "" {
 			v.Hairpin = HairpinRefuse
 			if v.SNAT != "" {

@@ -118,6 +118,7 @@ func (v *validator) checkVirtualServers() {
 		v.checkOverrides(s, at)
 		v.checkConnections(s, at)
 		v.checkSNATOf(s, at)
+		v.checkUntranslated(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")

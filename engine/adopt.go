@@ -50,6 +50,10 @@ func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
 		if r.SNAT != 0 {
 			u.Nodes[r.SNAT] = true
 		}
+		if r.OneSided() { // no end sends to us
+			u.Nodes[r.Node] = true
+			continue
+		}
 		known := slices.ContainsFunc(u.ends[r.Node], func(e ServerEnd) bool { return e.Port == r.NPort && e.Proto == r.Proto() })
 		if known {
 			continue

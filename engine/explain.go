@@ -33,7 +33,7 @@ type Explanation struct {
 	Candidates []CandidateInfo
 	Member     string
 	ToServer   *Rewrite // what the member receives
-	ToClient   *Rewrite // what the client receives of the answer
+	ToClient   *Rewrite // what the client receives of the answer; nil where answers bypass us
 }
 
 // CandidateInfo is a member as the scheduler sees it.
@@ -170,6 +170,9 @@ func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *memb
 	client := netip.AddrPortFrom(k.Src.Netip(), k.SrcPort())
 	virtual := netip.AddrPortFrom(k.Dst.Netip(), k.DstPort())
 	server := netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort()))
+	if !v.Mode.translates() {
+		server = virtual
+	}
 	source := client
 	if snat {
 		if source, ok = c.explainSource(v, k, m); !ok {
@@ -181,7 +184,9 @@ func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *memb
 		Before: Tuple{client, virtual}, After: Tuple{source, server},
 		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
 	}
-	e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}
+	if !v.Mode.directReturn() {
+		e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}
+	}
 }
 
 // explainSource is where the connection would come from as the first of all: others have other ports of the bin, and perhaps

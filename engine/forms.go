@@ -73,7 +73,7 @@ func (c *Config) sortServices() error {
 func (c *Config) compileServerEnds() error {
 	n := 0
 	for i := range c.virtuals {
-		if v := &c.virtuals[i]; v.exists && !v.FullNAT {
+		if v := &c.virtuals[i]; v.exists && v.Mode == NAT {
 			v.pool.eachServing(func(*member) { n += len(v.All()) })
 		}
 	}
@@ -81,7 +81,7 @@ func (c *Config) compileServerEnds() error {
 	s := &c.serverEnds
 	for i := range c.virtuals {
 		v := &c.virtuals[i]
-		if !v.exists || v.FullNAT { // whose answers go to a SNAT address
+		if !v.exists || v.Mode != NAT { // answers of others go to a SNAT address, or past us
 			continue
 		}
 		v.pool.eachServing(func(m *member) {

@@ -107,7 +107,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	table := w.fragments.table
 	why := Fragmented
 	refused := rewrite.ReadFirst(w.region.Packet(d), p, k) != rewrite.Done
-	if !refused && k.Proto == flow.SCTP { // its checksum covers what is not here
+	if !refused && k.Proto == flow.SCTP && !w.keepsPorts(k, port) { // its checksum covers what is not here
 		refused, why = true, Untranslatable
 	}
 	if refused {
@@ -227,6 +227,9 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		l2, out = n.l2, int(n.port)
 	} else {
 		switch {
+		case rec.OneSided():
+			w.toHost(d)
+			return
 		case rec.ServerIf != port:
 			w.drop(d, WrongSide)
 			return
