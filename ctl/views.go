@@ -165,13 +165,15 @@ type DropView struct {
 	Reason string `json:"reason"`
 	Text   string `json:"text"`
 	Count  uint64 `json:"count"`
+	// Answered are packets that were refused for the reason with a RST or an ICMP error instead of being dropped.
+	Answered uint64 `json:"answered,omitempty"`
 }
 
 // Drops lists every reason with its count.
 func Drops(s *engine.Stats) []DropView {
 	var out []DropView
 	for i, r := range engine.Reasons() {
-		out = append(out, DropView{r.Name, r.Text, s.Drops[i]})
+		out = append(out, DropView{r.Name, r.Text, s.Drops[i], s.Refused[i]})
 	}
 	return out
 }
