@@ -54,6 +54,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
 			Destinations: v.Destinations, Ingress: f.portIndex(v.Port),
+			Allow: v.Allow, Deny: v.Deny, SourceRate: v.SourceRate,
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,

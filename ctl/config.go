@@ -223,6 +223,10 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	Allow, Deny     []netip.Prefix // of sources
+	SourceRate      int            // new connections a second of a source prefix; 0: no limit
+	Withdraw        bool           // addresses are taken off their port while every member is down
+	Hook            []string       // a program and its arguments; nil: none
 
 	ends     ends     // of address
 	moreEnds []ends   // of addresses

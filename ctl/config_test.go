@@ -111,6 +111,9 @@ func TestExample(t *testing.T) {
 			t.Errorf("%s begins at %s, want %s", v.Name, v.Address, address)
 		}
 	}
+	last := &want.VirtualServers[2]
+	last.Allow, last.Deny, last.SourceRate, last.Withdraw = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}, []netip.Prefix{netip.MustParsePrefix("172.16.66.0/24")}, 20, true
+	last.Hook = []string{"/usr/local/bin/tell-routers", "--fast"}
 	if got := fmt.Sprint(f.VirtualServers[2].Destinations); got != "[10.10.1.100:2905 10.10.1.101:2905 10.10.1.101:2910-2919 10.20.0.0/16:2905]" {
 		t.Error(got)
 	}

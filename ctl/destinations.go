@@ -148,11 +148,6 @@ func (v *VirtualServer) onePort() uint16 {
 	return port
 }
 
-// portless reports whether a destination has any port.
-func (v *VirtualServer) portless() bool {
-	return slices.ContainsFunc(v.Destinations, engine.Destination.AnyPort)
-}
-
 // simple reports whether the virtual server has one port of one address.
 func (v *VirtualServer) simple() bool {
 	spec := engine.VirtualSpec{Destinations: v.Destinations}

@@ -36,12 +36,15 @@ type Server struct {
 	nics   *nics
 	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
-	due    []announcement         // of them
-	dict   *engine.Dictionary
-	ways   map[netip.Addr]way
-	host   *engine.HostSpec
-	api    *api
-	began  time.Time
+	// withdrawn are those that are taken off while their members are down; hooks are told.
+	withdrawn map[reach]bool
+	hooks     *hookRunner
+	due       []announcement // of them
+	dict      *engine.Dictionary
+	ways      map[netip.Addr]way
+	host      *engine.HostSpec
+	api       *api
+	began     time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
@@ -161,6 +164,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 
 // giveUp undoes a start that failed. What a killed engine left stays for another try: its connections can still be saved.
 func (s *Server) giveUp() error {
+	s.endHooks()
 	if !s.state.inherited {
 		return errors.Join(s.close(false), s.tables.close(true), s.state.release())
 	}
@@ -375,10 +379,11 @@ func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.A
 
 // placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
+	s.withdraw()
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
 		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
-			s.want(want, v.Port, v.addresses()...)
+			s.want(want, v.Port, s.announced(v)...)
 		}
 	}
 	for i := range s.file.SNATPools {
@@ -451,6 +456,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) shutdown() error {
 	errs := []error{s.state.keepAddresses(nil)}
+	s.endHooks()
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(true))
 	}

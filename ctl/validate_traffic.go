@@ -112,6 +112,7 @@ func (v *validator) checkVirtualServers() {
 			v.checkPortName(at+".port", s.Port)
 		}
 		v.checkEnds(s, i, at, own)
+		v.checkAccess(s, at)
 		if s.Pool != "" {
 			v.checkPoolOf(s, at)
 		}

@@ -35,6 +35,7 @@ type Config struct {
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
 	snatPools   []snatPool
+	sourceRates *sourceRates // nil: no virtual server has a limit
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -52,6 +53,7 @@ type virtual struct {
 	snat   *snatPool
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
+	access   *access
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -279,6 +281,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 	}
 	c.services = newServices(n)
 	c.addPortAddresses()
+	var err error
 	for _, s := range specs {
 		if s.Pool < 0 || s.Pool >= len(c.pools) {
 			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)
@@ -298,6 +301,13 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
 		}
+		if v.access, err = s.compileAccess(); err != nil {
+			return err
+		}
+		if s.SourceRate > 0 {
+			c.sourceRates = dict.sourceRates()
+		}
+		v.shared.disable(s.Disabled)
 		if err := v.resolveSNAT(c.snatPools); err != nil {
 			return err
 		}

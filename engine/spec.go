@@ -168,6 +168,14 @@ type VirtualSpec struct {
 	ResetExpired bool
 	// HalfOpenLimit bounds the half-open and unanswered connections; 0: no limit.
 	HalfOpenLimit int
+	// Allow and Deny are prefixes of sources that may open connections, or not. The longest that holds a source decides; in none,
+	// it may if Allow is empty.
+	Allow, Deny []netip.Prefix
+	// SourceRate bounds the new connections per second of a source prefix, whose lengths are those of Sources; at most
+	// MaxSourceRate, 0: no limit.
+	SourceRate int
+	// Disabled refuses new connections; SetVirtual changes it.
+	Disabled bool
 	// Limit bounds the connections over all workers, Rate the new ones per second; 0: no limit.
 	Limit, Rate int
 	// Stateless forwards what finds the table full by the pool's hash alone, without an entry: the member is the same for
