@@ -208,6 +208,7 @@ type VirtualServer struct {
 	Port            string // name of a Port
 	AddressHandling AddressHandling
 	Unmatched       Unmatched
+	Echo            Echo
 	Timeouts        Timeouts
 	MidStream       MidStream
 	OnePacket       bool
@@ -237,6 +238,7 @@ type (
 	Mode            string
 	AddressHandling string
 	Unmatched       string
+	Echo            string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -308,6 +310,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	EchoKernel  Echo = "kernel"
+	EchoEngine  Echo = "engine"
+	EchoOff     Echo = "off"
+	EchoWhileUp Echo = "while-up"
 
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"

@@ -123,6 +123,8 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(v *VirtualServer) *AddressHandling { return &v.AddressHandling }),
 	wordKey(keyDoc{name: "unmatched", def: "drop", example: "host", text: "What happens to packets to this address for which there is no virtual server: host hands them to the kernel. The same for all virtual servers of an address."},
 		[]Unmatched{UnmatchedDrop, UnmatchedHost}, []Unmatched{"reset"}, func(v *VirtualServer) *Unmatched { return &v.Unmatched }),
+	wordKey(keyDoc{name: "echo", def: "kernel", example: "while-up", text: "Who answers echo requests (ping) to this address: the kernel, if the address is the host's, as one that is managed is; the engine, at most engine.icmp-rate times a second; off, nobody; while-up, the engine as long as a virtual server of this address has a member that is up. A virtual server for icmp goes before it. The same for all virtual servers of an address."},
+		[]Echo{EchoKernel, EchoEngine, EchoOff, EchoWhileUp}, nil, func(v *VirtualServer) *Echo { return &v.Echo }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of this virtual server's connections."},
 		timeoutKeys(false), func(v *VirtualServer) *Timeouts { return &v.Timeouts }),
 	wordKey(keyDoc{name: "mid-stream", def: "drop", example: "adopt", text: "What happens to a TCP segment that is neither of a known connection nor a SYN: adopt chooses a member and goes on with it there, reset answers with a RST."},

@@ -18,7 +18,7 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 		r.Virtuals = append(r.Virtuals, rings.VirtualRule{Addr: a, Proto: v.number(), Port: v.Address.Port()})
 		if !virtual[a] {
 			virtual[a] = true
-			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost})
+			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost, ICMPEngine: v.Echo != EchoKernel})
 		}
 		if v.Mode != ModeFullNAT { // whose answers go to a SNAT address
 			r.Members = append(r.Members, f.memberRules(t, port, v)...)

@@ -132,6 +132,7 @@ func (v *validator) checkVirtualServers() {
 		v.checkOverrides(s, at)
 		v.checkConnections(s, at)
 		v.checkSNATOf(s, at)
+		v.checkEcho(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -234,6 +235,7 @@ func (v *validator) checkSameAddress(s *VirtualServer, at string, first int) {
 	f := &v.file.VirtualServers[first]
 	for _, k := range []struct{ key, mine, other string }{
 		{"unmatched", string(s.Unmatched), string(f.Unmatched)},
+		{"echo", string(s.Echo), string(f.Echo)},
 		{"address-handling", string(s.AddressHandling), string(f.AddressHandling)},
 		{"port", s.Port, f.Port},
 	} {

@@ -259,6 +259,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 }
 
 // MemoryView is a piece of memory taken at start.

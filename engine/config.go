@@ -23,6 +23,7 @@ type Config struct {
 	addrs       []flow.Addr
 	pools       []pool
 	services    services
+	echoes      []echo // what entries of services for addresses point to
 	owners      owners
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	sources     SourceLimit
@@ -294,6 +295,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		c.virtuals[id] = v
 		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)
 	}
+	c.compileEchoes()
 	return c.compileAnswers()
 }
 

@@ -203,7 +203,7 @@ func (w *worker) passPart(d rings.Desc) {
 		return
 	}
 	if r == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {
 			w.toHost(d)

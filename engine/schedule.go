@@ -63,7 +63,9 @@ func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
 	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
 	if id == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.services.address(k.Dst); virtual && isICMP(k.Proto) {
+			w.echo(i)
+		} else if virtual && !host {
 			w.drop(d, NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			w.drop(d, NoConnection)

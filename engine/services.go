@@ -15,7 +15,7 @@ type services struct {
 type service struct {
 	addr flow.Addr
 	key  uint32 // serviceKey; 0 for the address itself
-	id   uint32
+	id   uint32 // of the virtual server; of an address, what becomes of echo requests (echo.go)
 	node uint32 // of an answer's member
 	used bool
 	host bool

@@ -156,7 +156,9 @@ type VirtualSpec struct {
 	Timeouts Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
-	MidStream     MidStream
+	// Echo is who answers echo requests to this address; the same for all of its virtual servers.
+	Echo      Echo
+	MidStream MidStream
 	// OnePacket treats each UDP datagram by itself: no entry in the table, a member for each, the answer translated back.
 	OnePacket bool
 	// ResetExpired sends a RST to both ends of a TCP connection that expires.
