@@ -35,6 +35,8 @@ type Config struct {
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
 	snatPools   []snatPool
+	lanes       []lane     // by port; nil: no port is a VLAN
+	lanePorts   []lanePort // by key
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -117,6 +119,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
 	c.compileExits(spec.ICMPRate)
+	if err := c.compileVLANs(); err != nil {
+		return nil, err
+	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i

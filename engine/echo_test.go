@@ -206,32 +206,21 @@ func TestEchoRate(t *testing.T) {
 func TestEchoFragments(t *testing.T) {
 	b := newBench(t, echoing(1, EchoEngine, 1000), 1000, 1024)
 	defer b.close()
-	whole := echoMessage{src: clientIP, dst: vip, id: 6, size: 1200}.build(t)
-	first := append([]byte{}, whole[:34+600]...)
-	second := append(append([]byte{}, whole[:34]...), whole[34+600:]...)
-	for i, part := range [][]byte{first, second} {
-		part[16], part[17] = byte((len(part)-14)>>8), byte(len(part)-14)
-		part[20], part[21] = 0x20, 0
-		if i == 1 {
-			part[20], part[21] = 0, 600/8
+	for _, c := range echoPairs() {
+		whole := c[0]
+		whole.size = 1200
+		parts := cut(whole.build(t), 9, 600)
+		before := b.stats()
+		for _, part := range parts {
+			only(t, b.send(outside, part), host)
 		}
-		part[24], part[25] = 0, 0
-		sum := ^sum16(part[14:34])
-		part[24], part[25] = byte(sum>>8), byte(sum)
-	}
-	only(t, b.send(outside, first), host)
-	only(t, b.send(outside, second), host)
-	second[18], first[18] = 99, 99 // another datagram, the last part first
-	for _, part := range [][]byte{first, second} {
-		part[24], part[25] = 0, 0
-		sum := ^sum16(part[14:34])
-		part[24], part[25] = byte(sum>>8), byte(sum)
-	}
-	none(t, b.send(outside, second))
-	if out := b.send(outside, first); len(out[host]) != 2 || len(out[outside]) != 0 {
-		t.Errorf("%x", out)
-	}
-	if s := b.stats(); s.ToHost != 4 || s.Dropped() != 0 {
-		t.Errorf("%+v", s)
+		parts = cut(whole.build(t), 10, 600)
+		n := 0
+		for i := range parts {
+			n += len(b.send(outside, parts[len(parts)-1-i])[host])
+		}
+		if s := b.stats(); n != len(parts) || s.ToHost-before.ToHost != uint64(2*n) || s.Dropped() != 0 || s.Echoes != 0 {
+			t.Errorf("%d of %d parts: %+v", n, len(parts), s)
+		}
 	}
 }

@@ -164,6 +164,9 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 		w.drop(d, Fragmented)
 		return
 	}
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &port)
+	}
 	if f.Offset != 0 {
 		w.keepPart(d)
 		return
@@ -197,6 +200,9 @@ func (w *worker) passPart(d rings.Desc) {
 		return
 	}
 	k.Ports, k.Proto = n.ports, n.proto
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &n.port) // it is that port's already: only how many tags say so is found again
+	}
 	r := w.table.Lookup(&k)
 	if l := w.leaving; l != nil && (r == 0 || l.isSent(r.Index())) {
 		w.give(int(l.slots[l.next.owner(&k)]), fragmentKind|uint32(n.port), d)

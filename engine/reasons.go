@@ -6,6 +6,8 @@ type Reason uint8
 // The reasons.
 const (
 	NotIP Reason = iota
+	VLANUnknown
+	VLANTags
 	Truncated
 	BadHeader
 	BadLength
@@ -49,6 +51,8 @@ type ReasonInfo struct {
 
 var reasons = [numReasons]ReasonInfo{
 	NotIP:            {"not_ip", "not IPv4 or IPv6"},
+	VLANUnknown:      {"vlan_unknown", "a VLAN tag that none of the port's vlans has"},
+	VLANTags:         {"vlan_tags", "it would leave with more than two VLAN tags"},
 	Truncated:        {"truncated", "the frame ends inside a header"},
 	BadHeader:        {"bad_header", "a header contradicts itself, or an IPv6 UDP checksum is zero"},
 	BadLength:        {"bad_length", "a length field exceeds the frame"},

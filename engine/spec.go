@@ -70,6 +70,7 @@ type PortSpec struct {
 	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
 	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
 	Addr4, Addr6 netip.Addr
+	VLAN         VLANSpec
 }
 
 // HostSpec is the host port: frames that have no flow go there.

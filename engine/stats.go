@@ -2,7 +2,7 @@ package engine
 
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
 // or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
-// full transmit or handoff ring was counted on its way there too.
+// full transmit or handoff ring, or because of its VLAN tags, was counted on its way there too.
 type Stats struct {
 	RxPackets uint64
 	RxBytes   uint64 // of the frames, without check sequence

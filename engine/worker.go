@@ -156,6 +156,10 @@ func (w *worker) take(port uint16, n int) {
 func (w *worker) parse(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
+		w.drop(d, VLANUnknown)
+		return
+	}
 	if v != rewrite.OK {
 		if !w.unusual(v, d, port, &w.keys[j]) {
 			return
