@@ -138,6 +138,7 @@ type Port struct {
 	Queues    int              // 0: auto
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
+	VLANs     []VLAN
 }
 
 // Neighbour is a static answer to "which MAC has this address".

@@ -63,7 +63,7 @@ func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings
 	f.eachServing(v, func(pool *Pool) {
 		for i := range pool.Members {
 			end := v.end(&pool.Members[i])
-			if hop, ok := t.hops[end.Addr]; ok && hop.Port == port {
+			if hop, ok := t.hops[end.Addr]; ok && t.physical(hop.Port) == port {
 				out = append(out, end)
 			}
 		}
@@ -83,8 +83,8 @@ func compareRules(a, b rings.MemberRule) int {
 
 // ownAddresses are the host's addresses as far as the file gives them, for where no kernel is asked.
 func (f *File) ownAddresses() (out []netip.Addr) {
-	for i := range f.Ports {
-		for _, p := range f.Ports[i].Addresses {
+	for _, network := range f.networks() {
+		for _, p := range network {
 			out = append(out, p.Addr())
 		}
 	}

@@ -187,13 +187,14 @@ func (v *validator) hashes(pool string) bool {
 // portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).
 func (v *validator) portAddresses() map[netip.Addr]int {
 	own := map[netip.Addr]int{}
-	for i, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	networks := v.file.networks()
+	for i := range networks {
+		for _, a := range networks[i] {
 			own[a.Addr()] = i
 		}
 	}
-	for _, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	for i := range networks {
+		for _, a := range networks[i] {
 			if b, ok := broadcast(a); ok {
 				own[b] = -1
 			}
@@ -224,9 +225,9 @@ func (v *validator) checkAddress(s *VirtualServer, at string, own map[netip.Addr
 	case ok && port < 0:
 		v.errorf(at+".address", "%s is the broadcast address of a port's network", a)
 	case ok && s.AddressHandling == AddressManaged:
-		v.warn(at+".address", "%s is the own address of port %q: address-handling should be external", a, v.file.Ports[port].Name)
+		v.warn(at+".address", "%s is the own address of port %q: address-handling should be external", a, v.file.portName(port))
 	case ok && s.Unmatched == UnmatchedDrop:
-		v.warn(at+".address", "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.Ports[port].Name)
+		v.warn(at+".address", "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.portName(port))
 	}
 }
 

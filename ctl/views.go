@@ -320,7 +320,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			sum := sumService(snaps, nodesOf, m.ID)
 			v := MemberView{
 				Pool: p.Name, Name: m.Name, Address: netip.AddrPortFrom(m.Addr, m.Port).String(), Weight: m.Weight,
-				State: "active", Port: s.file.Ports[m.Hop.Port].Name, CounterView: countersOf(&sum),
+				State: "active", Port: s.file.portName(m.Hop.Port), CounterView: countersOf(&sum),
 			}
 			if m.Port == 0 {
 				v.Address = m.Addr.String()
@@ -418,7 +418,7 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 			v.Invalid += q.RxInvalid + q.TxInvalid
 		}
 	}
-	return out
+	return append(out, s.vlanViews()...)
 }
 
 func (s *Server) memoryViews() []MemoryView {
