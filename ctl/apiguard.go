@@ -253,15 +253,15 @@ func (p *places) enter(ctx context.Context, who string) (leave func(), code int,
 		done()
 		return nil, http.StatusTooManyRequests, retryLater{maxWait, fmt.Errorf("%s has %d %s under way already: wait until some have ended", who, cap(s.places), p.what)}
 	}
-	leave = func() {
+	give := func() { // its own place
 		<-s.places
 		done()
 	}
 	select {
 	case p.total <- struct{}{}:
-		return func() { <-p.total; leave() }, 0, nil
+		return func() { <-p.total; give() }, 0, nil
 	case <-ctx.Done():
-		leave()
+		give()
 		return nil, http.StatusServiceUnavailable, retryLater{maxWait, fmt.Errorf("%d %s are under way, which is all that the engine answers at once: try again in a second", cap(p.total), p.what)}
 	}
 }

@@ -83,7 +83,7 @@ func describeAPI(t *testing.T, routes []apiRoute) []byte {
 				"200": object{"description": "what was asked for", "content": content},
 				"400": fails("a parameter is wrong, or there is a body"), "403": fails("another role is needed"),
 				"413": fails("the body is too large"), "429": fails("the client asks for too much; Retry-After says when to come again"),
-				"503": fails("the engine is busy or does not answer; Retry-After may say when to come again"),
+				"503":     fails("the engine is busy or does not answer; Retry-After may say when to come again"),
 				"default": fails("anything else"),
 			},
 		}
