@@ -37,7 +37,8 @@ type api struct {
 	doors   []*door
 	socket  string
 	listeners
-	certs atomic.Pointer[tls.Config] // of remote
+	certs    atomic.Pointer[tls.Config] // of remote
+	answered *atomic.Uint64             // requests
 }
 
 // listeners are where an api answers; a successor goes on with them.
@@ -131,6 +132,7 @@ func (s *Server) serve(l listeners) *api {
 	a := &api{socket: s.file.Control.Socket, listeners: l}
 	s.shots.take = func(ctx context.Context) ([]engine.Snapshot, error) { return s.engine.Snapshots(ctx) }
 	g := newGuard(s.access, s.log, s.routes())
+	a.answered = &g.answered
 	a.serve(newDoor(l.control, s.access, s.log), g, nil)
 	if l.remote != nil {
 		a.certs.Store(s.certs)

@@ -3,10 +3,12 @@ package ctl
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -39,10 +41,48 @@ type loop struct {
 	lengths []uint16
 	on      atomic.Bool
 	sent    atomic.Uint64 // the only writer is the worker
+	want    atomic.Int64  // marks that were asked for
+	marks   chan mark
+	marked  int64
+}
+
+// mark is how far the worker was at a moment, noted by itself: whoever else would look might be held up between two looks.
+type mark struct {
+	sent   uint64
+	at     time.Time
+	waited time.Duration // for its core while it could run, in all (Documentation/scheduler/sched-stats.rst)
+}
+
+// mark has the worker note how far it is.
+func (l *loop) mark() mark {
+	l.want.Add(1)
+	return <-l.marks
+}
+
+func (l *loop) note() {
+	var run, wait, slices int64
+	b, err := os.ReadFile("/proc/thread-self/schedstat")
+	if err == nil {
+		_, err = fmt.Sscan(string(b), &run, &wait, &slices)
+	}
+	if err != nil {
+		panic(err)
+	}
+	l.marks <- mark{l.sent.Load(), time.Now(), time.Duration(wait)}
+}
+
+// ratesOf are packets a second from one mark to another: of the time without what the worker waited for its core, and of all of it.
+func ratesOf(from, to mark) (own, wall float64) {
+	n, took := float64(to.sent-from.sent), to.at.Sub(from.at)
+	return n / (took - (to.waited - from.waited)).Seconds(), n / took.Seconds()
 }
 
 func (l *loop) Refill(p *rings.Pool) int {
 	n := l.Mem.Refill(p)
+	if want := l.want.Load(); want != l.marked {
+		l.marked = want
+		l.note()
+	}
 	if l.on.Load() {
 		l.sent.Store(l.sent.Load() + uint64(l.wire.SendHeads(l.heads, l.lengths)))
 	}
@@ -98,7 +138,7 @@ func newAPIBed(t *testing.T, text string, cores []int, polling engine.Polling) *
 	var queues []engine.PortQueue
 	for port := range f.Ports {
 		m, w := rings.NewMem(s.region, 128)
-		l := &loop{Mem: m, wire: w}
+		l := &loop{Mem: m, wire: w, marks: make(chan mark, 1)}
 		if port == 0 {
 			b.loop = l
 			l.heads, l.lengths = datagrams(t, 64)
@@ -108,7 +148,7 @@ func newAPIBed(t *testing.T, text string, cores []int, polling engine.Polling) *
 		s.ifaces = append(s.ifaces, iface{name: f.Ports[port].Interface, mac: top.ports[port].MAC, mtu: 1500, queues: 1})
 	}
 	s.engine, err = engine.New(engine.Options{Region: s.region, Workers: [][]engine.PortQueue{queues}, Tables: [][]byte{table}, Capacity: f.Engine.Connections,
-		Cores: cores, Polling: polling, Secret: newSecret()}, cfg, s.dict)
+		Cores: cores, Nice: nice(cores), Polling: polling, Secret: newSecret()}, cfg, s.dict)
 	must(err)
 	must(s.engine.Start())
 	s.api, err = s.listen()

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -43,6 +44,7 @@ type guard struct {
 	paths  []string
 
 	quick, streams, scans places
+	answered              atomic.Uint64 // requests, refused ones too
 
 	mu    sync.Mutex
 	rates map[string]*rate.Limiter // by peer
@@ -65,6 +67,7 @@ func newGuard(a *access, log *slog.Logger, list []apiRoute) *guard {
 // ServeHTTP is http.Handler's.
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer busy(r.Context())()
+	defer g.answered.Add(1)
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is that very value
 			g.log.Error("a request of the API has failed", "path", r.URL.Path, "panic", p, "stack", string(debug.Stack()))

@@ -10,7 +10,7 @@ import (
 
 // snapshotGap is the least time between two snapshots of the workers for the API. Each costs a worker a microsecond or more, so
 // ten thousand requests a second must not have as many.
-const snapshotGap = 5 * time.Millisecond
+const snapshotGap = 20 * time.Millisecond
 
 // sharedSnapshots gives every request a snapshot that began after the request came, and many the same one. A lone request does
 // not wait.

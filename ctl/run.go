@@ -147,7 +147,6 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	}
 	s.steer(cfg)
 	setProcs(s.plan.workers)
-	s.keepOff()
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}

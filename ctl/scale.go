@@ -106,7 +106,6 @@ func (s *Server) seat(o scaled) {
 	}
 	s.steer(s.engine.Config())
 	setProcs(s.plan.workers)
-	s.keepOff()
 	runtime.GC() // of the former workers
 	s.log.Info("workers changed", "workers", o.view.Workers, "cores", fmt.Sprint(o.plan.cores), "why", o.plan.why, "connections_moved", o.view.Moved,
 		"connections_lost", o.view.Lost, "took_us", o.view.TookUS)

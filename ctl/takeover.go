@@ -522,7 +522,6 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any
 		s.lastHops = "" // one may have been ordered while this process prepared: compile them again
 	}
 	setProcs(s.plan.workers)
-	s.keepOff()
 	s.steer(s.engine.Config())
 	s.api = s.serve(t.own)
 }
