@@ -111,9 +111,9 @@ func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {
 	v, err := s.OrderVirtual(r.URL.Query().Get("name"), r.URL.Query().Get("action"))
 	switch {
 	case errors.Is(err, ErrNoVirtual):
-		reply(w, http.StatusNotFound, apiError{err.Error()})
+		refuse(w, http.StatusNotFound, err)
 	case err != nil:
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 	default:
 		reply(w, http.StatusOK, v)
 	}
