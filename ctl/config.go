@@ -139,6 +139,7 @@ type Port struct {
 	Queues    int              // 0: auto
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
+	VLANs     []VLAN
 }
 
 // Neighbour is a static answer to "which MAC has this address".
@@ -212,6 +213,7 @@ type VirtualServer struct {
 	Port            string // name of a Port
 	AddressHandling AddressHandling
 	Unmatched       Unmatched
+	Echo            Echo
 	Timeouts        Timeouts
 	MidStream       MidStream
 	OnePacket       bool
@@ -249,6 +251,7 @@ type (
 	Mode            string
 	AddressHandling string
 	Unmatched       string
+	Echo            string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -322,6 +325,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	EchoKernel  Echo = "kernel"
+	EchoEngine  Echo = "engine"
+	EchoOff     Echo = "off"
+	EchoWhileUp Echo = "while-up"
 
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"

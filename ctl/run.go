@@ -101,7 +101,10 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if err = f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
-	if s.ways, err = f.ways(s.ifaces); err != nil {
+	if s.vlans, err = f.vlanInterfaces(s.ifaces); err != nil {
+		return nil, err
+	}
+	if s.ways, err = f.ways(s.reach()); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -264,18 +267,18 @@ func (s *Server) resolveHops() error {
 			if !s.isOpen(w.port) {
 				continue // its interface is gone, and the kernel has forgotten them
 			}
-			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
+			want[placedNeighbour{s.ifaceOf(w.port).index, w.via}] = true
 		}
 	}
 	return s.state.keepNeighbours(want)
 }
 
 func (s *Server) topology() (*topology, error) {
-	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	t, err := s.file.live(s.reach(), s.ways, s.drain.ways, s.host)
 	if err != nil {
 		return nil, err
 	}
-	for i := range s.file.Ports {
+	for i := range s.file.enginePorts() {
 		t.down = append(t.down, s.linkState(i) != "up")
 	}
 	for a, h := range t.hops {
@@ -338,8 +341,8 @@ func (s *Server) manageAgain(t *topology) {
 	s.managed = time.Now()
 	for _, w := range t.unmanaged {
 		// With an old kernel this starts another resolution.
-		_ = manage(s.ifaces[w.port].index, w.via)
-		n := placedNeighbour{s.ifaces[w.port].index, w.via}
+		_ = manage(s.ifaceOf(w.port).index, w.via)
+		n := placedNeighbour{s.ifaceOf(w.port).index, w.via}
 		if !slices.Contains(s.state.Neighbours, n) {
 			s.state.Neighbours = append(s.state.Neighbours, n)
 			_ = s.state.save() // only for a successor that cleans up
@@ -352,11 +355,7 @@ func (s *Server) noteIDs() error {
 	if s.tables.dictionary != nil {
 		return s.tables.note(s.dict)
 	}
-	var ports []string
-	for i := range s.file.Ports {
-		ports = append(ports, s.file.Ports[i].Name)
-	}
-	return s.tables.begin(ports, s.dict)
+	return s.tables.begin(s.file.enginePorts(), s.dict)
 }
 
 func describeRules(rules []rings.Rules) (out []string) {
@@ -368,11 +367,10 @@ func describeRules(rules []rings.Rules) (out []string) {
 
 // want adds addresses to those that shall be on a port.
 func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
-	for p := range s.file.Ports {
-		if s.file.Ports[p].Name == port {
-			for _, a := range addrs {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
-			}
+	if n, ok := s.file.portNumber(port); ok {
+		f := s.ifaceOf(n)
+		for _, a := range addrs {
+			want[placedAddress{f.index, f.mac, a}] = true
 		}
 	}
 }

@@ -265,6 +265,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 }
 
 // MemoryView is a piece of memory taken at start.
@@ -326,7 +327,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			sum := sumService(snaps, nodesOf, m.ID)
 			v := MemberView{
 				Pool: p.Name, Name: m.Name, Address: netip.AddrPortFrom(m.Addr, m.Port).String(), Weight: m.Weight,
-				State: "active", Port: s.file.Ports[m.Hop.Port].Name, CounterView: countersOf(&sum),
+				State: "active", Port: s.file.portName(m.Hop.Port), CounterView: countersOf(&sum),
 			}
 			if m.Port == 0 {
 				v.Address = m.Addr.String()
@@ -424,7 +425,7 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 			v.Invalid += q.RxInvalid + q.TxInvalid
 		}
 	}
-	return out
+	return append(out, s.vlanViews()...)
 }
 
 func (s *Server) memoryViews() []MemoryView {

@@ -23,6 +23,7 @@ type Config struct {
 	addrs       []flow.Addr
 	pools       []pool
 	services    services
+	echoes      []echo // what entries of services for addresses point to
 	owners      owners
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	serverEnds  services // members' ends of connections, with the port that leads there; only where there are prefixes
@@ -36,6 +37,8 @@ type Config struct {
 	hasSNAT     bool
 	snatPools   []snatPool
 	sourceRates *sourceRates // nil: no virtual server has a limit
+	lanes       []lane       // by port; nil: no port is a VLAN
+	lanePorts   []lanePort   // by key
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -119,6 +122,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
 	c.compileExits(spec.ICMPRate)
+	if err := c.compileVLANs(); err != nil {
+		return nil, err
+	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
@@ -316,6 +322,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 			return err
 		}
 	}
+	c.compileEchoes()
 	return c.compileAnswers()
 }
 

@@ -63,7 +63,9 @@ func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
 	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
-		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && !host {
+		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
+			w.echo(i)
+		} else if virtual && !host {
 			w.drop(d, NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			w.drop(d, NoConnection)

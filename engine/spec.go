@@ -70,6 +70,7 @@ type PortSpec struct {
 	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
 	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
 	Addr4, Addr6 netip.Addr
+	VLAN         VLANSpec
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -161,7 +162,9 @@ type VirtualSpec struct {
 	Timeouts     Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
-	MidStream     MidStream
+	// Echo is who answers echo requests to this address; the same for all of its virtual servers.
+	Echo      Echo
+	MidStream MidStream
 	// OnePacket treats each UDP datagram by itself: no entry in the table, a member for each, the answer translated back.
 	OnePacket bool
 	// ResetExpired sends a RST to both ends of a TCP connection that expires.

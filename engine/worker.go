@@ -75,6 +75,7 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
+	sentEchoes answers
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 
@@ -166,6 +167,10 @@ func (w *worker) parse(d *rings.Desc, port uint16) {
 func (w *worker) parseAny(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
+		w.drop(d, VLANUnknown)
+		return
+	}
 	if v != rewrite.OK {
 		if !w.unusual(v, d, port, &w.keys[j]) {
 			return
