@@ -282,13 +282,12 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	out := []VirtualView{}
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
-		state, since := s.virtualState(v.Name)
 		out = append(out, VirtualView{
-			State: state, Since: since, Withdrawn: s.isWithdrawn(s.file.VirtualServer(v.Name)),
 			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}
+	s.virtualStates(out)
 	return out
 }
 
