@@ -131,8 +131,8 @@ func unitSettings(t *testing.T, unit, key string) (values []string) {
 // The units' commands are ones that sluice has, and systemd takes the units.
 func TestUnits(t *testing.T) {
 	app := newApp()
-	for _, unit := range []string{"sluice.service", "sluice-release.service"} {
-		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecReload", "ExecStopPost"} {
+	for _, unit := range []string{"sluice.service", "sluice-prepare.service"} {
+		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecReload", "ExecStop"} {
 			for _, v := range unitSettings(t, unit, key) {
 				_, line, found := strings.Cut(strings.TrimPrefix(v, "+"), "/usr/bin/sluice ")
 				if !found {
@@ -162,12 +162,22 @@ func TestUnits(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var paths []string
-	for _, unit := range []string{"sluice-release.service", "sluice.service"} {
+	for _, unit := range []string{"sluice-prepare.service", "sluice.service"} {
 		text := string(must(os.ReadFile(filepath.Join(deployDir, "systemd", unit)))(t))
 		// The program and its manual page are not installed here.
 		text = strings.NewReplacer("/usr/bin/sluice", program(t), "Documentation=man:sluice(8)\n", "").Replace(text)
 		paths = append(paths, filepath.Join(dir, unit))
 		ok(t, os.WriteFile(paths[len(paths)-1], []byte(text), 0o644))
+	}
+	exposure := regexp.MustCompile(`Overall exposure level for sluice.service: ([0-9.]+)`)
+	out := must(exec.Command(analyze, "security", "--offline=true", "--no-pager", paths[1]).Output())(t)
+	m := exposure.FindSubmatch(out)
+	if m == nil {
+		t.Fatalf("systemd-analyze security says nothing of the exposure:\n%s", out)
+	}
+	t.Logf("systemd-analyze security: %s", m[0])
+	if level := must(strconv.ParseFloat(string(m[1]), 64))(t); level > 2.5 {
+		t.Errorf("the unit's exposure has risen to %v:\n%s", level, out)
 	}
 	if out, err := exec.Command(analyze, append([]string{"verify", "--man=no"}, paths...)...).CombinedOutput(); err != nil || strings.Contains(string(out), dir) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
