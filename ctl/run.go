@@ -381,7 +381,7 @@ func (s *Server) placeAddresses() error {
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
 		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
-			s.want(want, v.Port, v.Address.Addr())
+			s.want(want, v.Port, v.addresses()...)
 		}
 	}
 	for i := range s.file.SNATPools {
@@ -391,8 +391,10 @@ func (s *Server) placeAddresses() error {
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
-			if p.Address == v.Addr {
-				want[p] = true
+			for _, d := range v.All() {
+				if d.IsAddress() && p.Address == d.Prefix.Addr() {
+					want[p] = true
+				}
 			}
 		}
 	}

@@ -286,7 +286,7 @@ func noEnd(text string) *problem {
 	case err != nil:
 		return w.orUse("names are not looked up; such as 10.10.1.100:80 or [2001:db8::1]:80")
 	case port == "*" || port == "any" || strings.Contains(port, "-") || strings.Contains(port, ","):
-		return wrong("several ports, %q, are not in this release; want one", shorten(port))
+		return wrong("several ports, %q; want one", shorten(port))
 	}
 	return wrong("%q is not a port; want 1 to 65535", shorten(port))
 }

@@ -101,7 +101,7 @@ func connView(c *engine.Conn) ConnView {
 	v := ConnView{
 		ClientSideClient: at(c.Client, c.CPort), ClientSideServer: at(c.Record.Virtual, c.VPort),
 		ServerSideClient: at(c.Server.Dst, c.SPort), ServerSideServer: at(c.Server.Src, c.NPort),
-		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.Server.Src.Netip().String(),
+		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.NodeAddr.Netip().String(),
 		Protocol: protocolName(c.Proto()), State: "open",
 		ClientSequence: c.Win[flow.FromClient].End, ServerSequence: c.Win[flow.FromServer].End,
 		VirtualServer: c.Virtual, Pool: c.Pool, Member: c.Member, ClientMAC: macString(c.ClientMAC),
@@ -116,7 +116,7 @@ func connView(c *engine.Conn) ConnView {
 	case c.Proto() == flow.SCTP:
 		v.State = c.SCTPState().String()
 		v.ClientSequence, v.ServerSequence = 0, 0 // numbers are per stream; what is kept there are tags
-	case !c.Replied():
+	case !c.Replied() && !c.OneSided():
 		v.State = "unanswered"
 	}
 	return v
@@ -273,7 +273,7 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
 		out = append(out, VirtualView{
-			Name: v.Name, Address: endText(netip.AddrPortFrom(v.Addr, v.Port)), Protocol: protocolName(v.Proto),
+			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}

@@ -37,7 +37,7 @@ func (w *worker) propose() {
 		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
 		}
-		id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+		id := w.cfg.find(k, w.ports[i])
 		if id == 0 {
 			continue
 		}

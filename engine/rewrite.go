@@ -38,8 +38,8 @@ func (w *worker) rewrite(from, to int) {
 				continue
 			}
 			n := &w.cfg.nodes[rec.Node]
-			if rec.SNAT != 0 || !hasPorts(p.Proto) {
-				w.translate(rec, flow.FromClient, p, d, &n.l2, int(n.port))
+			if !rec.Plain() || !hasPorts(p.Proto) {
+				w.forward(i, rec, flow.FromClient, &n.l2, int(n.port))
 				continue
 			}
 			rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
@@ -66,14 +66,29 @@ func (w *worker) rewrite(from, to int) {
 			continue
 		}
 		l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
-		if rec.SNAT != 0 || !hasPorts(p.Proto) {
-			w.translate(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf))
+		if !rec.Plain() || !hasPorts(p.Proto) {
+			w.forward(i, rec, flow.FromServer, &l2, int(rec.ClientIf))
 			continue
 		}
 		rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
 		w.count(rec, flow.FromServer, p)
 		w.stats.ToClient++
 		w.send(int(rec.ClientIf), d)
+	}
+}
+
+// forward sends packet i of a connection on as its kind says.
+func (w *worker) forward(i int, rec *flow.Record, side flow.Side, l2 *rewrite.L2, port int) {
+	p, d := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)]
+	if side == flow.FromServer && rec.OneSided() {
+		w.toHost(d) // where it would have gone past us, had the XDP program seen it
+		return
+	}
+	switch rec.Kind() {
+	case flow.Routed:
+		w.routePacket(rec, side, p, d, l2, port)
+	default:
+		w.translate(rec, side, p, d, l2, port)
 	}
 }
 
@@ -109,6 +124,9 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 // follow updates the connection's state and reports whether the packet keeps the connection alive: a TCP segment outside
 // the window does not, nor an SCTP packet with a wrong tag.
 func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+	if rec.OneSided() {
+		return w.followClient(rec, ref, p)
+	}
 	var j flow.Judgement
 	switch p.Proto {
 	case flow.TCP:
@@ -137,6 +155,11 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool 
 		}
 		return true
 	}
+	return w.judged(rec, ref, j)
+}
+
+// judged draws the consequences of what tracking says of a packet.
+func (w *worker) judged(rec *flow.Record, ref flow.Ref, j flow.Judgement) bool {
 	switch j {
 	case flow.Outside:
 		w.stats.Outside++

@@ -61,9 +61,9 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && !host {
 			w.drop(d, NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			w.drop(d, NoConnection)
@@ -84,7 +84,7 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
-	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.FullNAT && !isICMP(k.Proto)) {
+	if !hasPorts(k.Proto) && v.Mode.translates() && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)) {
 		w.drop(d, Untranslatable)
 		return 0
 	}
@@ -178,7 +178,7 @@ func (w *worker) opens(i int) bool {
 	if !begins(&w.pkts[i]) {
 		return false
 	}
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
 		return false
 	}
@@ -303,11 +303,14 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	if !hasPorts(k.Proto) {
+	translated := v.Mode.translates()
+	if !hasPorts(k.Proto) || !translated {
 		port = k.DstPort()
 	}
 	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
-	after.Dst, after.DstPort = m.addr, port
+	if translated {
+		after.Dst, after.DstPort = m.addr, port
+	}
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
@@ -320,6 +323,7 @@ func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	if !w.pkts[i].V6 {
 		rec.L3Diff = l3
 	}
+	rec.SetKind(v.Mode.kind())
 	return rec
 }
 

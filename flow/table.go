@@ -137,7 +137,7 @@ func (t *Table) ServerKey(r *Record) Key {
 		dst = t.nodes[r.SNAT]
 	}
 	src := r.Virtual
-	if r.Node != 0 {
+	if r.toNode() {
 		src = t.nodes[r.Node]
 	}
 	return Key{Src: src, Dst: dst, Ports: Ports(r.NPort, r.SPort), Proto: r.Proto()}
@@ -157,7 +157,7 @@ func (t *Table) matches(r Ref, k *Key) bool {
 		dst = t.nodes[rec.SNAT]
 	}
 	src := rec.Virtual
-	if rec.Node != 0 {
+	if rec.toNode() {
 		src = t.nodes[rec.Node]
 	}
 	return dst == k.Dst && src == k.Src
