@@ -193,13 +193,17 @@ func (w *Wire) SendBurst(packets [][]byte) int {
 	return sent
 }
 
-// HeadLen is how many bytes of a packet SendHeads writes: headers without options, and the whole of a 64-byte frame.
-const HeadLen = 64
+// HeadLen and LongHeadLen are how many bytes of a packet SendHeads writes, one or two lines of the cache: headers without
+// options, and the whole of a 64-byte frame. Those of IPv6 with TCP are longer than HeadLen.
+const (
+	HeadLen     = 64
+	LongHeadLen = 128
+)
 
 // SendHeads is SendBurst for a generator that must cost little beside what it measures. Packet i is lengths[i] bytes long
-// and begins with heads[i*HeadLen:(i+1)*HeadLen]; the rest is what the frame holds, so that a long packet costs no more than
+// and begins with heads[i*size:(i+1)*size], size being HeadLen or LongHeadLen; the rest is what the frame holds, so that a long packet costs no more than
 // a short one, as with a NIC that writes frames itself. It returns how many were delivered.
-func (w *Wire) SendHeads(heads []byte, lengths []uint16) int {
+func (w *Wire) SendHeads(heads []byte, size int, lengths []uint16) int {
 	n := min(uint32(len(lengths)), w.fill.filled(uint32(len(lengths))), w.rx.room(uint32(len(lengths))))
 	sent := 0
 	for i, length := range lengths[:n] {
@@ -207,7 +211,10 @@ func (w *Wire) SendHeads(heads []byte, lengths []uint16) int {
 			break
 		}
 		addr := w.fill.get() + Headroom
-		*(*[HeadLen]byte)(w.region.mem[addr:]) = *(*[HeadLen]byte)(heads[i*HeadLen:])
+		*(*[HeadLen]byte)(w.region.mem[addr:]) = *(*[HeadLen]byte)(heads[i*size:])
+		if size > HeadLen {
+			*(*[HeadLen]byte)(w.region.mem[addr+HeadLen:]) = *(*[HeadLen]byte)(heads[i*size+HeadLen:])
+		}
 		w.rx.put(Desc{Addr: addr, Len: uint32(length)})
 		sent++
 	}
