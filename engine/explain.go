@@ -91,6 +91,10 @@ func (c *Config) ExplainOn(ingress int, proto uint8, src, dst netip.AddrPort) Ex
 	}
 	v := &c.virtuals[id]
 	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
+	if why, ok := v.admits(k.Src); !ok {
+		e.Decision, e.Reason = DecideDrop, why.String()
+		return e
+	}
 	var search choice
 	search.apply(c)
 	c.explainPick(&e, v, &k, &search, 0)

@@ -16,7 +16,6 @@ type networks struct {
 	lengths [][2]lengths // by ingress port, then IPv4 and IPv6; empty: there are none
 	entries []network
 	mask    uint64
-	n       int
 	spans   spans
 	pending []network // until sort
 }

@@ -193,12 +193,8 @@ func (w *Wire) SendBurst(packets [][]byte) int {
 	return sent
 }
 
-// HeadLen and LongHeadLen are how many bytes of a packet SendHeads writes, one or two lines of the cache: headers without
-// options, and the whole of a 64-byte frame. Those of IPv6 with TCP are longer than HeadLen.
-const (
-	HeadLen     = 64
-	LongHeadLen = 128
-)
+// LongHeadLen is two lines of the cache, which hold the headers of IPv6 with TCP.
+const LongHeadLen = 2 * HeadLen
 
 // SendHeads is SendBurst for a generator that must cost little beside what it measures. Packet i is lengths[i] bytes long
 // and begins with heads[i*size:(i+1)*size], size being HeadLen or LongHeadLen; the rest is what the frame holds, so that a long packet costs no more than
