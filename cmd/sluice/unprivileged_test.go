@@ -73,8 +73,8 @@ func (b *bed) startPlain() *daemon {
 	return d
 }
 
-// A plain user with the unit's capabilities serves, keeps connections over a kill, hands over to a successor, runs monitors that have
-// no capability, and leaves nothing but what root has prepared.
+// A plain user with the unit's capabilities serves, keeps connections over a kill, hands over to a successor, runs programs of monitors and
+// hooks that have no capability, and leaves nothing but what root has prepared.
 func TestPlainUser(t *testing.T) {
 	b := newBed(t, lab.TwoArmOptions{Servers: 2, Queues: 2}, settings{engine: "workers: 2"})
 	for i, h := range b.Servers {
@@ -83,10 +83,12 @@ func TestPlainUser(t *testing.T) {
 	}
 	b.serve(webPort, lab.HTTPServer)
 	status := filepath.Join(b.dir, "monitor-status")
+	hookStatus := filepath.Join(b.dir, "hook-status")
 	script := filepath.Join(b.dir, "look")
-	ok(t, os.WriteFile(script, []byte("#!/bin/sh\ncat /proc/self/status > "+status+"\n"), 0o755))
+	ok(t, os.WriteFile(script, []byte("#!/bin/sh\ncat /proc/self/status > ${1:-"+status+"}\n"), 0o755))
 	config := strings.Replace(b.configText(settings{engine: "workers: 2"}), "pools:\n",
 		fmt.Sprintf("monitors:\n  - {name: look, type: exec, exec: {command: [%s]}}\npools:\n", script), 1)
+	config = strings.Replace(config, "{name: web,", fmt.Sprintf("{name: web, hook: [%s, %s],", script, hookStatus), 1)
 	b.write(strings.Replace(config, "- name: all\n", "- name: all\n    monitors: [look]\n", 1))
 	b.prepared()
 	d := b.startPlain()
@@ -104,9 +106,11 @@ func TestPlainUser(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, "the monitor has run", func() bool { return statusFile(status)["CapEff"] != "" })
-	if s := statusFile(status); s["CapEff"]+s["CapPrm"]+s["CapInh"]+s["CapAmb"] != strings.Repeat("0000000000000000", 4) || s["NoNewPrivs"] != "1" {
-		t.Errorf("the monitor runs with %v", s)
+	for _, file := range []string{status, hookStatus} {
+		eventually(t, file+" is written", func() bool { return statusFile(file)["NoNewPrivs"] != "" })
+		if s := statusFile(file); s["CapEff"]+s["CapPrm"]+s["CapInh"]+s["CapAmb"] != strings.Repeat("0000000000000000", 4) || s["NoNewPrivs"] != "1" {
+			t.Errorf("%s: a program runs with %v", file, s)
+		}
 	}
 	var sessions []*session
 	say := func(when string) {
