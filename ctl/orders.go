@@ -162,7 +162,7 @@ func (o *orderFile) save() error {
 		return err
 	}
 	tmp := o.path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := writeFresh(tmp, b); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("note what was ordered: %w", err)
 	}

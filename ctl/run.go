@@ -99,6 +99,9 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.privileges(s.ifaces, s.plan); err != nil {
+		return nil, err
+	}
 	if err = f.prepareMonitors(); err != nil {
 		return nil, err
 	}
