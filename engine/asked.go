@@ -45,6 +45,7 @@ func (w *worker) explain(a *asked, now uint64) error {
 	w.now, w.refs[0] = now, 0
 	c, k := &w.runtime.choice, &w.keys[0]
 	w.runtime.peek = &peek{mac: rewrite.SourceMAC(frame)}
+	c.peek = true
 	defer func() { w.runtime.peek, c.trail, c.going, c.peek = nil, trail{}, [2]*shared{}, false }()
 	w.ports[0] = uint16(max(a.question.Port, 0))
 	a.worker, a.now, a.key, a.cfg, a.opens = w.id, now, *k, w.cfg, begins(&w.pkts[0])

@@ -371,7 +371,7 @@ func (c *choice) among(g *group) *member {
 		}
 		c.mask.Clear(i) // it is not asked again
 		m := &g.members[i]
-		if c.reserve(m.shared, int64(m.Limit), uint32(m.Rate), c.now, c.peek) {
+		if c.reserve(m.shared, int64(m.Limit), uint32(m.Rate), c.now) {
 			return m
 		}
 		c.why = MemberLimit

@@ -46,8 +46,8 @@ func (p *peek) insert(t *flow.Table, rec *flow.Record, proto uint8) flow.InsertR
 }
 
 // reserve takes a place of s, or only says whether there is one.
-func (c *choice) reserve(s *shared, limit int64, rate uint32, now uint64, peek bool) bool {
-	if !peek {
+func (c *choice) reserve(s *shared, limit int64, rate uint32, now uint64) bool {
+	if !c.peek {
 		return s.reserve(limit, rate, now)
 	}
 	if limit > 0 && c.active(s)+1 > limit {

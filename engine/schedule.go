@@ -159,7 +159,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		}
 	}
 	c, proto, peek := &w.runtime.choice, w.keys[i].Proto, w.runtime.peek
-	if !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now, peek != nil) {
+	if !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
 	c.begin(v.pool, &w.keys[i], w.now, peek != nil)
