@@ -351,7 +351,7 @@ func (a *asked) hostReason() string {
 	case virtual:
 		return "the address is virtual, no virtual server has this protocol and port, and unmatched is host"
 	}
-	return "the destination is not a virtual address: the XDP program leaves the packet to the kernel"
+	return "the destination is not a virtual address: the XDP program leaves the packet to the kernel, or the engine hands over what a member sends without a connection"
 }
 
 // others says why it is not the other virtual servers.

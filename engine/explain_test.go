@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -565,4 +566,55 @@ func TestExplainFullAndCollision(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	x.close()
+}
+
+// A running engine is asked from many sides while packets come: everybody gets an answer, and with the race detector on nobody
+// reads what another writes.
+func TestExplainWhileRunning(t *testing.T) {
+	b := newBench(t, a4(3), 1000, 1024)
+	if err := b.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	answered := make(chan int)
+	for i := range 4 {
+		go func() {
+			n := 0
+			defer func() { answered <- n }()
+			for port := uint16(i); ctx.Err() == nil; port += 4 {
+				q := Question{Proto: flow.TCP, Src: netip.AddrPortFrom(clientIP, port), Dst: netip.AddrPortFrom(vip, 80), Port: int(port%3) - 1}
+				e, err := b.Explain(ctx, q)
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+				if err == nil && e.Decision != DecideConnect && e.Decision != DecideForward && e.Reason != WrongSide.String() {
+					t.Errorf("%+v", e)
+				}
+				n++
+			}
+		}()
+	}
+	for port := uint16(1); port < 400; port++ {
+		if !b.wire(int(port%3), outside).Send(fromClient(port, "S").build(t)) {
+			t.Fatal("the wire is full")
+		}
+		for opened := uint64(0); opened < uint64(port); opened = b.stats().Opened {
+			for w := range 3 {
+				b.wire(w, inside).Recv(func([]byte) {})
+			}
+		}
+	}
+	stop()
+	for range 4 {
+		if n := <-answered; n < 10 {
+			t.Errorf("%d answers", n)
+		}
+	}
+	if err := b.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.stats(); s.Opened != 399 || s.Dropped() != 0 {
+		t.Errorf("%+v", s)
+	}
+	b.close()
 }
