@@ -171,7 +171,6 @@ type explaining struct {
 	rng   *rand.Rand
 	kinds map[string]int // how often each outcome was met
 	open  []Question     // what was sent to virtual servers
-	seen  map[[2]netip.AddrPort]fate
 }
 
 // settled steps until nothing expires any more.

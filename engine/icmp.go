@@ -106,6 +106,7 @@ func (w *worker) answerError(i int, about rewrite.Problem, mtu uint32, why Reaso
 		w.drop(d, why)
 		return
 	}
+	w.capture.note(w, d, why)
 	frame := w.region.Frame(d.Addr)
 	n := a.Build(frame[d.Addr-w.region.Base(d.Addr):], b, p)
 	if n == 0 {

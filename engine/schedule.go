@@ -92,6 +92,7 @@ func (w *worker) admit(i int) flow.Ref {
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	if w.resets(i, v, why) {
 		w.stats.Refused[why]++
+		w.capture.note(w, w.descs[i], why)
 		w.answerReset(i)
 		return
 	}

@@ -75,6 +75,7 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
+	capture    *capture // nil but while packets are captured
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 
@@ -139,6 +140,9 @@ const portion = 8
 // take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
+	if w.capture != nil {
+		w.capture.arrive(w, port, w.in[:n])
+	}
 	bytes := uint64(0)
 	for from := 0; from < n; from += portion {
 		first := w.n
@@ -212,6 +216,9 @@ func (w *worker) process() {
 // drop ends a packet: its reason is counted and its frame is free.
 func (w *worker) drop(d rings.Desc, why Reason) {
 	w.stats.Drops[why]++
+	if w.capture != nil {
+		w.capture.dropped(w, d.Addr, why)
+	}
 	w.pool.Put(w.region.Base(d.Addr))
 }
 
