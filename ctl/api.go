@@ -143,6 +143,8 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
 	mux.HandleFunc("POST /v1/members/order", s.postOrder)
 	mux.HandleFunc("GET /v1/explain", s.explain)
+	mux.HandleFunc("GET /v1/capture", s.capture)
+	mux.HandleFunc("DELETE /v1/capture", s.endCapture)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
@@ -391,20 +393,30 @@ func call(ctx context.Context, method, socket, path string, timeout time.Duratio
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		if errors.Is(err, os.ErrPermission) {
-			return fmt.Errorf("no permission for %s; run as root or in its group", socket)
-		}
-		return fmt.Errorf("%w at %s; is it running (sluice run -c FILE), with this control.socket? (%v)", ErrNoServer, socket, unwrapURL(err))
+		return requestError(socket, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		var e apiError
-		if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
-			e.Error = resp.Status
-		}
-		return errors.New(e.Error)
+		return answerError(resp)
 	}
 	return read(resp.Body)
+}
+
+// requestError says why a request came to nothing.
+func requestError(socket string, err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("no permission for %s; run as root or in its group", socket)
+	}
+	return fmt.Errorf("%w at %s; is it running (sluice run -c FILE), with this control.socket? (%v)", ErrNoServer, socket, unwrapURL(err))
+}
+
+// answerError is what an answer says that is an error.
+func answerError(resp *http.Response) error {
+	var e apiError
+	if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
+		e.Error = resp.Status
+	}
+	return errors.New(e.Error)
 }
 
 func unwrapURL(err error) error {

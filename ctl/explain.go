@@ -198,21 +198,8 @@ func endpointText(proto uint8, a netip.AddrPort) string {
 // alone. Of ICMP the port of the source is the id of the query, 1 if it is left out.
 func ParseQuestion(protocol, source, destination string) (q engine.Question, err error) {
 	q.Port = -1
-	switch p := strings.ToLower(protocol); p {
-	case "tcp":
-		q.Proto = flow.TCP
-	case "udp":
-		q.Proto = flow.UDP
-	case "sctp":
-		q.Proto = flow.SCTP
-	case "icmp", "icmp6":
-		q.Proto = flow.ICMP
-	default:
-		n, err := strconv.ParseUint(p, 10, 8)
-		if err != nil || n == 0 {
-			return q, fmt.Errorf("protocol %q is none of tcp, udp, sctp, icmp and a number from 1 to 255", protocol)
-		}
-		q.Proto = uint8(n)
+	if q.Proto, err = parseProtocol(protocol); err != nil {
+		return q, err
 	}
 	ports := q.Proto == flow.TCP || q.Proto == flow.UDP || q.Proto == flow.SCTP
 	for _, end := range []struct {
@@ -239,6 +226,25 @@ func ParseQuestion(protocol, source, destination string) (q engine.Question, err
 		q.Proto = flow.ICMPv6
 	}
 	return q, nil
+}
+
+// parseProtocol reads the name or number of a protocol. ICMP is that of IPv4, until it is known better.
+func parseProtocol(name string) (uint8, error) {
+	switch strings.ToLower(name) {
+	case "tcp":
+		return flow.TCP, nil
+	case "udp":
+		return flow.UDP, nil
+	case "sctp":
+		return flow.SCTP, nil
+	case "icmp", "icmp6":
+		return flow.ICMP, nil
+	}
+	n, err := strconv.ParseUint(name, 10, 8)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("protocol %q is none of tcp, udp, sctp, icmp and a number from 1 to 255", name)
+	}
+	return uint8(n), nil
 }
 
 // ExplainPath is what to ask the API for.

@@ -30,8 +30,10 @@ type capture struct {
 	free   []uint16 // slots
 	of     []uint16 // by frame: slot + 1, or 0
 	going  []uint16 // slots of the batch that is being sent
-	ring   *captureRing
-	counts captureCounts
+	// flushing says that such a batch is in hand.
+	flushing bool
+	ring     *captureRing
+	counts   captureCounts
 }
 
 // captureCounts are written by the worker and read by whoever reads the capture. Every packet seen ends in one of the others.
@@ -196,6 +198,19 @@ func (c *capture) note(w *worker, d rings.Desc, why Reason) {
 	if slot, ok := c.slotOf(w, d.Addr); ok {
 		c.slots[slot].why = why
 	}
+}
+
+// flush looks at what leaves when worker.flush is called for the first time, and calls it again; then it is not meant.
+func (c *capture) flush(w *worker, e *egress, port int) bool {
+	if c.flushing {
+		return false
+	}
+	c.flushing = true
+	c.finished(w, port, e.batch[:e.n])
+	w.flush(e, port)
+	c.sent(w)
+	c.flushing = false
+	return true
 }
 
 // finished looks at a batch that is about to leave by a port.

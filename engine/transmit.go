@@ -34,21 +34,13 @@ func (w *worker) transmit() {
 	}
 }
 
-// flush sends the batch of a port.
+// flush sends the batch. What a full ring does not take after one reclaim is dropped: nothing waits.
 func (w *worker) flush(e *egress, port int) {
-	batch := e.batch[:e.n]
-	e.n = 0
-	if w.capture != nil {
-		w.capture.finished(w, port, batch)
-		w.sendBatch(e, port, batch)
-		w.capture.sent(w)
+	if w.capture != nil && w.capture.flush(w, e, port) {
 		return
 	}
-	w.sendBatch(e, port, batch)
-}
-
-// sendBatch sends a batch. What a full ring does not take after one reclaim is dropped: nothing waits.
-func (w *worker) sendBatch(e *egress, port int, batch []rings.Desc) {
+	batch := e.batch[:e.n]
+	e.n = 0
 	if w.cfg.Ports[port].Down || e.queue == nil && e.via == nobody {
 		// Not to the ring: it would keep them for as long as the link is down, and send what nobody waits for any more.
 		for _, d := range batch {
