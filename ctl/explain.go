@@ -19,9 +19,10 @@ type ExplainView struct {
 	Protocol    string `json:"protocol"`
 	Source      string `json:"source"`
 	Destination string `json:"destination"`
-	Verdict     string `json:"verdict"`          // connect | forward | host | reset | drop
+	Verdict     string `json:"verdict"`          // connect | forward | host | echo | reset | drop
 	Reason      string `json:"reason,omitempty"` // of a drop or reset: as /v1/drops names it
 	Text        string `json:"text"`             // the verdict in a sentence
+	Port        string `json:"port"`             // that it arrives on, or is taken to
 	Worker      int    `json:"worker"`
 	Bin         int    `json:"bin"`
 
@@ -44,7 +45,7 @@ type ExplainView struct {
 	Candidates []CandidateView `json:"candidates,omitempty"`
 	Tried      []TriedView     `json:"tried,omitempty"`
 	Member     string          `json:"member,omitempty"`
-	Mode       string          `json:"mode,omitempty"` // nat | fullnat | routed | tunnelled
+	Mode       string          `json:"mode,omitempty"` // nat | fullnat | direct-return | routed | tunnelled
 	Stateless  bool            `json:"stateless,omitempty"`
 	ToServer   *RewriteView    `json:"to_server,omitempty"`
 	ToClient   *RewriteView    `json:"to_client,omitempty"`
@@ -108,7 +109,7 @@ type RewriteView struct {
 func Explained(q *engine.Question, e *engine.Explanation) ExplainView {
 	v := ExplainView{
 		Protocol: protocolName(q.Proto), Source: endpointText(q.Proto, q.Src), Destination: endpointText(q.Proto, q.Dst),
-		Verdict: string(e.Decision), Text: explainText(e), Worker: e.Worker, Bin: e.Bin, Side: e.Side,
+		Verdict: string(e.Decision), Text: explainText(e), Port: e.Ingress, Worker: e.Worker, Bin: e.Bin, Side: e.Side,
 		VirtualServer: e.Virtual, OtherAddresses: e.Further, Pool: e.Pool, Scheduler: e.Scheduler, Priority: e.Priority, Turn: e.Turn,
 		Member: e.Member, Mode: e.Mode, Stateless: e.Stateless, ToServer: rewriteView(q.Proto, e.ToServer), ToClient: rewriteView(q.Proto, e.ToClient),
 	}
@@ -163,6 +164,8 @@ func explainText(e *engine.Explanation) string {
 		return fmt.Sprintf("to %s, without an entry in the table", e.Member)
 	case engine.DecideHost:
 		return "to the kernel: " + e.Reason
+	case engine.DecideEcho:
+		return "answered as a ping"
 	}
 	what := "dropped"
 	if e.Decision == engine.DecideReset {
@@ -268,7 +271,7 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	q, err := ParseQuestion(p.Get("protocol"), p.Get("source"), p.Get("destination"))
 	if err == nil {
 		s.mu.RLock()
-		q.Port, err = s.file.portIndex(p.Get("port"))
+		q.Port, err = s.file.arrivalPort(p.Get("port"))
 		s.mu.RUnlock()
 	}
 	if err != nil {
@@ -285,15 +288,13 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	reply(w, http.StatusOK, Explained(&q, &e))
 }
 
-// portIndex finds a port by its name; none is -1.
-func (f *File) portIndex(name string) (int, error) {
+// arrivalPort is the index of a port by its name, for a question; no name is -1.
+func (f *File) arrivalPort(name string) (int, error) {
 	if name == "" {
 		return -1, nil
 	}
-	for i := range f.Ports {
-		if f.Ports[i].Name == name {
-			return i, nil
-		}
+	if i := f.portIndex(name); i >= 0 {
+		return i, nil
 	}
 	return -1, fmt.Errorf("no port %q; `sluice port` lists them", name)
 }
@@ -301,7 +302,7 @@ func (f *File) portIndex(name string) (int, error) {
 // Explain answers for a file alone: without a kernel, for one worker, with nothing in the table.
 func (f *File) Explain(q engine.Question, port string) (ExplainView, error) {
 	var err error
-	if q.Port, err = f.portIndex(port); err != nil {
+	if q.Port, err = f.arrivalPort(port); err != nil {
 		return ExplainView{}, err
 	}
 	cfg, _, err := f.Offline()

@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"sluice/flow"
 	"sluice/rewrite"
@@ -16,7 +17,7 @@ type asked struct {
 	now      uint64
 	key      flow.Key
 	cfg      *Config
-	opens    bool // it may begin a connection
+	ingress  int // port that it is taken to arrive on
 
 	found    *Conn // the connection that it belongs to
 	side     flow.Side
@@ -44,11 +45,12 @@ func (w *worker) explain(a *asked, now uint64) error {
 	}
 	w.now, w.refs[0] = now, 0
 	c, k := &w.runtime.choice, &w.keys[0]
-	w.runtime.peek = &peek{mac: rewrite.SourceMAC(frame)}
+	w.runtime.peek = &peek{frame: frame, mac: rewrite.SourceMAC(frame)}
 	c.peek = true
 	defer func() { w.runtime.peek, c.trail, c.going, c.peek = nil, trail{}, [2]*shared{}, false }()
-	w.ports[0] = uint16(max(a.question.Port, 0))
-	a.worker, a.now, a.key, a.cfg, a.opens = w.id, now, *k, w.cfg, begins(&w.pkts[0])
+	a.ingress = a.question.ingress(w.cfg, k)
+	w.ports[0] = uint16(a.ingress)
+	a.worker, a.now, a.key, a.cfg = w.id, now, *k, w.cfg
 	r := w.table.Lookup(k)
 	if r != 0 && !w.reopens(0, r) {
 		w.explainFound(a, r)
@@ -95,6 +97,8 @@ func (w *worker) explainFound(a *asked, r flow.Ref) {
 		}
 	} else if a.question.Port >= 0 && rec.ServerIf != port {
 		a.decision, a.why = DecideDrop, WrongSide
+	} else if rec.OneSided() {
+		a.decision = DecideHost
 	}
 }
 
@@ -136,6 +140,10 @@ func (w *worker) explainJudged(a *asked) {
 		if a.decision, a.oneMAC, a.onePort = DecideForward, e.mac, e.port; e.addr != a.key.Dst {
 			a.decision, a.why = DecideDrop, NoNeighbour
 		}
+	case sentenceEcho:
+		if a.decision = DecideEcho; !w.sentEchoes.left(w.now, w.cfg.icmpRate) {
+			a.decision, a.why = DecideDrop, EchoRate
+		}
 	case sentenceReset:
 		a.decision, a.why = DecideReset, NoConnection
 	default:
@@ -145,6 +153,10 @@ func (w *worker) explainJudged(a *asked) {
 
 // explainOne is for a packet that goes without an entry.
 func (w *worker) explainOne(a *asked, v *virtual, id uint32) {
+	if v.OnePacket && v.SourceRate > 0 && !w.takeSource(v, id, a.key.Src) {
+		a.decision, a.why = DecideDrop, SourceRate
+		return
+	}
 	m, why := w.chooseOne(0, v)
 	a.trail, a.pool = w.runtime.choice.trail, w.runtime.choice.pool
 	if m == nil {
@@ -176,11 +188,14 @@ func (w *worker) quotas(v *virtual, id uint32) (out []Quota) {
 // explanation makes names and text of what the worker has copied.
 func (a *asked) explanation() Explanation {
 	c := a.cfg
-	e := Explanation{Decision: a.decision, Worker: a.worker, Bin: int(c.owners.bin(a.key.Src, a.key.SrcPort())), Quotas: a.quotas}
+	e := Explanation{Decision: a.decision, Worker: a.worker, Ingress: c.portName(a.ingress), Bin: int(c.owners.bin(a.key.Src, a.key.SrcPort())), Quotas: a.quotas}
 	if a.found != nil {
 		c.name(a.found)
 		e.Existing, e.Side = a.found, [...]string{flow.FromClient: "client", flow.FromServer: "server"}[a.side]
 		e.Bin = int(c.owners.bin(a.rec.Client, a.rec.CPort))
+		if a.question.Port < 0 {
+			e.Ingress = a.found.Ports[a.side]
+		}
 		e.Virtual, e.Pool, e.Member = a.found.Virtual, a.found.Pool, a.found.Member
 	}
 	if a.replaces != nil {
@@ -191,7 +206,7 @@ func (a *asked) explanation() Explanation {
 		e.Virtual = c.virtuals[id].Name
 	}
 	if a.found == nil {
-		e.Others, e.Further = c.others(&a.key, a.judged.id)
+		e.Others, e.Further = c.others(&a.key, a.ingress, a.judged.id)
 	}
 	if a.pool != nil {
 		e.Pool, e.Scheduler = a.pool.name, a.pool.schedulerName
@@ -200,6 +215,8 @@ func (a *asked) explanation() Explanation {
 	switch e.Decision {
 	case DecideDrop, DecideReset:
 		e.Reason = a.why.String()
+		return e
+	case DecideEcho:
 		return e
 	case DecideHost:
 		e.Reason = a.hostReason()
@@ -212,7 +229,7 @@ func (a *asked) explanation() Explanation {
 			e.Pool, e.Member = n.pool, n.Name
 		}
 		before := Tuple{endpoint(a.key.Src, a.key.SrcPort()), endpoint(a.key.Dst, a.key.DstPort())}
-		e.ToClient = &Rewrite{Before: before, After: Tuple{endpoint(v.addr, v.Port), before.Dst}, Port: c.Ports[a.onePort].Name, MAC: macString(a.oneMAC)}
+		e.ToClient = &Rewrite{Before: before, After: Tuple{endpoint(v.addr, v.answerPort()), before.Dst}, Port: c.Ports[a.onePort].Name, MAC: macString(a.oneMAC)}
 		return e
 	}
 	if a.member != nil {
@@ -318,7 +335,9 @@ func (a *asked) ways(e *Explanation) {
 	source, server := endpoint(a.server.Dst, r.SPort), endpoint(a.server.Src, r.NPort)
 	switch r.Kind() {
 	case flow.Routed:
-		e.Mode = "routed"
+		if e.Mode = "routed"; r.OneSided() {
+			e.Mode = "direct-return"
+		}
 	case flow.Tunnelled:
 		e.Mode = "tunnelled"
 	default:
@@ -344,43 +363,63 @@ func (a *asked) ways(e *Explanation) {
 
 // hostReason is why a packet is the kernel's.
 func (a *asked) hostReason() string {
-	virtual, _ := a.cfg.services.address(a.key.Dst)
+	if a.found != nil {
+		return "answers of this connection go past sluice, and one that comes this way is left to the kernel"
+	}
+	virtual, _ := a.cfg.covered(&a.key, uint16(a.ingress))
 	switch {
 	case a.judged.id != 0:
 		return "an ICMP message that is not a query is the address's own"
+	case virtual && isICMP(a.key.Proto):
+		return "ICMP to the address is the host's own (echo: kernel)"
 	case virtual:
 		return "the address is virtual, no virtual server has this protocol and port, and unmatched is host"
 	}
 	return "the destination is not a virtual address: the XDP program leaves the packet to the kernel, or the engine hands over what a member sends without a connection"
 }
 
-// others says why it is not the other virtual servers.
-func (c *Config) others(k *flow.Key, chosen uint32) (out []OtherVirtual, further int) {
+// others says why it is not the other virtual servers of the address; further is how many more there are.
+func (c *Config) others(k *flow.Key, ingress int, chosen uint32) (out []OtherVirtual, further int) {
 	for id := range c.virtuals {
 		v := &c.virtuals[id]
 		if !v.exists || uint32(id) == chosen {
 			continue
 		}
-		if v.addr != k.Dst {
+		if why := v.whyNot(c, k, ingress); why != "" {
+			out = append(out, OtherVirtual{v.Name, why})
+		} else {
 			further++
-			continue
 		}
-		out = append(out, OtherVirtual{v.Name, v.whyNot(k)})
 	}
 	return out, further
 }
 
-// whyNot says why a virtual server of the destination's address does not take a packet: in the order of services.find.
-func (v *virtual) whyNot(k *flow.Key) string {
+// whyNot says why a virtual server does not take a packet to one of its addresses, in the order of services.find; of others
+// nothing.
+func (v *virtual) whyNot(c *Config, k *flow.Key, ingress int) string {
+	here, port, narrow := false, false, false
+	var ports []string
+	for _, d := range v.All() {
+		if !d.Prefix.Contains(k.Dst.Netip()) {
+			continue
+		}
+		here, narrow = true, narrow || d.IsAddress() || v.Ingress == ingress
+		port = port || d.AnyPort() || d.Ports.Contains(k.DstPort())
+		ports = append(ports, d.PortText())
+	}
 	switch {
+	case !here:
+		return ""
+	case !narrow:
+		return "it takes only what arrives on port " + c.portName(v.Ingress)
 	case v.Proto == 0 && isICMP(k.Proto):
 		return "it is for any protocol but ICMP"
 	case v.Proto != 0 && v.Proto != k.Proto:
 		return "it has another protocol"
-	case v.Port != 0 && v.Port != k.DstPort():
-		return fmt.Sprintf("it has port %d", v.Port)
+	case !port:
+		return "it has port " + strings.Join(ports, ", ")
 	}
-	return "another one names the packet's protocol or port more exactly"
+	return "another one names the packet's address, port or protocol more exactly"
 }
 
 func endpoint(a flow.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a.Netip(), port) }

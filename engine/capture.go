@@ -190,6 +190,13 @@ func (c *capture) slotOf(w *worker, addr uint64) (uint16, bool) {
 	return n - 1, n != 0
 }
 
+// entered says that frame d has come by a VLAN of the port that it was received on.
+func (c *capture) entered(w *worker, d rings.Desc, port uint16) {
+	if slot, ok := c.slotOf(w, d.Addr); ok {
+		c.slots[slot].arrived = port
+	}
+}
+
 // note says why packet d is answered, before it becomes the answer. There may be no capture.
 func (c *capture) note(w *worker, d rings.Desc, why Reason) {
 	if c == nil {
@@ -333,7 +340,7 @@ func (w *worker) whose(s *captured) (side flow.Side, node, id uint32) {
 		rec := w.table.Record(r.Index())
 		return r.Side(), rec.Node, rec.VS
 	}
-	if id = w.cfg.services.find(k.Dst, k.DstPort(), k.Proto); id != 0 {
+	if id = w.cfg.find(k, s.arrived); id != 0 {
 		if a := &s.key[1]; s.finished && s.known[1] { // without an entry
 			if e := w.cfg.answers.slot(a.Dst, uint32(a.Proto)<<16|uint32(a.DstPort())); e.used {
 				node = e.node

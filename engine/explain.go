@@ -20,6 +20,7 @@ const (
 	DecideForward Decision = "forward" // along a connection, or to a member without one
 	DecideHost    Decision = "host"    // to the kernel
 	DecideReset   Decision = "reset"   // nowhere: a RST is the answer
+	DecideEcho    Decision = "echo"    // nowhere: it is a ping and answered
 	DecideDrop    Decision = "drop"
 )
 
@@ -30,6 +31,7 @@ type Explanation struct {
 	Reason   string // for a drop or a RST: the name of the Reason that would be counted; for the host: why
 	Bin      int    // of the client's end
 	Worker   int    // owner of the connection
+	Ingress  string // port that the packet is taken to arrive on
 
 	Existing *Conn  // the connection that the packet belongs to
 	Side     string // of that, which the packet comes from: client or server
@@ -48,7 +50,7 @@ type Explanation struct {
 	Turn, Hash, Random      uint64 // what the scheduler had beside the candidates; 0 where it needs none
 	Candidates              []CandidateInfo
 	Tried                   []Tried  // members that were asked before and could not take it
-	Mode                    string   // nat, fullnat, routed, tunnelled; empty where there is no member
+	Mode                    string   // nat, fullnat, direct-return, routed, tunnelled; empty where there is no member
 	Stateless               bool     // no entry in the table is made
 	ToServer                *Rewrite // what the member receives
 	ToClient                *Rewrite // what the client receives of the answer; nil: answers bypass us
@@ -100,8 +102,8 @@ type Rewrite struct {
 // Tuple is source and destination.
 type Tuple struct{ Src, Dst netip.AddrPort }
 
-// Owner is the worker that owns packets of a tuple: where a NIC whose hash is ours delivers them.
-func (c *Config) Owner(k *flow.Key) int { return c.owner(k) }
+// Owner is the worker that owns packets of a tuple that arrive on a port: where a NIC whose hash is ours delivers them.
+func (c *Config) Owner(k *flow.Key, ingress int) int { return c.owner(k, uint16(ingress)) }
 
 // Explain says what would happen to the first packet from src to dst under c, with an empty table.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
@@ -132,7 +134,7 @@ func (c *Config) ExplainPacket(q Question) (Explanation, error) {
 	if err := w.explain(&p, 0); err != nil {
 		return Explanation{}, err
 	}
-	p.worker = c.owner(&p.key)
+	p.worker = c.owner(&p.key, uint16(p.ingress))
 	return p.explanation(), nil
 }
 
@@ -149,14 +151,15 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	for _, w := range workers {
 		bySlot[w.slot] = w
 	}
+	ingress := uint16(q.ingress(e.Config(), &k))
 	// Whoever has a connection owns it, and passes nothing on; of the others each says who does.
 	has, passes := make([]bool, Bins), make([]int, Bins)
 	err := e.ask(ctx, workers, func(w *worker) {
 		r := w.table.Lookup(&k)
 		has[w.slot] = r != 0 && (w.leaving == nil || !w.leaving.isSent(r.Index()))
-		passes[w.slot] = int(w.slots[w.cfg.owner(&k)])
+		passes[w.slot] = int(w.slots[w.cfg.owner(&k, ingress)])
 		if l := w.leaving; l != nil {
-			passes[w.slot] = int(l.slots[l.next.owner(&k)])
+			passes[w.slot] = int(l.slots[l.next.owner(&k, ingress)])
 		}
 	})
 	if err != nil {

@@ -48,12 +48,10 @@ func crowded(scheduler string, workers int) Spec {
 	web6.Members[1].Limit, web6.Members[2].Rate, web6.Members[3].Weight = 9, 2, 0
 	dns.Members[2].Hop.OK = false
 	dns.SlowStart = 3000
+	web.AllDown, web.Fallback, web6.AllDown, dns.AllDown = AllDownPool, 3, AllDownReset, AllDownFailOpen
 	sorry := web.Members[0]
 	sorry.Name, sorry.Addr, sorry.Limit, sorry.Priority = "sorry", serverIP(9), 0, 0
 	s.Pools = append(s.Pools, PoolSpec{Name: "sorry", Scheduler: scheduler, Members: []MemberSpec{sorry}})
-	web.AllDown, web.Fallback = AllDownPool, 3
-	dns.AllDown = AllDownFailOpen
-	web6.AllDown = AllDownReset
 	s.SNAT = []SNATSpec{{Name: "out", Addresses: []SNATAddress{
 		snatAt("192.168.20.200", 1024, 1250), snatAt("192.168.20.201", 2048, 2250), snatAt("fd00:192:168:20::200", 1024, 65535)}}}
 	at := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 10, 1, last}) }
@@ -69,6 +67,11 @@ func crowded(scheduler string, workers int) Spec {
 		VirtualSpec{Name: "sctp", Addr: vip, Port: 9899, Proto: flow.SCTP, Pool: 3},
 		VirtualSpec{Name: "unmatched", Addr: at(105), Port: 80, Proto: flow.TCP, Pool: 3, UnmatchedHost: true},
 		VirtualSpec{Name: "near", Addr: at(106), Port: 80, Proto: flow.TCP, Pool: 5, Hairpin: HairpinSNAT, SNAT: "out", HalfOpenLimit: 4},
+		VirtualSpec{Name: "direct", Addr: at(109), Port: 80, Proto: flow.TCP, Pool: 5, Mode: DirectReturn, Echo: EchoWhileUp},
+		VirtualSpec{Name: "denied", Addr: at(110), Port: 80, Proto: flow.TCP, Pool: 5, Deny: []netip.Prefix{netip.MustParsePrefix("172.16.10.0/27")}},
+		VirtualSpec{Name: "slow", Addr: at(111), Port: 80, Proto: flow.TCP, Pool: 5, SourceRate: 1, Echo: EchoEngine},
+		VirtualSpec{Name: "range", Proto: flow.TCP, Pool: 5, Destinations: []Destination{{netip.PrefixFrom(at(112), 32), flow.PortRange{First: 100, Last: 200}}}},
+		VirtualSpec{Name: "network", Proto: 0, Pool: 5, Ingress: outside, Destinations: []Destination{{netip.MustParsePrefix("10.20.0.0/16"), flow.PortRange{}}}},
 		VirtualSpec{Name: "refused", Addr: at(107), Port: 80, Proto: flow.TCP, Pool: 5, Hairpin: HairpinRefuse},
 	)
 	single := PoolSpec{Name: "single", Scheduler: scheduler}
@@ -91,6 +94,7 @@ func crowded(scheduler string, workers int) Spec {
 		}
 		s.Pools = append(s.Pools, less)
 	}
+	s.ICMPRate = 3
 	s.Sources = SourceLimit{HalfOpen: 6, Bits4: 32, Bits6: 64}
 	for i := range s.Virtuals {
 		s.Virtuals[i].Timeouts = Timeouts{Handshake: 6000, Established: 60_000, Closing: 3000, Closed: 1500, UDP: 6000, UDPUnanswered: 2500, ICMP: 2000, Other: 9000,
@@ -194,6 +198,8 @@ func foretold(e *Explanation, cfg *Config, arrived int) (f fate) {
 	case DecideHost:
 		f.port = host
 		return f
+	case DecideEcho:
+		return f
 	}
 	f.how = DecideForward
 	way := e.ToServer
@@ -249,6 +255,8 @@ func (x *explaining) sent(worker, port int, frame []byte) (f fate) {
 				f.why = Reason(i)
 			}
 		}
+	case after.Echoes > before.Echoes:
+		f = fate{how: DecideEcho}
 	case after.ToHost > before.ToHost:
 		f = fate{how: DecideHost, port: host}
 	default:
@@ -296,7 +304,7 @@ func (x *explaining) try(q Question, from [6]byte, flags string, seq uint32) (fa
 		kind += " " + want.why.String()
 	}
 	for what, is := range map[string]bool{"existing " + e.Side: e.Existing != nil, "starts anew": e.Replaces != nil && e.Replaces.Closed(), "gives way": e.Replaces != nil && e.Replaces.HalfOpen(), "stateless": e.Stateless, "connect": e.Decision == DecideConnect, "tried": len(e.Tried) > 0,
-		"second group": len(e.Groups) > 1, "fallback": e.Pool == "sorry" && e.Virtual == "web", "SNAT": e.Mode == "fullnat", "IPv6": q.Src.Addr().Is6() && e.Member != ""} {
+		"second group": len(e.Groups) > 1, "fallback": e.Pool == "sorry" && e.Virtual == "web", "SNAT": e.Mode == "fullnat", "direct-return": e.Mode == "direct-return", "network": e.Virtual == "network" && e.Decision == DecideConnect, "IPv6": q.Src.Addr().Is6() && e.Member != ""} {
 		if is {
 			x.kinds[what]++
 		}
@@ -366,7 +374,17 @@ func (x *explaining) question() Question {
 	}
 	vs := x.Config().Virtuals()
 	v := vs[x.rng.IntN(len(vs))]
+	if d := v.All()[0]; len(v.Destinations) > 0 {
+		v.Addr, v.Port = d.Prefix.Addr(), d.Ports.First+uint16(x.rng.IntN(int(d.Ports.Last-d.Ports.First)+1))
+		if !d.IsAddress() {
+			v.Addr = netip.AddrFrom4([4]byte{10, 20, byte(x.rng.IntN(3)), byte(x.rng.IntN(3))})
+			q.Port = x.rng.IntN(2)
+		}
+	}
 	q.Proto, q.Src, q.Dst = v.Proto, x.client(v.Addr.Is6()), netip.AddrPortFrom(v.Addr, v.Port)
+	if v.Echo != EchoKernel && x.rng.IntN(2) == 0 {
+		q.Proto, q.Dst = flow.ICMP, netip.AddrPortFrom(v.Addr, 0)
+	}
 	if q.Proto == 0 {
 		q.Proto = []uint8{flow.TCP, flow.UDP, 47, flow.SCTP, 33}[x.rng.IntN(5)]
 		q.Dst = netip.AddrPortFrom(v.Addr, uint16(1+x.rng.IntN(3)))
@@ -383,11 +401,9 @@ func (x *explaining) disturb() {
 	p := &pools[x.rng.IntN(len(pools))]
 	var changes []MemberChange
 	all := x.rng.IntN(5)
-	if p.Name == "web" && x.rng.IntN(2) == 0 {
-		all = 0
-	}
-	if p.Name == "sorry" && x.rng.IntN(4) > 0 {
-		all = 1
+	if x.rng.IntN(5) == 0 { // the pool that is fallen back to is up while the first is down
+		p, all = &pools[0], 0
+		changes = append(changes, MemberChange{ID: pools[3].Members[0].ID})
 	}
 	for i := range p.Members {
 		kind := MemberKind(x.rng.IntN(4))
@@ -453,7 +469,7 @@ func TestExplainAgrees(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"forward", "connect", "host", "existing client", "existing server", "starts anew", "gives way", "stateless", "tried", "second group", "fallback", "SNAT", "IPv6",
-		"drop no_member", "drop member_limit", "reset virtual_limit", "drop half_open_virtual", "drop half_open_source", "drop snat_exhausted", "drop hairpin_refused", "drop bad_source", "drop no_virtual_server", "drop untranslatable"} {
+		"drop no_member", "drop member_limit", "reset virtual_limit", "drop half_open_virtual", "drop half_open_source", "drop snat_exhausted", "drop hairpin_refused", "drop bad_source", "drop no_virtual_server", "drop untranslatable", "drop source_denied", "drop source_rate", "drop echo_refused", "drop echo_rate", "echo", "direct-return", "network"} {
 		if kinds[what] == 0 {
 			t.Errorf("nothing of %q was met", what)
 		}

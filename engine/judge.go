@@ -15,6 +15,7 @@ const (
 	sentenceAdopt                   // a connection to virtual server id is taken over in its middle
 	sentenceOne                     // to a member of virtual server id, without an entry
 	sentenceAnswer                  // a member's answer to such a packet
+	sentenceEcho                    // it is answered as a ping
 	sentenceReset                   // it is answered with a RST
 )
 
@@ -31,9 +32,11 @@ func dropped(why Reason) judgement { return judgement{sentence: sentenceDrop, wh
 // judge decides on packet i, which belongs to no connection. It changes nothing: explain asks it as well.
 func (w *worker) judge(i int) judgement {
 	k, p := &w.keys[i], &w.pkts[i]
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
+			return w.judgeEcho(i)
+		} else if virtual && !host {
 			return dropped(NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			return dropped(NoConnection)
@@ -51,10 +54,14 @@ func (w *worker) judge(i int) judgement {
 	case noSource(k.Src) || w.sourceMAC(i)[0]&1 != 0 || w.cfg.isOurs(k.Src):
 		j.why = BadSource
 		return j
-	case !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)):
+	case !hasPorts(k.Proto) && v.Mode.translates() && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)):
 		j.why = Untranslatable
 		return j
 	case v.OnePacket:
+		if why, ok := v.admits(k.Src); !ok {
+			j.why = why
+			return j
+		}
 		j.sentence = sentenceOne
 		return j
 	case begins(p):
@@ -83,7 +90,7 @@ func (w *worker) judge(i int) judgement {
 // resets reports whether packet i, for which there is no connection to be had, is answered with a RST.
 func (w *worker) resets(i int, v *virtual, why Reason) bool {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, VirtualDisabled, SourceRate:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		return reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0
 	}
@@ -96,4 +103,12 @@ func (w *worker) sourceMAC(i int) [6]byte {
 		return p.mac
 	}
 	return rewrite.SourceMAC(w.region.Packet(w.descs[i]))
+}
+
+// packet is the bytes of packet i.
+func (w *worker) packet(i int) []byte {
+	if p := w.runtime.peek; p != nil {
+		return p.frame
+	}
+	return w.region.Packet(w.descs[i])
 }

@@ -13,11 +13,14 @@ import (
 //	a place, a rate              choice.reserve      would there be one
 //	a port at a SNAT address     worker.takePort     flow.SourcePorts.Peek
 //	room in the table            worker.insert       peek.insert; flow.Table.Victim for what would give way
+//	a source's rate              worker.takeSource   sourceRates.allows
+//	an answer to a ping          explainJudged       answers.left
 //	return-after of a group      choice.enter        not noted
 //
 // TestExplainAgrees holds that what is foretold happens.
 type peek struct {
-	mac [6]byte // where the packet comes from on its link
+	frame []byte
+	mac   [6]byte // where the packet comes from on its link
 	// going is the index of the record that goes before the new one comes, or 0; freed is its port at a SNAT address.
 	going  uint32
 	freed  *flow.Freed

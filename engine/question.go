@@ -13,7 +13,22 @@ import (
 type Question struct {
 	Proto    uint8
 	Src, Dst netip.AddrPort // the port of Src is the id of an ICMP query
-	Port     int            // index of the port that it arrives on; negative: not known, and taken to be the right one
+	// Port is the index of the port that it arrives on. Negative is not known: that of its connection, else the first on which a
+	// virtual server wants it.
+	Port int
+}
+
+// ingress is the port that a packet with tuple k is taken to arrive on.
+func (q *Question) ingress(c *Config, k *flow.Key) int {
+	if q.Port >= 0 {
+		return q.Port
+	}
+	for i := range c.Ports {
+		if c.find(k, uint16(i)) != 0 {
+			return i
+		}
+	}
+	return 0
 }
 
 // parse makes the frame that a client would send and reads it as any other.

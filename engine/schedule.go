@@ -75,7 +75,13 @@ func (w *worker) admit(i int) flow.Ref {
 		}
 		return r
 	case sentenceOne:
-		w.forwardOne(i, v)
+		if v.OnePacket && v.SourceRate > 0 && !w.takeSource(v, j.id, w.keys[i].Src) {
+			w.drop(w.descs[i], SourceRate)
+		} else {
+			w.forwardOne(i, v)
+		}
+	case sentenceEcho:
+		w.echo(i)
 	case sentenceHost:
 		w.toHost(w.descs[i])
 	case sentenceAnswer:
@@ -137,7 +143,7 @@ func (w *worker) opens(i int) bool {
 	if !begins(&w.pkts[i]) {
 		return false
 	}
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
 		return false
 	}
@@ -162,6 +168,12 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	c, proto, peek := &w.runtime.choice, w.keys[i].Proto, w.runtime.peek
 	if !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
+	}
+	if v.SourceRate > 0 && !w.takeSource(v, id, w.keys[i].Src) {
+		if peek == nil {
+			v.shared.cancel(uint32(v.Rate), w.now)
+		}
+		return 0, SourceRate
 	}
 	c.begin(v.pool, &w.keys[i], w.now, peek != nil)
 	m := c.next()
@@ -277,11 +289,14 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	if !hasPorts(k.Proto) {
+	translated := v.Mode.translates()
+	if !hasPorts(k.Proto) || !translated {
 		port = k.DstPort()
 	}
 	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
-	after.Dst, after.DstPort = m.addr, port
+	if translated {
+		after.Dst, after.DstPort = m.addr, port
+	}
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
@@ -294,6 +309,7 @@ func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	if !w.pkts[i].V6 {
 		rec.L3Diff = l3
 	}
+	rec.SetKind(v.Mode.kind())
 	return rec
 }
 

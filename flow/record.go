@@ -92,6 +92,9 @@ func (r *Record) SetKind(k Kind, oneSided bool) {
 	}
 }
 
+// Plain reports whether one end changes and no more: neither a SNAT address, nor another kind than Translated.
+func (r *Record) Plain() bool { return uint64(r.SNAT)|r.state&kindMask == 0 }
+
 // toNode reports whether the server-side destination is the address of Node.
 func (r *Record) toNode() bool { return r.Node != 0 && r.state&kindMask == 0 }
 
@@ -119,15 +122,22 @@ func (r *Record) Closed() bool { return r.TCPState() == TCPClosed }
 // HalfOpen reports whether the connection is neither established nor answered yet.
 func (r *Record) HalfOpen() bool { return r.state&halfOpenBit != 0 }
 
+// Answered reports whether the server has answered and the connection is not half open any more.
+func (r *Record) Answered() bool { return r.state&(seenServer|halfOpenBit) == seenServer }
+
 // Settle ends being half open, once, and reports whether it has done so now.
 func (r *Record) Settle() bool {
 	if r.state&halfOpenBit == 0 || r.TCPState() == TCPSynSent || r.TCPState() == TCPSynReceived ||
-		r.TCPState() == TCPNone && !r.Replied() {
+		r.TCPState() == TCPNone && !r.Replied() && !r.goesOn() {
 		return false
 	}
 	r.state &^= halfOpenBit
 	return true
 }
+
+// goesOn reports whether a client whose answers bypass us has sent a packet before the one in hand: nothing else shows that
+// it was answered.
+func (r *Record) goesOn() bool { return r.OneSided() && r.Packets(FromClient) > 0 }
 
 func (r *Record) setTCPState(s TCPState) {
 	r.state = r.state&^(tcpMask) | uint64(s)<<tcpShift

@@ -55,7 +55,7 @@ func explainCommand() *cli.Command {
 // printExplanation follows the packet: whose it is, who may take it, who does, and how it leaves.
 func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%-16s%s\n", name, fmt.Sprintf(format, a...)) }
-	row("packet", "%s %s > %s", v.Protocol, v.Source, v.Destination)
+	row("packet", "%s %s > %s, on port %s", v.Protocol, v.Source, v.Destination, v.Port)
 	switch {
 	case v.Connection != nil:
 		row("connection", "%s, idle %s, expires in %s, age %s, from the %s's side; `sluice conn show %s` shows it all",
@@ -108,6 +108,9 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 	}{{"to the server", v.ToServer}, {"to the client", v.ToClient}} {
 		r := way.r
 		if r == nil {
+			if v.ToServer != nil {
+				row(way.name, "from the member itself, past sluice")
+			}
 			continue
 		}
 		row(way.name, "%s > %s becomes %s > %s", r.Source, r.Destination, r.SourceAfter, r.DestinationAfter)
