@@ -235,6 +235,15 @@ func (c *capture) finished(w *worker, port int, batch []rings.Desc) {
 	}
 }
 
+// tagged looks at the batch again, whose VLAN tags have been set since.
+func (c *capture) tagged(w *worker, batch []rings.Desc) {
+	for _, d := range batch {
+		if slot, ok := c.slotOf(w, d.Addr); ok && c.slots[slot].finished {
+			c.copy(w, slot, 1, d)
+		}
+	}
+}
+
 // sent ends the packets of that batch which have not been dropped.
 func (c *capture) sent(w *worker) {
 	for _, slot := range c.going {

@@ -369,3 +369,49 @@ func TestCaptureWhileRunning(t *testing.T) {
 	}
 	b.close()
 }
+
+// With VLANs both sides are as they are on the wire, and the ports are the VLANs'.
+func TestCaptureVLANs(t *testing.T) {
+	b := newBench(t, vlans(1, blue), 1000, 1024)
+	c := b.capture(CaptureOptions{Filter: CaptureFilter{Port: "blue"}})
+	in := tagged(t, fromClient(4003, "S").build(t), layers.EthernetTypeDot1Q, 10)
+	if !b.wire(0, outside).Send(in) {
+		t.Fatal("the wire is full")
+	}
+	b.Step(b.now)
+	var out []byte
+	b.wire(0, inside).Recv(func(f []byte) { out = bytes.Clone(f) })
+	got := c.read(t)
+	if len(got) != 1 || got[0].Arrived != "red" || got[0].Left != "blue" || !bytes.Equal(got[0].before, in) || !bytes.Equal(got[0].after, out) || out[12] != 0x81 {
+		t.Errorf("%+v\nin  %x\nout %x", got, in, out)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	c.Stats().check(t)
+	b.close()
+}
+
+// A worker that captures takes no memory either.
+func TestCaptureAllocates(t *testing.T) {
+	b := newBench(t, a4(1), 1000, 1024)
+	b.established(4003)
+	c := b.capture(CaptureOptions{RingBytes: 1 << 24})
+	data, strange := fromClient(4003, "A"), fromClient(4003, "S")
+	data.seq, data.ack, strange.dport = 1001, 9001, 81
+	frames := [][]byte{data.build(t), strange.build(t)}
+	n := testing.AllocsPerRun(2000, func() {
+		for _, f := range frames {
+			b.wire(0, outside).Send(f)
+		}
+		b.Step(b.now)
+		b.wire(0, inside).Recv(func([]byte) {})
+	})
+	if s := c.Stats(); n != 0 || s.Captured < 4000 {
+		t.Errorf("%v allocations a step, %+v", n, s)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	b.close()
+}

@@ -59,6 +59,9 @@ func (w *worker) flush(e *egress, port int) {
 	}
 	if w.cfg.lanes != nil {
 		batch = w.leaveVLAN(batch, logical)
+		if w.capture != nil {
+			w.capture.tagged(w, batch)
+		}
 	}
 	sent := e.queue.Transmit(batch)
 	e.queue.Flush()
