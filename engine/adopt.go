@@ -13,6 +13,7 @@ type Adoption struct {
 	Unsound int // failed validation
 	Doubled int // another connection has one of the tuples
 	NoRoom  int
+	Entries int // of persistence
 	Strange int // on a port that there is no more, or with a SNAT port of another owner than its client
 }
 
@@ -86,6 +87,7 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 		rec.ClientIf, rec.ServerIf = uint16(client), uint16(server)
 		w := e.workers[cfg.ownerOf(&rec)]
 		w.adopt(&rec, a)
+		e.adoptEntry(cfg, &rec)
 	}
 }
 
@@ -118,12 +120,16 @@ func (w *worker) adopt(rec *flow.Record, a *Adoption) {
 
 // Entry is a line of a dictionary as it is kept in a file: what an id stands for.
 type Entry struct {
-	Kind  string     `json:"kind"` // virtual | node | snat
+	Kind  string     `json:"kind"` // virtual | node | snat | persistence
 	ID    uint32     `json:"id"`
 	Pool  string     `json:"pool,omitempty"`
 	Addr  netip.Addr `json:"addr"`
 	Port  uint16     `json:"port"`
 	Proto uint8      `json:"proto,omitempty"`
+
+	Name  string `json:"name,omitempty"` // of a persistence
+	Bits4 int    `json:"bits4,omitempty"`
+	Bits6 int    `json:"bits6,omitempty"`
 }
 
 // Entries are all ids that were given since the first n.
@@ -139,6 +145,8 @@ func (d *Dictionary) Restore(e Entry) bool {
 		return d.node(e.Pool, e.Addr, e.Port) == e.ID
 	case "snat":
 		return d.snat(e.Addr) == e.ID
+	case "persistence":
+		return d.persistence(e.Name, e.Bits4, e.Bits6) == e.ID
 	}
 	return false
 }

@@ -94,6 +94,7 @@ type choice struct {
 	mask       sched.Bitmap
 	pool       *pool
 	in         sched.Input
+	want       wanted // by persistence
 	now        uint64
 	key        *flow.Key
 	group      int
@@ -170,6 +171,7 @@ func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
 // begin starts the search for a member of p for the connection with key k.
 func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
 	c.key, c.now, c.peek, c.why = k, now, peek, NoMember
+	c.want = wanted{}
 	c.enterPool(p)
 }
 
@@ -191,6 +193,11 @@ var pickSeed = flow.Secret{0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299
 func (c *choice) next() *member {
 	for {
 		for ; c.group < len(c.pool.groups); c.group++ {
+			if c.pool == c.want.pool && c.group == c.want.group {
+				if m, end := c.tryWanted(); end {
+					return m
+				}
+			}
 			g := &c.pool.groups[c.group]
 			if !c.entered && !c.enter(g) {
 				continue
@@ -370,6 +377,10 @@ func (c *choice) among(g *group) *member {
 // again goes on after a member that could not take the connection: it is passed over.
 func (c *choice) again(m *member) *member {
 	m.shared.cancel(uint32(m.Rate), c.now)
+	if c.want.strict {
+		c.why = PersistenceRefused
+		return nil
+	}
 	if g := &c.pool.groups[c.group]; c.entered {
 		c.fill(g)
 	}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -34,6 +35,11 @@ type Config struct {
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
 	snatPools   []snatPool
+
+	persistences     []persistence
+	persistenceRules []flow.PersistenceRule // by id
+	persists         bool                   // a virtual server has persistence
+	homes            services               // members of those by address: key is the pool's index plus one, id the member's
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -49,6 +55,8 @@ type virtual struct {
 	pool   *pool
 	shared *shared
 	snat   *snatPool
+	// persistence is nil where there is none.
+	persistence *persistence
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 }
@@ -160,9 +168,13 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.names[id] = &memberName{d.Pool, d.Name}
 		}
 	}
+	if err := c.compilePersistence(spec.Persistences, dict); err != nil {
+		return nil, err
+	}
 	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
 		return nil, err
 	}
+	c.placeHomes()
 	for id, v := range spec.Draining.Virtuals {
 		for len(c.virtuals) <= int(id) {
 			c.virtuals = append(c.virtuals, virtual{})
@@ -288,7 +300,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
 		}
-		if err := v.resolveSNAT(c.snatPools); err != nil {
+		if err := errors.Join(v.resolveSNAT(c.snatPools), v.resolvePersistence(c.persistences)); err != nil {
 			return err
 		}
 		c.virtuals[id] = v

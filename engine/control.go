@@ -24,6 +24,7 @@ type runtimeState struct {
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
 	choice  choice
+	coming  coming        // the configuration that comes next
 	micros  func() uint64 // microseconds on the clock of the worker's milliseconds
 	counts  counts        // the dictionary's
 	polling Polling
@@ -66,6 +67,8 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.counts = counts
 	w.runtime.choice.apply(cfg)
+	w.runtime.coming = coming{}
+	w.configurePersistence()
 	if cfg.hasSNAT {
 		w.needPorts()
 	}
@@ -102,6 +105,7 @@ type Snapshot struct {
 	// PortSets are the sets of SNAT ports in use: one for every SNAT address, place that connections go to, and bin. Of these
 	// CrowdedSets have at most an eighth of their ports left.
 	PortSets, CrowdedSets int
+	Persistence           []PersistenceStats // by id of the persistence
 }
 
 // QueueSnapshot is a queue as its worker sees it.
@@ -124,6 +128,7 @@ func (w *worker) snapshot(s *Snapshot) {
 	if w.sources != nil {
 		s.PortSets, s.CrowdedSets = w.sources.Sets(), w.sources.Crowded()
 	}
+	s.Persistence = w.persistenceStats()
 	s.Virtual = append(s.Virtual, w.virtual...)
 	s.Node = append(s.Node, w.node...)
 }

@@ -69,7 +69,7 @@ func (w *worker) passOn() {
 		}
 		p := &w.peers[l.slots[l.next.owner(&w.keys[i])]]
 		d := w.descs[i]
-		d.Options = processKind | uint32(w.ports[i])
+		d.Options = processKind | d.Options&placedBit | uint32(w.ports[i])
 		p.batch[p.n] = d
 		p.n++
 	}

@@ -114,6 +114,9 @@ func (w *worker) admit(i int) flow.Ref {
 		}
 		adopt = true
 	}
+	if v.persistence != nil && w.askEntry(i, v) {
+		return 0
+	}
 	r, why := w.connect(i, id, adopt)
 	switch {
 	case r != 0:
@@ -129,7 +132,7 @@ func (w *worker) admit(i int) flow.Ref {
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, PersistenceRefused:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
@@ -179,7 +182,7 @@ func (w *worker) opens(i int) bool {
 		return false
 	}
 	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
-	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
+	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket || w.cfg.virtuals[id].persistence != nil && w.asks(i, &w.cfg.virtuals[id]) {
 		return false
 	}
 	_, ok := w.mayOpen(&w.cfg.virtuals[id], id, k.Src)
@@ -204,9 +207,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		return 0, VirtualLimit
 	}
 	c, proto := &w.runtime.choice, w.keys[i].Proto
-	c.begin(v.pool, &w.keys[i], w.now, false)
-	m := c.next()
-	why := c.why
+	m, why := w.choose(i, v)
 	for range pickAttempts {
 		if m == nil {
 			break

@@ -27,6 +27,8 @@ type Spec struct {
 	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
 	ICMPRate int
 	SNAT     []SNATSpec
+	// Persistences are those that virtual servers name.
+	Persistences []PersistenceSpec
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -174,6 +176,8 @@ type VirtualSpec struct {
 	SNAT    string
 	FullNAT bool
 	Hairpin Hairpin
+	// Persistence names the PersistenceSpec of its clients; empty: none.
+	Persistence string
 }
 
 // Timeouts are idle times in milliseconds, below 2^31.
