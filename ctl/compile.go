@@ -41,6 +41,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
 	s.SNAT = f.snat(t)
+	s.Persistences = f.persistences()
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
@@ -57,6 +58,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
+			Persistence: v.Persistence,
 		})
 	}
 	return s
@@ -177,5 +179,7 @@ func (f *File) tableCapacity(workers int) int {
 	return (f.Engine.Connections + workers - 1) / workers
 }
 
-// tableSize is the bytes of one worker's table.
-func (f *File) tableSize(workers int) int { return flow.Size(f.tableCapacity(workers)) }
+// tableSize is the bytes of one worker's tables.
+func (f *File) tableSize(workers int) int {
+	return flow.TableSize(f.tableCapacity(workers), f.persistenceCapacity(workers))
+}

@@ -32,6 +32,7 @@ type File struct {
 	Monitors       []monitor.Monitor
 	SNATPools      []SNATPool
 	Pools          []Pool
+	Persistences   []Persistence
 	VirtualServers []VirtualServer
 
 	where    map[string]position // key path, such as ports[0].name, to its place in the text
@@ -219,6 +220,7 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	Persistence     string // name of a Persistence; empty: none
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.

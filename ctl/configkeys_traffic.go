@@ -67,7 +67,7 @@ var snatPoolKeys = mapping[SNATPool]{what: "a SNAT pool", keys: []configKey[SNAT
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(p *SNATPool) *AddressHandling { return &p.AddressHandling }),
 }}
 
-var poolKeys = mapping[Pool]{what: "a pool", later: []string{"persistence", "snat"}, keys: append([]configKey[Pool]{
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"snat"}, keys: append([]configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
 	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
 		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections, WeightedLeastConnections, Fastest, TwoChoices, SourceHash, Maglev, First, Random},
@@ -108,7 +108,7 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
 	virtualKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip:any", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. any is every port that has no virtual server of its own; a member without a port is then reached on the port that the client asked for. No multicast, broadcast, loopback or link-local address."}),
 	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol but ICMP that has no virtual server of its own, by address alone where ports are not known. Both have no ports: the address is ip:any."},
@@ -145,6 +145,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		parseName, func(v *VirtualServer) *string { return &v.SNAT }),
 	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
 		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
+	persistenceKey(),
 }}
 
 // coresKey is engine.cores, the one key that is a word or a list.

@@ -196,12 +196,13 @@ func (s *Server) adopt() error {
 	start := time.Now()
 	var a engine.Adoption
 	ports := s.saved.portsNow(s.file)
+	s.engine.AdoptPersistence(s.saved.entries, &a)
 	for _, records := range s.saved.records {
 		s.engine.Adopt(records, ports, &a)
 	}
 	if len(s.saved.records) > 0 {
 		s.log.Info("adopted the connections of an earlier sluice", "connections", a.Adopted, "took", time.Since(start),
-			"unsound", a.Unsound, "doubled", a.Doubled, "no_room", a.NoRoom, "port_gone", a.Strange)
+			"persistence_entries", a.Entries, "unsound", a.Unsound, "doubled", a.Doubled, "no_room", a.NoRoom, "port_gone", a.Strange)
 	}
 	return errors.Join(s.saved.unmap(), s.tables.ready(s.memory))
 }

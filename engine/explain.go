@@ -25,6 +25,9 @@ type Explanation struct {
 	Bin      int    // of the client's end
 	Worker   int    // owner of the connection
 
+	Persistence *PersistenceExplanation `json:",omitempty"` // nil: none
+	node        uint32                  // of the client's entry
+
 	Virtual    string
 	Pool       string
 	Scheduler  string
@@ -61,8 +64,12 @@ func (c *Config) Owner(k *flow.Key) int { return c.owner(k) }
 
 // Explain says what would happen to the first packet from src to dst under c.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
+	return c.explain(proto, src, dst, 0)
+}
+
+func (c *Config) explain(proto uint8, src, dst netip.AddrPort, node uint32) Explanation {
 	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
-	e := Explanation{Worker: c.owner(&k), Bin: int(c.owners.bin(k.Src, k.SrcPort()))}
+	e := Explanation{node: node, Worker: c.owner(&k), Bin: int(c.owners.bin(k.Src, k.SrcPort()))}
 	id := c.services.find(k.Dst, k.DstPort(), k.Proto)
 	if id == 0 {
 		switch virtual, host := c.services.address(k.Dst); {
@@ -91,7 +98,7 @@ func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *ch
 		return
 	}
 	search.begin(v.pool, k, now, true)
-	m := search.next()
+	m := c.explainMember(e, v, search)
 	for p := v.pool; p != search.pool; {
 		p = p.fallback
 		e.Pool, e.Scheduler = p.name, p.schedulerName

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -95,6 +96,7 @@ type PersistenceEntry struct {
 	Client       netip.Prefix
 	Pool, Member string // where it was made; empty: the member is gone
 	Server       netip.Addr
+	Node         uint32
 	Worker       int
 	IdleMS       uint64
 	LeftMS       uint64 // until it is over if it is not used
@@ -104,7 +106,7 @@ type PersistenceEntry struct {
 
 // resolveEntry makes a copy for people.
 func (c *Config) resolveEntry(e *flow.PersistenceEntry, now uint64) PersistenceEntry {
-	out := PersistenceEntry{entry: *e, IdleMS: now - min(e.Used, now)}
+	out := PersistenceEntry{entry: *e, Node: e.Node, IdleMS: now - min(e.Used, now)}
 	bits4, bits6 := 32, 128
 	for i := range c.persistences {
 		if p := &c.persistences[i]; p.id == e.Kind {
@@ -112,12 +114,7 @@ func (c *Config) resolveEntry(e *flow.PersistenceEntry, now uint64) PersistenceE
 			out.LeftMS = uint64(p.Timeout) - min(uint64(p.Timeout), out.IdleMS)
 		}
 	}
-	addr := e.Client.Netip()
-	bits := bits6
-	if addr.Is4() {
-		bits = bits4
-	}
-	out.Client = netip.PrefixFrom(addr, bits)
+	out.Client = clientPrefix(e.Client, bits4, bits6)
 	if n := c.names[e.Node]; n != nil {
 		out.Pool, out.Member = n.pool, n.Name
 	}
@@ -125,6 +122,13 @@ func (c *Config) resolveEntry(e *flow.PersistenceEntry, now uint64) PersistenceE
 		out.Server = c.addrs[e.Node].Netip()
 	}
 	return out
+}
+
+func clientPrefix(client flow.Addr, bits4, bits6 int) netip.Prefix {
+	if client.Is4() {
+		return netip.PrefixFrom(client.Netip(), bits4)
+	}
+	return netip.PrefixFrom(client.Netip(), bits6)
 }
 
 // entriesChunk is how many entries a worker copies between two bursts.
@@ -246,15 +250,7 @@ func (e *Engine) copyPersistence(ctx context.Context, old, fresh []*worker, cfg 
 			}
 		}
 	}
-	slices.SortStableFunc(all, func(a, b flow.PersistenceEntry) int { // so that the lists of the new are in order, and the oldest give way
-		switch {
-		case a.Used < b.Used:
-			return -1
-		case a.Used > b.Used:
-			return 1
-		}
-		return 0
-	})
+	sortEntries(all) // so that the lists of the new are in order, and the oldest give way
 	for len(all) > 0 {
 		n := min(len(all), 4*entriesChunk)
 		shares := make([][]flow.PersistenceEntry, len(fresh))
@@ -282,6 +278,11 @@ func (e *Engine) copyPersistence(ctx context.Context, old, fresh []*worker, cfg 
 	return lost, nil
 }
 
+// sortEntries puts entries into the order in which they were used.
+func sortEntries(list []flow.PersistenceEntry) {
+	slices.SortStableFunc(list, func(a, b flow.PersistenceEntry) int { return cmp.Compare(a.Used, b.Used) })
+}
+
 // inheritPersistence takes the counters of a worker that has ended.
 func (w *worker) inheritPersistence(o *worker) {
 	if o.persist == nil {
@@ -296,10 +297,12 @@ func (w *worker) inheritPersistence(o *worker) {
 	}
 }
 
-// AdoptPersistence gives the entries that an earlier engine left, the least recently used first, to the workers that own them.
-// It comes before Adopt, and the engine must not have been started. What no configuration has any more is passed over.
+// AdoptPersistence gives the entries that an earlier engine left to the workers that own them. It comes before Adopt, and the
+// engine must not have been started. What no configuration has any more is passed over. Of a client's that are there twice, in the
+// tables of two generations of workers, the later one counts.
 func (e *Engine) AdoptPersistence(entries []flow.PersistenceEntry, a *Adoption) {
 	cfg := e.Config()
+	sortEntries(entries)
 	for i := range entries {
 		x := entries[i]
 		w := e.workers[cfg.owners.worker[cfg.owners.bin(x.Client, 0)]]
@@ -307,7 +310,14 @@ func (e *Engine) AdoptPersistence(entries []flow.PersistenceEntry, a *Adoption) 
 			continue
 		}
 		x.Used = min(x.Used, w.now) // a store that a kill has torn
-		if x.Used+cfg.persistenceRules[x.Kind].Timeout > w.now && w.plantEntry(&x) {
+		if x.Used+cfg.persistenceRules[x.Kind].Timeout <= w.now || w.persist == nil || w.persist.table == nil {
+			continue
+		}
+		t := w.persist.table
+		if i := t.Find(x.Client, x.Kind, w.now); i != 0 {
+			t.Assign(i, x.Node)
+			t.Use(i, x.Used)
+		} else if w.plantEntry(&x) {
 			a.Entries++
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"net/netip"
 	"reflect"
 	"sync/atomic"
 	"testing"
@@ -419,5 +420,67 @@ func TestPersistenceBurstAllocations(t *testing.T) {
 	if s := b.persisted(1); s.Hits == 0 {
 		t.Errorf("%+v", s)
 	}
+	b.close()
+}
+
+// An explanation says what the entry does, for each of its fates, and changes nothing.
+func TestPersistenceExplained(t *testing.T) {
+	p := shop()
+	spec := persistentSpec(2, p)
+	spec.Pools[0].Members[0].Priority = 10
+	b := newBench(t, spec, 1000, 1024)
+	if at := b.open(0, synOf(3, 1)); at != 1 {
+		t.Fatalf("server %d", at)
+	}
+	k := flow.Key{Src: flow.AddrFrom(clientAt(3)), Dst: flow.AddrFrom(vip), Ports: flow.Ports(7, 80), Proto: flow.TCP}
+	entry, ok, err := b.PersistenceEntry(t.Context(), &k)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	src, dst := netip.AddrPortFrom(clientAt(3), 7), netip.AddrPortFrom(vip, 80)
+	turns := b.stats().Opened
+	explain := func() Explanation { return b.Config().ExplainEntry(flow.TCP, src, dst, entry.Node) }
+	for _, c := range []struct {
+		what    string
+		set     func(s *Spec)
+		outcome string
+		member  string
+	}{
+		{"as it is", func(*Spec) {}, "its member takes the connection", "192.168.20.1"},
+		{"weight 0", func(s *Spec) { s.Pools[0].Members[0].Weight = 0 }, "its member takes the connection", "192.168.20.1"},
+		{"down", func(s *Spec) { s.Pools[0].Members[0].State.Kind = MemberDown }, "its member does not take the connection; the entry moves", "192.168.20.2"},
+		{"down, keep", func(s *Spec) {
+			s.Pools[0].Members[0].State.Kind = MemberDown
+			s.Persistences[0].OnDown = PersistenceKeep
+		}, "its member does not take the connection; another does, and the entry stays", "192.168.20.2"},
+		{"down, refuse", func(s *Spec) {
+			s.Pools[0].Members[0].State.Kind = MemberDown
+			s.Persistences[0].OnDown = PersistenceStay
+		}, "its member does not take the connection, and no other may", ""},
+		{"full", func(s *Spec) { s.Pools[0].Members[0].Limit = 1 }, "its member does not take the connection; the entry moves", "192.168.20.2"},
+		{"lower", func(s *Spec) { s.Pools[0].Members[0].Priority = -1 }, "a higher priority takes connections again; the entry moves", "192.168.20.2"},
+		{"gone", func(s *Spec) { s.Pools[0].Members = s.Pools[0].Members[1:] }, "its member is no longer of the pool; the entry moves", "192.168.20.2"},
+		{"all down", func(s *Spec) {
+			for i := range s.Pools[0].Members {
+				s.Pools[0].Members[i].State.Kind = MemberDown
+			}
+		}, "no member takes the connection", ""},
+	} {
+		s := persistentSpec(2, p)
+		s.Pools[0].Members[0].Priority = 10
+		c.set(&s)
+		b.put(s)
+		e := explain()
+		if e.Persistence == nil || e.Persistence.Outcome != c.outcome || e.Member != c.member {
+			t.Errorf("%s: %+v, member %q, want %q, %q", c.what, e.Persistence, e.Member, c.outcome, c.member)
+		}
+	}
+	if e := b.Config().Explain(flow.TCP, src, dst); e.Persistence.Entry != "" || e.Persistence.Client != clientAt(3).String() {
+		t.Errorf("%+v", e.Persistence)
+	}
+	if again, ok, _ := b.PersistenceEntry(t.Context(), &k); !ok || again.Node != entry.Node || b.stats().Opened != turns {
+		t.Error("it has changed something")
+	}
+	b.check()
 	b.close()
 }

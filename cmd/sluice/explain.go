@@ -75,6 +75,13 @@ func printExplanation(w io.Writer, args []string, e *engine.Explanation) {
 		row("virtual server", "%s", e.Virtual)
 		row("pool", "%s, %s, turn %d", e.Pool, e.Scheduler, e.Turn)
 	}
+	if p := e.Persistence; p != nil {
+		entry := "no entry"
+		if p.Entry != "" {
+			entry = fmt.Sprintf("an entry for %s: %s", p.Entry, p.Outcome)
+		}
+		row("persistence", "%s, client %s, kept by worker %d: %s", p.Name, p.Client, p.Worker, entry)
+	}
 	for _, m := range e.Candidates {
 		mark := " "
 		if m.Chosen {
