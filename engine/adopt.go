@@ -138,17 +138,23 @@ func (d *Dictionary) Entries(n int) []Entry { return d.log[min(n, len(d.log)):] 
 // Restore gives an id its old meaning; entries must come in their order. It reports whether the entry fits: ids of each
 // kind are given without gaps.
 func (d *Dictionary) Restore(e Entry) bool {
+	id := d.Give(e)
+	return id != 0 && id == e.ID
+}
+
+// Give is the id of what an entry of another dictionary stands for: a new one if it has none.
+func (d *Dictionary) Give(e Entry) uint32 {
 	switch e.Kind {
 	case "virtual":
-		return d.virtual(e.Addr, e.Port, e.Proto) == e.ID
+		return d.virtual(e.Addr, e.Port, e.Proto)
 	case "node":
-		return d.node(e.Pool, e.Addr, e.Port) == e.ID
+		return d.node(e.Pool, e.Addr, e.Port)
 	case "snat":
-		return d.snat(e.Addr) == e.ID
+		return d.snat(e.Addr)
 	case "persistence":
-		return d.persistence(e.Name, e.Bits4, e.Bits6) == e.ID
+		return d.persistence(e.Name, e.Bits4, e.Bits6)
 	}
-	return false
+	return 0
 }
 
 // Virtual is the address of a virtual server's id.

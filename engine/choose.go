@@ -171,7 +171,7 @@ func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
 // begin starts the search for a member of p for the connection with key k.
 func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
 	c.key, c.now, c.peek, c.why = k, now, peek, NoMember
-	c.want = wanted{}
+	c.want.pool, c.want.strict = nil, false
 	c.enterPool(p)
 }
 

@@ -173,6 +173,20 @@ func (w *worker) copyEntries(from uint32, out *[]flow.PersistenceEntry) uint32 {
 	return w.persist.table.Each(from, entriesChunk, func(_ uint32, e *flow.PersistenceEntry) { *out = append(*out, *e) })
 }
 
+// AllPersistence copies every entry as it is.
+func (e *Engine) AllPersistence(ctx context.Context) (all []flow.PersistenceEntry, err error) {
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	for _, w := range e.seated() {
+		for from := uint32(1); from != 0; {
+			if err := e.wait(ctx, w, func(w *worker) { from = w.copyEntries(from, &all) }); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
 // DeletePersistence removes the entries that match, at most limit, and returns how many. Their clients' next connections are
 // scheduled.
 func (e *Engine) DeletePersistence(ctx context.Context, limit int, match func(*PersistenceEntry) bool) (deleted int, err error) {

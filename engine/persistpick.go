@@ -104,6 +104,7 @@ func (w *worker) persistentMember(v *virtual, k *flow.Key) (*member, Reason) {
 
 // persisted is the member for a client whose entry names node.
 func (c *choice) persisted(cfg *Config, v *virtual, node uint32) *member {
+	c.want = wanted{}
 	if at, pool, ok := cfg.home(v.pool, node); ok {
 		c.wish(pool, at, v.persistence)
 		if v.persistence.KeepLower {

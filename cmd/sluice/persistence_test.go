@@ -115,6 +115,9 @@ func TestPersistenceLab(t *testing.T) {
 		t.Fatal(r.stderr)
 	}
 	check("after a reload with two workers and more room")
+	d.stop()
+	d = b.start()
+	check("after an end in order and a start")
 	d, pause := b.takeover(d)
 	t.Logf("taken over in %s", pause)
 	check("after a takeover")
@@ -149,6 +152,9 @@ func TestPersistenceLab(t *testing.T) {
 	}
 	if entries := list(); len(entries) != clients {
 		t.Errorf("%d entries after one was deleted", len(entries))
+	}
+	if r := b.sluice(nil, "persistence", "delete", "--all", "--socket", b.socket); r.code != 0 {
+		t.Error(r.stderr) // else a file would be left for the next start
 	}
 	if drops := b.drops(); len(drops) != 0 {
 		t.Errorf("dropped %v", drops)
