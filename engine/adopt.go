@@ -51,6 +51,10 @@ func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
 		if r.SNAT != 0 {
 			u.Nodes[r.SNAT] = true
 		}
+		if r.OneSided() { // no end sends to us
+			u.Nodes[r.Node] = true
+			continue
+		}
 		known := slices.ContainsFunc(u.ends[r.Node], func(e ServerEnd) bool { return e.Port == r.NPort && e.Proto == r.Proto() })
 		if known {
 			continue
@@ -130,6 +134,17 @@ type Entry struct {
 	Name  string `json:"name,omitempty"` // of a persistence
 	Bits4 int    `json:"bits4,omitempty"`
 	Bits6 int    `json:"bits6,omitempty"`
+
+	// Of a virtual server that has more than one port of one address.
+	Last    uint16       `json:"last,omitempty"` // last port of a range
+	Prefix  netip.Prefix `json:"prefix,omitzero"`
+	Ingress string       `json:"ingress,omitempty"` // port that the prefix is bound to
+}
+
+// Same reports whether two entries stand for the same, whatever their ids.
+func (e Entry) Same(o Entry) bool {
+	e.ID, o.ID = 0, 0
+	return e == o
 }
 
 // Entries are all ids that were given since the first n.
@@ -146,7 +161,7 @@ func (d *Dictionary) Restore(e Entry) bool {
 func (d *Dictionary) Give(e Entry) uint32 {
 	switch e.Kind {
 	case "virtual":
-		return d.virtual(e.Addr, e.Port, e.Proto)
+		return d.virtual(e)
 	case "node":
 		return d.node(e.Pool, e.Addr, e.Port)
 	case "snat":

@@ -26,7 +26,7 @@ const (
 	kindMask     = 7 << 16
 	// placedBit, beside a kind, says that the frame has a note about the member (persisthandoff.go).
 	placedBit = 1 << 19
-	portMask  = 1<<16 - 1
+	portMask  = 1<<16 - 1 // tagMask is of vlan.go
 )
 
 // steer gives the packets of the burst that other workers own to them and keeps the rest; it returns how many of those have
@@ -36,7 +36,7 @@ func (w *worker) steer() (missed int) {
 	kept := 0
 	for i := range w.n {
 		if w.refs[i] == 0 {
-			if o := int(w.slots[w.cfg.owner(&w.keys[i])]); o != w.slot {
+			if o := int(w.slots[w.cfg.owner(&w.keys[i], w.ports[i])]); o != w.slot {
 				kind := uint32(processKind)
 				if w.cfg.persists && w.pkts[i].Opens {
 					o, kind = w.towardsEntry(i, o)
@@ -79,7 +79,7 @@ func (w *worker) flushPeers() {
 // handOver gives a batch to worker to.
 func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) {
 	for i := range batch {
-		batch[i].Options = kind | uint32(port)
+		batch[i].Options = batch[i].Options&tagMask | kind | uint32(port)
 	}
 	w.put(&w.peers[to], batch)
 }
@@ -130,12 +130,12 @@ func (w *worker) takeHandoff(n int) {
 	w.n, w.opening, w.handedIn = 0, 0, true
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
-		d.Options &= placedBit
-		w.placed += int(d.Options / placedBit)
+		d.Options &= tagMask | placedBit
+		w.placed += int(d.Options & placedBit / placedBit)
 		switch kind {
 		case processKind:
 			w.stats.HandedIn++
-			w.parse(d, port)
+			w.parse(&d, port)
 		case fragmentKind:
 			w.stats.HandedIn++
 			w.takePart(d, port)

@@ -220,13 +220,14 @@ func (w *worker) deleteEntries(list []PersistenceEntry) (n int) {
 	return n
 }
 
-// PersistenceEntry is the entry of a client at the virtual server that a packet would open a connection at, as its owner has it.
+// PersistenceEntry is the entry of a client at the virtual server that a packet would open a connection at that arrives on a port, as
+// its owner has it.
 // It changes nothing. ok is false where there is none.
-func (e *Engine) PersistenceEntry(ctx context.Context, k *flow.Key) (out PersistenceEntry, ok bool, err error) {
+func (e *Engine) PersistenceEntry(ctx context.Context, k *flow.Key, ingress int) (out PersistenceEntry, ok bool, err error) {
 	e.changing.Lock()
 	defer e.changing.Unlock()
 	cfg := e.Config()
-	v := cfg.persistent(k)
+	v := cfg.persistent(k, uint16(ingress))
 	if v == nil {
 		return out, false, nil
 	}

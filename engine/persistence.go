@@ -205,9 +205,9 @@ func (c *Config) entryWorker(p *persistence, client flow.Addr) int {
 	return int(c.owners.worker[c.owners.bin(p.prefix(client), 0)])
 }
 
-// persistent is the virtual server that a packet would open a connection at, if it has persistence.
-func (c *Config) persistent(k *flow.Key) *virtual {
-	id := c.services.find(k.Dst, k.DstPort(), k.Proto)
+// persistent is the virtual server that a packet that arrived on a port would open a connection at, if it has persistence.
+func (c *Config) persistent(k *flow.Key, ingress uint16) *virtual {
+	id := c.find(k, ingress)
 	if id == 0 || c.virtuals[id].persistence == nil {
 		return nil
 	}

@@ -33,18 +33,6 @@ func synOf(i int, port uint16) packet {
 	return p
 }
 
-// put changes the configuration of a bench.
-func (b *bench) put(spec Spec) {
-	b.t.Helper()
-	cfg, err := NewConfig(spec, b.dict)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	if _, err := b.Apply(b.t.Context(), cfg); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
 // open sends p by a worker's outside queue and is the number of the server that gets it, or 0 if it is dropped.
 func (b *bench) open(worker int, p packet) int {
 	b.t.Helper()
@@ -116,7 +104,7 @@ func TestPersistence(t *testing.T) {
 						}
 						k := flow.Key{Src: flow.AddrFrom(clientAt(i)), Dst: flow.AddrFrom(vip), Ports: flow.Ports(uint16(1000+round), 80), Proto: flow.TCP}
 						cfg := b.Config()
-						entry, owner := cfg.entryWorker(&cfg.persistences[0], k.Src), cfg.owner(&k)
+						entry, owner := cfg.entryWorker(&cfg.persistences[0], k.Src), cfg.owner(&k, outside)
 						want := 0 // to the owner of the entry, unless it is there, and on to that of the connection
 						if queue != entry {
 							want++
@@ -587,7 +575,7 @@ func TestPersistencePlaces(t *testing.T) {
 	}
 	for i := 50; i < 52; i++ {
 		k := flow.Key{Src: flow.AddrFrom(clientAt(i)), Dst: flow.AddrFrom(vip), Ports: flow.Ports(1, 80), Proto: flow.TCP}
-		if _, ok, err := b.PersistenceEntry(t.Context(), &k); ok || err != nil {
+		if _, ok, err := b.PersistenceEntry(t.Context(), &k, outside); ok || err != nil {
 			t.Errorf("a packet that nobody can answer to has left an entry (%v)", err)
 		}
 	}

@@ -1,9 +1,5 @@
 package engine
 
-import (
-	"net/netip"
-)
-
 // PersistenceExplanation is what persistence says about a connection.
 type PersistenceExplanation struct {
 	Name   string
@@ -12,11 +8,6 @@ type PersistenceExplanation struct {
 	Entry  string // the member that the entry names, as pool/member; empty: there is none
 	// Outcome is what comes of the entry; empty where there is none.
 	Outcome string
-}
-
-// ExplainEntry is Explain where the client has an entry for a node (PersistenceEntry.Node); 0 is none.
-func (c *Config) ExplainEntry(proto uint8, src, dst netip.AddrPort, node uint32) Explanation {
-	return c.explain(proto, src, dst, node)
 }
 
 // explainMember is choose as an explanation does it: nothing is taken, and the entry stays as it is.

@@ -105,7 +105,7 @@ func (w *worker) flushPlaced() {
 // to the owner of its client's entry, or, where that is this worker, with its decision to owner.
 func (w *worker) towardsEntry(i, owner int) (slot int, kind uint32) {
 	k, d := &w.keys[i], w.descs[i]
-	v := w.cfg.persistent(k)
+	v := w.cfg.persistent(k, w.ports[i])
 	if v == nil || !w.noteRoom(d) {
 		return owner, processKind
 	}
@@ -124,7 +124,7 @@ func (w *worker) towardsEntry(i, owner int) (slot int, kind uint32) {
 
 // decide chooses for a packet, and writes it down.
 func (w *worker) decide(d rings.Desc, v *virtual, p *rewrite.Packet, k *flow.Key) {
-	if p.TTL <= 1 || noSource(k.Src) || w.cfg.isOurs(k.Src) || w.region.Packet(d)[6]&1 != 0 {
+	if _, ok := v.admits(k.Src); !ok || p.TTL <= 1 || noSource(k.Src) || w.cfg.isOurs(k.Src) || w.region.Packet(d)[6]&1 != 0 {
 		w.putFree(d) // its owner refuses it, and it leaves no entry
 		return
 	}
@@ -152,9 +152,9 @@ func (w *worker) passQuestion(d rings.Desc, v *virtual, k *flow.Key) (slot int, 
 // place deals with a packet that another worker asks this one about: its entry is here.
 func (w *worker) place(d rings.Desc, port uint16) {
 	w.needPersist()
-	seeded := d.Options != 0
+	seeded := d.Options&placedBit != 0
 	if seeded {
-		d.Options = 0
+		d.Options &^= placedBit
 		w.placed--
 	}
 	var p rewrite.Packet
@@ -171,12 +171,12 @@ func (w *worker) place(d rings.Desc, port uint16) {
 		w.drop(d, BadHeader)
 		return
 	}
-	v := w.cfg.persistent(&k)
+	v := w.cfg.persistent(&k, port)
 	if v == nil { // whoever asks may go by a configuration that is on its way
 		w.catchUp()
-		v = w.cfg.persistent(&k)
+		v = w.cfg.persistent(&k, port)
 	}
-	owner := int(w.slots[w.cfg.owner(&k)])
+	owner := int(w.slots[w.cfg.owner(&k, port)])
 	switch {
 	case v == nil:
 		w.putFree(d)
@@ -201,7 +201,7 @@ func (w *worker) place(d rings.Desc, port uint16) {
 	if kind == fragmentKind {
 		w.takePart(d, port)
 	} else {
-		w.parse(d, port)
+		w.parse(&d, port)
 	}
 }
 
@@ -222,10 +222,10 @@ func (w *worker) placePart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	}
 	n := w.readNote(d.Addr)
 	k.Ports, k.Proto = n.ports, n.proto
-	slot := int(w.slots[w.cfg.owner(k)])
+	slot := int(w.slots[w.cfg.owner(k, port)])
 	d.Options = fragmentKind | uint32(port)
 	if l := w.leaving; l != nil {
-		if v := w.cfg.persistent(k); v != nil { // as its first part
+		if v := w.cfg.persistent(k, port); v != nil { // as its first part
 			slot = int(l.slots[l.next.entryWorker(v.persistence, k.Src)])
 			d.Options = placeKind | uint32(port)
 		}
@@ -241,7 +241,7 @@ func (w *worker) placePart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 // partViaEntry sends a later part that finds no connection the way that its first part has gone, so that it comes behind it. It
 // reports whether the part is gone.
 func (w *worker) partViaEntry(d rings.Desc, k *flow.Key, n note) bool {
-	v := w.cfg.persistent(k)
+	v := w.cfg.persistent(k, n.port)
 	if n.via || v == nil {
 		return false
 	}
@@ -291,7 +291,7 @@ func (w *worker) takePlaces() {
 			continue
 		}
 		d := w.descs[i]
-		w.descs[i].Options = 0
+		w.descs[i].Options &^= placedBit
 		b := w.region.Frame(d.Addr)[:placementSize]
 		a := &w.persist.of[i]
 		a.is, a.why = placed(b[7]), Reason(b[6])

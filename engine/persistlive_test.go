@@ -386,7 +386,7 @@ func TestPersistenceEntries(t *testing.T) {
 	}
 	k := flow.Key{Src: flow.AddrFrom(clientAt(0)), Dst: flow.AddrFrom(vip), Ports: flow.Ports(5, 80), Proto: flow.TCP}
 	before := b.persisted(1)
-	e, ok, err := b.PersistenceEntry(t.Context(), &k)
+	e, ok, err := b.PersistenceEntry(t.Context(), &k, outside)
 	if !ok || err != nil || e.Server != serverIP(1) || b.persisted(1) != before {
 		t.Errorf("%+v %t %v", e, ok, err)
 	}
@@ -433,13 +433,13 @@ func TestPersistenceExplained(t *testing.T) {
 		t.Fatalf("server %d", at)
 	}
 	k := flow.Key{Src: flow.AddrFrom(clientAt(3)), Dst: flow.AddrFrom(vip), Ports: flow.Ports(7, 80), Proto: flow.TCP}
-	entry, ok, err := b.PersistenceEntry(t.Context(), &k)
+	entry, ok, err := b.PersistenceEntry(t.Context(), &k, outside)
 	if err != nil || !ok {
 		t.Fatal(ok, err)
 	}
 	src, dst := netip.AddrPortFrom(clientAt(3), 7), netip.AddrPortFrom(vip, 80)
 	turns := b.stats().Opened
-	explain := func() Explanation { return b.Config().ExplainEntry(flow.TCP, src, dst, entry.Node) }
+	explain := func() Explanation { return b.Config().ExplainEntry(outside, flow.TCP, src, dst, entry.Node) }
 	for _, c := range []struct {
 		what    string
 		set     func(s *Spec)
@@ -478,7 +478,7 @@ func TestPersistenceExplained(t *testing.T) {
 	if e := b.Config().Explain(flow.TCP, src, dst); e.Persistence.Entry != "" || e.Persistence.Client != clientAt(3).String() {
 		t.Errorf("%+v", e.Persistence)
 	}
-	if again, ok, _ := b.PersistenceEntry(t.Context(), &k); !ok || again.Node != entry.Node || b.stats().Opened != turns {
+	if again, ok, _ := b.PersistenceEntry(t.Context(), &k, outside); !ok || again.Node != entry.Node || b.stats().Opened != turns {
 		t.Error("it has changed something")
 	}
 	b.check()
