@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -81,24 +82,35 @@ func persistenceEntryView(e *engine.PersistenceEntry) PersistenceEntryView {
 	}
 }
 
-// handlePersistence adds what the API says and does about persistence.
-func (s *Server) handlePersistence(mux *http.ServeMux) {
-	mux.HandleFunc("GET /v1/persistences", s.withSnapshots(func(n []engine.Snapshot) any { return s.persistenceViews(n) }))
-	mux.HandleFunc("GET /v1/persistences/entries", s.persistenceEntries)
-	mux.HandleFunc("DELETE /v1/persistences/entries", s.deletePersistence)
+var persistenceFilters = []param{
+	{name: "persistence", kind: textParam, text: "Only those of the persistence of this name."},
+	{name: "client", kind: textParam, text: "Only that of this client, or those in this network: an address, or a prefix."},
+	{name: "member", kind: textParam, text: "Only those of this member: its name or address."},
+}
+
+// persistenceRoutes are what the API says and does about persistence.
+func (s *Server) persistenceRoutes(limit param) []apiRoute {
+	return []apiRoute{
+		{method: http.MethodGet, path: "/v1/persistences", summary: "persistences, and what became of connections by them", role: RoleRead, answer: []PersistenceView{}, watch: true,
+			handle: s.withSnapshots(func(n []engine.Snapshot) any { return s.persistenceViews(n) })},
+		{method: http.MethodGet, path: "/v1/persistences/entries", summary: "which member clients go to", role: RoleRead, answer: []PersistenceEntryView{}, scans: true, handle: s.persistenceEntries,
+			params: append(slices.Clip(persistenceFilters), limit)},
+		{method: http.MethodDelete, path: "/v1/persistences/entries", summary: "forget which member clients had: those that a filter names, or all", role: RoleAdmin, answer: DeletedView{}, scans: true, handle: s.deletePersistence,
+			params: append(slices.Clip(persistenceFilters), limit, param{name: "all", kind: flagParam, text: "Every entry."})},
+	}
 }
 
 func (s *Server) persistenceEntries(w http.ResponseWriter, r *http.Request) {
 	match, limit, err := persistenceFilter(r)
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
 	list, err := s.engine.PersistenceEntries(ctx, limit, match)
 	if err != nil {
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	out := make([]PersistenceEntryView, len(list))
@@ -111,26 +123,23 @@ func (s *Server) persistenceEntries(w http.ResponseWriter, r *http.Request) {
 // deletePersistence removes the entries that match. Without a filter it refuses: all is said by all=true.
 func (s *Server) deletePersistence(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	all := q.Get("all") == "true"
-	q.Del("all")
-	r.URL.RawQuery = q.Encode()
 	match, limit, err := persistenceFilter(r)
 	if q.Get("limit") == "" {
 		limit = math.MaxInt
 	}
-	q.Del("limit")
-	if err == nil && len(q) == 0 && !all {
+	filtered := slices.ContainsFunc(persistenceFilters, func(p param) bool { return q.Get(p.name) != "" })
+	if err == nil && !filtered && q.Get("all") != "true" {
 		err = errors.New("say which entries, by persistence, client or member, or all")
 	}
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
 	n, err := s.engine.DeletePersistence(ctx, limit, match)
 	if err != nil {
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	reply(w, http.StatusOK, DeletedView{n})
@@ -142,16 +151,7 @@ func persistenceFilter(r *http.Request) (match func(*engine.PersistenceEntry) bo
 	q := r.URL.Query()
 	limit = 100
 	if l := q.Get("limit"); l != "" {
-		if limit, err = strconv.Atoi(l); err != nil || limit < 1 || limit > MaxConnections {
-			return nil, 0, fmt.Errorf("limit %q is not a number from 1 to %d", l, MaxConnections)
-		}
-	}
-	for k := range q {
-		switch k {
-		case "limit", "persistence", "client", "member":
-		default:
-			return nil, 0, fmt.Errorf("unknown filter %q; there are persistence, client, member, limit", k)
-		}
+		limit, _ = strconv.Atoi(l) // a number: the guard has looked
 	}
 	var addr netip.Addr
 	var in netip.Prefix

@@ -130,7 +130,7 @@ func fuzzSpecs() (specs []Spec) {
 		s.DropOutside = i == 3
 		if i != 1 {
 			s.Persistences = []PersistenceSpec{
-				{Name: "shop", Bits4: []int{32, 0, 32, 8}[i], Bits6: 128, Timeout: 5000, Entries: 2, Full: PersistenceFull(i % 3),
+				{Name: "shop", Bits4: []int{32, 0, 32, 8, 24}[i], Bits6: 128, Timeout: 5000, Entries: 2, Full: PersistenceFull(i % 3),
 					OnDown: PersistencePolicy(i % 3), OnFull: PersistencePolicy(i % 3), MoveDraining: i == 3},
 				{Name: "names", Bits4: 32, Bits6: 64, Timeout: 3000, Entries: 4},
 			}

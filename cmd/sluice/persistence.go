@@ -57,7 +57,7 @@ func persistenceCommand() *cli.Command {
 	remove := &cli.Command{
 		Name: "delete", Usage: "forget which member clients had: their next connections are scheduled",
 		UsageText: "sluice persistence delete [CLIENT|PREFIX] [--persistence NAME] [--member NAME] | --all",
-		Flags:     append(append(clientFlags()[:1:1], filters()...), &cli.BoolFlag{Name: "all", Usage: "every entry"}),
+		Flags:     append(orderFlags(filters()...), &cli.BoolFlag{Name: "all", Usage: "every entry"}),
 		Action: func(c *cli.Context) error {
 			q := persistenceQuery(c)
 			if c.Args().Present() {
@@ -69,9 +69,21 @@ func persistenceCommand() *cli.Command {
 			if c.Bool("all") {
 				q.Set("all", "true")
 			}
-			var d ctl.DeletedView
-			if err := ctl.Delete(c.Context, c.String("socket"), persistencePath+"?"+q.Encode(), &d); err != nil {
+			format, err := outputFormat(c, "table", "json")
+			if err != nil {
 				return err
+			}
+			cl, err := client(c)
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var d ctl.DeletedView
+			if err := cl.Delete(c.Context, persistencePath+"?"+q.Encode(), &d); err != nil {
+				return err
+			}
+			if format == "json" {
+				return printJSON(c.App.Writer, d)
 			}
 			fmt.Fprintf(c.App.Writer, "%d entries deleted\n", d.Deleted)
 			return nil
