@@ -102,7 +102,7 @@ func (s *Server) routes() []apiRoute {
 	list := func(path, summary string, answer any, view func([]engine.Snapshot) any) apiRoute {
 		return apiRoute{method: http.MethodGet, path: path, summary: summary, role: RoleRead, answer: answer, watch: true, handle: s.withSnapshots(view)}
 	}
-	return []apiRoute{
+	return append([]apiRoute{
 		{method: http.MethodGet, path: "/v1/openapi.json", summary: "this description", role: RoleRead, media: "application/json", handle: getOpenAPI},
 		list("/v1/status", "the engine as a whole", StatusView{}, func(n []engine.Snapshot) any { return s.statusView(n) }),
 		list("/v1/stats", "everything that lists show, at one moment", StatsView{}, func(n []engine.Snapshot) any { return s.statsView(n) }),
@@ -144,7 +144,7 @@ func (s *Server) routes() []apiRoute {
 			params: append(slices.Clip(connectionFilters), limit,
 				param{name: "all", kind: flagParam, text: "Every connection."},
 				param{name: "reset", kind: flagParam, text: "Send a RST to both ends of each TCP connection."})},
-	}
+	}, s.persistenceRoutes(limit)...)
 }
 
 func getOpenAPI(w http.ResponseWriter, _ *http.Request) {

@@ -68,6 +68,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Ports = append(s.Ports, p)
 	})
 	s.SNAT = f.snat(t)
+	s.Persistences = f.persistences()
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
@@ -86,6 +87,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(),
+			Persistence: v.Persistence,
 		})
 	}
 	return s
@@ -206,5 +208,7 @@ func (f *File) tableCapacity(workers int) int {
 	return (f.Engine.Connections + workers - 1) / workers
 }
 
-// tableSize is the bytes of one worker's table.
-func (f *File) tableSize(workers int) int { return flow.Size(f.tableCapacity(workers)) }
+// tableSize is the bytes of one worker's tables.
+func (f *File) tableSize(workers int) int {
+	return flow.TableSize(f.tableCapacity(workers), f.persistenceCapacity(workers))
+}

@@ -93,6 +93,7 @@ func validate(c *collector, f *File) {
 	v.checkPools()
 	v.checkMonitors()
 	v.checkVirtualServers()
+	v.checkPersistences()
 }
 
 func (v *validator) errorf(key, format string, args ...any) {

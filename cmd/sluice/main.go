@@ -34,7 +34,7 @@ func newApp() *cli.App {
 		Suggest:     true,
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(), configCommand(),
-			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
+			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), persistenceCommand(), workerCommand(), portCommand(), dropCommand(),
 			captureCommand(), doctorCommand(), prepareCommand(), perfCommand(),
 			completionCommand(), completeCommand(), manCommand(), versionCommand(),
 		},
