@@ -46,7 +46,7 @@ type Server struct {
 	api       *api
 	// captures ends the capture that goes on.
 	captures captureEnd
-	began     time.Time
+	began    time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
