@@ -6,11 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -63,15 +61,8 @@ type captureRequest struct {
 	duration     time.Duration
 }
 
-var captureParameters = []string{"protocol", "end", "virtual", "member", "drops", "reason", "worker", "port", "count", "duration", "bytes", "snap", "sample", "ring"}
-
 // parseCapture reads the parameters of GET /v1/capture.
 func parseCapture(p url.Values) (r captureRequest, err error) {
-	for k := range p {
-		if !slices.Contains(captureParameters, k) {
-			return r, fmt.Errorf("unknown parameter %q; there are %s", k, strings.Join(captureParameters, ", "))
-		}
-	}
 	number := func(name string, otherwise, least, most int) (n int) {
 		text := p.Get(name)
 		if text == "" || err != nil {
@@ -131,7 +122,7 @@ func parseCapture(p url.Values) (r captureRequest, err error) {
 func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	q, err := parseCapture(r.URL.Query())
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ask, cancel := context.WithTimeout(r.Context(), askTimeout)
@@ -139,13 +130,13 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	cancel()
 	switch {
 	case errors.Is(err, engine.ErrCapturing):
-		reply(w, http.StatusConflict, apiError{err.Error()})
+		refuse(w, http.StatusConflict, err)
 		return
 	case errors.Is(err, engine.ErrStopped), errors.Is(err, context.DeadlineExceeded):
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	case err != nil:
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	// The server's bounds are for answers that end.
@@ -168,7 +159,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 // counts.
 func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
 	if !s.captures.stop() {
-		reply(w, http.StatusNotFound, apiError{"no capture goes on"})
+		refuse(w, http.StatusNotFound, errors.New("no capture goes on"))
 		return
 	}
 	reply(w, http.StatusOK, struct{}{})
@@ -330,25 +321,14 @@ func (s *captureSink) finish(c CaptureStats) {
 	s.flush()
 }
 
-// Capture asks the API at socket for a capture and writes the file to w as it comes. It calls begun when workers capture. The
-// counts are those that came at the end.
-func Capture(ctx context.Context, socket string, q url.Values, w io.Writer, begun func()) (stats CaptureStats, err error) {
-	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-	}}}
-	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://sluice/v1/capture?"+q.Encode(), nil)
+// Capture asks for a capture and writes the file to w as it comes. It calls begun when workers capture. The counts are those
+// that came at the end.
+func (c *Client) Capture(ctx context.Context, q url.Values, w io.Writer, begun func()) (stats CaptureStats, err error) {
+	resp, err := c.do(ctx, http.MethodGet, "/v1/capture?"+q.Encode())
 	if err != nil {
 		return stats, err
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return stats, requestError(socket, err)
-	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return stats, answerError(resp)
-	}
 	begun()
 	if _, err = io.Copy(w, resp.Body); err != nil {
 		return stats, err

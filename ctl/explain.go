@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -262,12 +261,6 @@ func ExplainPath(protocol, source, destination, port string) string {
 // explain answers GET /v1/explain.
 func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 	p := r.URL.Query()
-	for k := range p {
-		if !slices.Contains([]string{"protocol", "source", "destination", "port"}, k) {
-			reply(w, http.StatusBadRequest, apiError{fmt.Sprintf("unknown parameter %q; there are protocol, source, destination, port", k)})
-			return
-		}
-	}
 	q, err := ParseQuestion(p.Get("protocol"), p.Get("source"), p.Get("destination"))
 	if err == nil {
 		s.mu.RLock()
@@ -275,14 +268,14 @@ func (s *Server) explain(w http.ResponseWriter, r *http.Request) {
 		s.mu.RUnlock()
 	}
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	e, err := s.engine.Explain(ctx, q)
 	if err != nil {
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	reply(w, http.StatusOK, Explained(&q, &e))

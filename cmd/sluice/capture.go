@@ -28,8 +28,7 @@ func captureCommand() *cli.Command {
 			"handed over to worker N, answered. Without -w each packet is a line. Filters that are given together must all agree; an end is that of the " +
 			"packet before or after, whichever side it is on. No worker waits for a capture: what finds no room is counted as lost, and said at the " +
 			"end, as is what was not of the sample. There is one capture at a time; it ends with its bounds, with Ctrl-C, or with whoever reads it.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "socket", Usage: "control socket of the running sluice at `PATH`", Value: "/run/sluice/sluice.sock"},
+		Flags: append(connectFlags(),
 			&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "write pcapng to `FILE`; - is standard output"},
 			text("protocol", "only this `PROTOCOL`: tcp, udp, sctp, icmp or a number"),
 			&cli.StringSliceFlag{Name: "end", Usage: "only packets from or to `ADDRESS` or ADDRESS:PORT; twice: between both"},
@@ -45,7 +44,7 @@ func captureCommand() *cli.Command {
 			&cli.IntFlag{Name: "snap", Aliases: []string{"s"}, Usage: "keep the first `N` bytes of each frame; 0: all"},
 			&cli.IntFlag{Name: "sample", Usage: "look at one in `N` packets", Value: 1},
 			&cli.IntFlag{Name: "ring", Usage: "a worker may be `N` bytes ahead of the reader", Value: ctl.DefaultCaptureRing},
-		},
+		),
 		Action: capture,
 	}
 }
@@ -72,20 +71,24 @@ func capture(c *cli.Context) error {
 		}
 		out, finish = f, f.Close
 	}
-	socket := c.String("socket")
+	cl, err := client(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
 	ctx, cut := context.WithCancel(context.WithoutCancel(c.Context))
 	defer cut()
 	ended := context.AfterFunc(c.Context, func() { // Ctrl-C: the rest and the counts still come
 		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
 		var none struct{}
-		if ctl.Delete(ask, socket, "/v1/capture", &none) != nil {
+		if cl.Delete(ask, "/v1/capture", &none) != nil {
 			cut()
 		}
 		time.AfterFunc(5*time.Second, cut)
 	})
 	defer ended()
-	stats, err := ctl.Capture(ctx, socket, captureQuery(c), out, func() { fmt.Fprintln(os.Stderr, "capturing; Ctrl-C ends it") })
+	stats, err := cl.Capture(ctx, captureQuery(c), out, func() { fmt.Fprintln(os.Stderr, "capturing; Ctrl-C ends it") })
 	if err = errors.Join(err, finish()); err != nil {
 		return err
 	}

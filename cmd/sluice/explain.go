@@ -34,7 +34,11 @@ func explainCommand() *cli.Command {
 			}
 			var v ctl.ExplainView
 			if c.String("config") == "" {
-				err = ctl.Get(c.Context, c.String("socket"), ctl.ExplainPath(args[0], args[1], args[2], c.String("port")), &v)
+				var cl *ctl.Client
+				if cl, err = client(c); err == nil {
+					err = cl.Get(c.Context, ctl.ExplainPath(args[0], args[1], args[2], c.String("port")), &v)
+					cl.Close()
+				}
 			} else {
 				var f *ctl.File
 				if f, err = loadConfig(c); err == nil {
