@@ -93,7 +93,7 @@ func TestExplainRunning(t *testing.T) {
 		}
 	}
 	var v any
-	if err := ctl.Get(t.Context(), b.socket, "/v1/explain?protocol=tcp&sourc=1", &v); err == nil || !strings.Contains(fmt.Sprint(err), "unknown parameter") {
+	if err := ctl.Get(t.Context(), b.socket, "/v1/explain?protocol=tcp&sourc=1", &v); err == nil || !strings.Contains(fmt.Sprint(err), "no parameter \"sourc\"") {
 		t.Errorf("%v", err)
 	}
 	d.stop()
