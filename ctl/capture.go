@@ -155,6 +155,11 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// CaptureEndView says that a capture was told to end.
+type CaptureEndView struct {
+	Ended bool `json:"ended"`
+}
+
 // endCapture answers DELETE /v1/capture: the capture ends as if its time were over, and whoever reads it gets the rest and the
 // counts.
 func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
@@ -162,7 +167,7 @@ func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, errors.New("no capture goes on"))
 		return
 	}
-	reply(w, http.StatusOK, struct{}{})
+	reply(w, http.StatusOK, CaptureEndView{true})
 }
 
 // captureEnd lets one request end what another one does.
