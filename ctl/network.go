@@ -24,6 +24,7 @@ type iface struct {
 	mtu    int
 	// Its first global addresses that are not virtual; not valid without.
 	addr4, addr6 netip.Addr
+	tpid         uint16 // of a VLAN's outermost tag
 }
 
 // interfaces looks up the interface of every port.
@@ -96,7 +97,9 @@ func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 }
 
 func (f *File) isVirtual(a netip.Addr) bool {
-	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Address.Addr() == a })
+	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+		return slices.ContainsFunc(v.Destinations, func(d engine.Destination) bool { return d.IsAddress() && d.Prefix.Addr() == a })
+	})
 }
 
 // problem is an error about a place in the file.
@@ -243,6 +246,7 @@ func familyNumber(a netip.Addr) int {
 func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 	out := map[netip.Addr]way{}
 	var errs []error
+	onLink := f.onLinkMembers()
 	for _, a := range f.memberAddrs() {
 		if _, ok := f.staticHop(a); ok {
 			continue
@@ -252,17 +256,27 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 			errs = append(errs, f.problem(f.memberKey(a), err))
 			continue
 		}
+		errs = append(errs, f.checkOnLink(a, w.via, onLink))
 		out[a] = w
 	}
 	return out, errors.Join(errs...)
 }
 
-// live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK.
+// live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK. ifaces are by number of
+// port (reach).
 func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
-	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
+	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host, tpids: map[int]uint16{}}
+	t.noteVLANs(f)
 	known := make([]map[netip.Addr]neighbour, len(ifaces))
 	for i := range ifaces {
 		t.ports = append(t.ports, engine.PortSpec{MAC: ifaces[i].mac, MTU: ifaces[i].mtu, Addr4: ifaces[i].addr4, Addr6: ifaces[i].addr6})
+		if ifaces[i].tpid != 0 {
+			t.tpids[i] = ifaces[i].tpid
+		}
+		if ifaces[i].index == 0 {
+			t.own = append(t.own, nil)
+			continue
+		}
 		own, err := networks(ifaces[i].index)
 		if err != nil {
 			return nil, err
@@ -272,12 +286,17 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 			return nil, err
 		}
 	}
+	onLink := f.onLinkMembers()
 	for _, a := range f.memberAddrs() {
 		if hop, ok := f.staticHop(a); ok {
 			t.hops[a] = hop
 			continue
 		}
 		t.add(a, ways[a], known)
+		if hop := t.hops[a]; onLink[a] && ways[a].via != a { // a route that came later
+			hop.OK = false
+			t.hops[a] = hop
+		}
 	}
 	for a, w := range draining {
 		if _, ok := t.hops[a]; !ok {

@@ -51,13 +51,16 @@ type orderFile struct {
 	cookie uint64
 	list   map[memberKey]*memberOrder
 
-	weights map[memberKey]*weightOrder
+	virtuals map[string]time.Time // virtual servers that are disabled, since when
+	weights  map[memberKey]*weightOrder
 }
 
 type orderNote struct {
 	// Cookie is that of the network namespace: the inode in the file's name may be that of another by now.
 	Cookie uint64
 	Orders []*memberOrder
+	// Virtuals are the virtual servers that are disabled.
+	Virtuals map[string]time.Time `json:",omitempty"`
 
 	Weights []*weightOrder
 }
@@ -66,7 +69,7 @@ func ordersPath(base string) string { return base + ".orders" }
 
 // loadOrders reads the orders of this network namespace.
 func loadOrders(base string) (*orderFile, error) {
-	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}, weights: map[memberKey]*weightOrder{}}
+	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}, virtuals: map[string]time.Time{}, weights: map[memberKey]*weightOrder{}}
 	b, err := os.ReadFile(o.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return o, nil
@@ -82,6 +85,7 @@ func loadOrders(base string) (*orderFile, error) {
 		for _, order := range n.Orders {
 			o.list[memberKey{order.Pool, order.Member}] = order
 		}
+		maps.Copy(o.virtuals, n.Virtuals)
 		for _, w := range n.Weights {
 			o.weights[memberKey{w.Pool, w.Member}] = w
 		}
@@ -144,13 +148,13 @@ func (o *orderFile) keep(want func(memberKey) bool) error {
 }
 
 func (o *orderFile) save() error {
-	if len(o.list)+len(o.weights) == 0 {
+	if len(o.list)+len(o.virtuals)+len(o.weights) == 0 {
 		if err := os.Remove(o.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("note what was ordered: %w", err)
 		}
 		return nil
 	}
-	n := orderNote{Cookie: o.cookie, Orders: slices.SortedFunc(maps.Values(o.list), func(a, b *memberOrder) int {
+	n := orderNote{Cookie: o.cookie, Virtuals: o.virtuals, Orders: slices.SortedFunc(maps.Values(o.list), func(a, b *memberOrder) int {
 		return strings.Compare(a.Pool+"/"+a.Member, b.Pool+"/"+b.Member)
 	}), Weights: sortedWeights(o.weights)}
 	b, err := json.Marshal(n)
@@ -158,7 +162,7 @@ func (o *orderFile) save() error {
 		return err
 	}
 	tmp := o.path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := writeFresh(tmp, b); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("note what was ordered: %w", err)
 	}
@@ -303,8 +307,9 @@ func (h *health) reread(base string) error {
 		m.order = o.of(k)
 		h.change(m, engine.EndNone)
 	}
+	err = h.tellVirtuals()
 	h.mu.Unlock()
-	return h.flush()
+	return errors.Join(err, h.flush())
 }
 
 // WaitDrained asks the API until a member has no connection, calling progress with how many there are each time; it

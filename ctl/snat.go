@@ -108,6 +108,16 @@ func (f *File) hasSNAT(a netip.Addr) bool {
 	return false
 }
 
+func (m Mode) compile() engine.Mode {
+	switch m {
+	case ModeFullNAT:
+		return engine.FullNAT
+	case ModeDirectReturn:
+		return engine.DirectReturn
+	}
+	return engine.NAT
+}
+
 func (h HairpinMode) compile() engine.Hairpin {
 	switch h {
 	case HairpinSNAT:
@@ -202,7 +212,7 @@ func (v *validator) checkSNATAddress(p *SNATPool, a netip.Addr, at string, own m
 	case ok && port < 0:
 		v.errorf(at, "%s is the broadcast address of a port's network", a)
 	case ok:
-		v.errorf(at, "%s is the own address of port %q, whose connections would be lost", a, v.file.Ports[port].Name)
+		v.errorf(at, "%s is the own address of port %q, whose connections would be lost", a, v.file.portName(port))
 	}
 	for i := range v.file.Pools {
 		for j := range v.file.Pools[i].Members {

@@ -145,7 +145,7 @@ func takeoverPath(base string) string { return base + ".takeover" }
 // stateBase is the path of what belongs to the network namespace, without its ending.
 func stateBase() (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
 		return "", fmt.Errorf("find the network namespace: %w", err)
 	}
 	return filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino)), nil
@@ -332,6 +332,12 @@ func (s *Server) fixedSettings(workers int) []Setting {
 		add(at+"ifindex", s.ifaces[i].index)
 		add(at+"queues", s.ifaces[i].queues)
 	}
+	s.file.eachVLAN(func(n, _ int, v *VLAN, _ *Port, at string) {
+		add(at+".name", v.Name)
+		add(at+".id", v.ID)
+		add(at+".inner", v.Inner)
+		add(at+".ifindex", s.ifaceOf(n).index)
+	})
 	return out
 }
 
