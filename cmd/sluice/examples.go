@@ -23,6 +23,8 @@ var examples = map[string][]example{
 	"man":        {{"sluice man | man -l -", "read the manual page"}, {"sluice man > /usr/share/man/man8/sluice.8", "install it"}},
 	"version":    {{"sluice version", "print the version"}},
 
+	"top": {{"sluice top", "rates, every second; q quits"}, {"sluice top --interval 5s", "over longer times"}},
+
 	"config show": {{"sluice config show", "what the running engine has"}, {"sluice config show -c sluice.yaml", "what a file says, with all defaults"}},
 	"config diff": {{"sluice config diff -c sluice.yaml", "what a reload with this file would change"}},
 
