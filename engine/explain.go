@@ -93,6 +93,13 @@ func (c *Config) ExplainOn(ingress int, proto uint8, src, dst netip.AddrPort) Ex
 	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
 	var search choice
 	search.apply(c)
+	if v.Mode.transparent() {
+		e.Bin = int(c.bin(&k, uint16(ingress)))
+	}
+	if v.Mode == Forward {
+		c.explainForward(&e, v, &k)
+		return e
+	}
 	c.explainPick(&e, v, &k, &search, 0)
 	return e
 }
@@ -175,7 +182,7 @@ func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *memb
 	}
 	source := client
 	if snat {
-		if source, ok = c.explainSource(v, k, m); !ok {
+		if source, ok = c.explainSource(e.Bin, v, k, m); !ok {
 			e.Decision, e.Reason = DecideDrop, SNATExhausted.String()
 			return
 		}
@@ -191,10 +198,10 @@ func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *memb
 
 // explainSource is where the connection would come from as the first of all: others have other ports of the bin, and perhaps
 // another address of the pool.
-func (c *Config) explainSource(v *virtual, k *flow.Key, m *member) (netip.AddrPort, bool) {
-	bin := c.owners.bin(k.Src, k.SrcPort())
-	for i := range v.snat.addrs {
-		a := &v.snat.addrs[i]
+func (c *Config) explainSource(at int, v *virtual, k *flow.Key, m *member) (netip.AddrPort, bool) {
+	bin, addrs := uint8(at), v.snatOf(m).addrs
+	for i := range addrs {
+		a := &addrs[i]
 		if !a.reaches(m) || a.Ports.Ports(bin) == 0 {
 			continue
 		}

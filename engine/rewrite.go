@@ -48,7 +48,7 @@ func (w *worker) rewrite(from, to int) {
 			w.send(int(n.port), d)
 			continue
 		}
-		if rec.ServerIf != w.ports[i&(burstSize-1)] {
+		if port := w.ports[i&(burstSize-1)]; rec.ServerIf != port && w.astray(rec, port) {
 			w.drop(d, WrongSide)
 			continue
 		}
@@ -86,6 +86,10 @@ func (w *worker) forward(i int, rec *flow.Record, side flow.Side, l2 *rewrite.L2
 	}
 	switch rec.Kind() {
 	case flow.Routed:
+		if rec.Movable() {
+			w.passOnRouted(i, rec, side, l2, port)
+			return
+		}
 		w.routePacket(rec, side, p, d, l2, port)
 	default:
 		w.translate(rec, side, p, d, l2, port)

@@ -63,6 +63,9 @@ func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
 	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
+		id = w.learned(i)
+	}
+	if id == 0 {
 		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && !host {
 			w.drop(d, NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
@@ -90,6 +93,9 @@ func (w *worker) admit(i int) flow.Ref {
 	}
 	if v.OnePacket {
 		w.forwardOne(i, v)
+		return 0
+	}
+	if v.Mode.transparent() && !w.admitTransparent(i, v) {
 		return 0
 	}
 	adopt := false
@@ -179,6 +185,9 @@ func (w *worker) opens(i int) bool {
 		return false
 	}
 	id := w.cfg.find(k, w.ports[i])
+	if id == 0 {
+		id = w.learned(i)
+	}
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
 		return false
 	}
@@ -194,6 +203,9 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	v := &w.cfg.virtuals[id]
 	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
 		return 0, why
+	}
+	if v.Mode >= Firewall && w.byRoute(i, v) {
+		return w.connectByRoute(i, id, adopt)
 	}
 	if !adopt {
 		if r := w.connectProposed(i, id); r != 0 {
@@ -253,6 +265,8 @@ func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) (flo
 	switch {
 	case !ok:
 		return rec, why, false
+	case snat && !hasPorts(proto) && !isICMP(proto):
+		return rec, Untranslatable, false
 	case snat && !w.source(&rec, v, m, proto):
 		return rec, SNATExhausted, false
 	case adopt:

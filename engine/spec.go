@@ -27,6 +27,7 @@ type Spec struct {
 	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
 	ICMPRate int
 	SNAT     []SNATSpec
+	Routes   []RouteSpec // for Forward, and what comes through a firewall
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -98,6 +99,8 @@ type MemberSpec struct {
 	Hop      Hop
 	// Subnet is the network that the member and we are both on; the zero value is one that is not known, or none.
 	Subnet netip.Prefix
+	// SNAT names the SNATSpec of connections to this member instead of the virtual server's.
+	SNAT string
 }
 
 // MemberState is whether a member takes connections, and since when. That of a compiled configuration is where it begins;
@@ -124,6 +127,9 @@ type PoolSpec struct {
 	Scheduler string
 	Options   sched.Options
 	Hash      sched.HashInput
+	// Symmetric has both ends of a connection hashed, whichever opened it, and members known by their names, so that machines to
+	// which they have different addresses agree on them.
+	Symmetric bool
 	Members   []MemberSpec
 	// Minimum is how many usable members a group needs to take connections, if any group has as many. 0 is 1.
 	Minimum int
