@@ -54,6 +54,7 @@ type virtual struct {
 	pool   *pool
 	shared *shared
 	snat   *snatPool
+	takes  []prefix // of a Firewall's destinations
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 }

@@ -93,6 +93,10 @@ func (c *Config) compileTransparent(spec *Spec) {
 		if v.Mode != Firewall {
 			continue
 		}
+		for _, d := range v.All() {
+			bits := prefixBits(d.Prefix)
+			v.takes = append(v.takes, prefix{maskAddr(flow.AddrFrom(d.Prefix.Addr()), int(bits)), bits, d.Prefix.Addr().Is4()})
+		}
 		v.pool.eachServing(func(m *member) {
 			for len(c.firewalls) <= m.Hop.Port {
 				c.firewalls = append(c.firewalls, nil)
@@ -110,38 +114,40 @@ type firewall struct {
 	node uint32 // of the member
 }
 
-// firewallOf is the firewall that a frame which arrived on a port comes from, or nil.
-func (c *Config) firewallOf(mac [6]byte, port uint16) *firewall {
-	if int(port) < len(c.firewalls) {
-		for i := range c.firewalls[port] {
-			if f := &c.firewalls[port][i]; f.mac == mac && f.ok {
-				return f
-			}
-		}
-	}
-	return nil
-}
-
 // learned is the virtual server of packet i if that comes through one of its firewalls, else 0: its connection was opened
 // from the far side. It is so only for what the virtual server takes in the other direction.
 func (w *worker) learned(i int) uint32 {
-	if len(w.cfg.firewalls) == 0 {
+	port := int(w.ports[i])
+	if port >= len(w.cfg.firewalls) {
 		return 0
 	}
-	f := w.cfg.firewallOf(rewrite.SourceMAC(w.region.Packet(w.descs[i])), w.ports[i])
-	if f == nil {
-		return 0
-	}
-	v, k := &w.cfg.virtuals[f.id], &w.keys[i]
-	if v.Proto != 0 && v.Proto != k.Proto {
-		return 0
-	}
-	for _, d := range v.All() {
-		if d.Prefix.Contains(k.Src.Netip()) {
+	mac, k := rewrite.SourceMAC(w.region.Packet(w.descs[i])), &w.keys[i]
+	for j := range w.cfg.firewalls[port] {
+		if f := &w.cfg.firewalls[port][j]; f.ok && f.mac == mac && w.cfg.virtuals[f.id].answers(k) {
 			return f.id
 		}
 	}
 	return 0
+}
+
+// answers reports whether a packet is of what v takes, in the other direction.
+func (v *virtual) answers(k *flow.Key) bool {
+	if v.Proto != 0 && v.Proto != k.Proto {
+		return false
+	}
+	for i := range v.takes {
+		if t := &v.takes[i]; k.Src.Is4() == t.v4 && maskAddr(k.Src, int(t.bits)) == t.addr {
+			return true
+		}
+	}
+	return false
+}
+
+// prefix is a masked address with the bits that count of the mapped address.
+type prefix struct {
+	addr flow.Addr
+	bits uint8
+	v4   bool
 }
 
 // byRoute reports whether packet i, which opens a connection of v, goes where the kernel's routes lead.
@@ -162,7 +168,8 @@ func (w *worker) admitTransparent(i int, v *virtual) bool {
 // connectByRoute is connect for what goes where the kernel's routes lead.
 func (w *worker) connectByRoute(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	v, k := &w.cfg.virtuals[id], &w.keys[i]
-	m := w.cfg.routes.find(k.Dst) // there is one: admitTransparent has looked
+	w.runtime.choice.pool = v.pool // refuse asks it
+	m := w.cfg.routes.find(k.Dst)  // there is one: admitTransparent has looked
 	switch {
 	case !m.Hop.OK:
 		w.want(k.Dst)
@@ -170,7 +177,6 @@ func (w *worker) connectByRoute(i int, id uint32, adopt bool) (flow.Ref, Reason)
 	case !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now):
 		return 0, VirtualLimit
 	}
-	w.runtime.choice.pool = v.pool // refuse asks it
 	m.shared.active.Add(1)
 	rec, why, ok := w.track(i, id, v, m, adopt)
 	if ok {
@@ -269,11 +275,13 @@ func (w *worker) passOnRouted(i int, rec *flow.Record, side flow.Side, l2 *rewri
 // relearn has answers go to another firewall, if packets come through that one now. Of protocols without a handshake only
 // the firewall's MAC speaks for them.
 func (w *worker) relearn(rec *flow.Record, mac [6]byte) {
-	if rec.ClientMAC == mac || !w.isLearned(rec) {
+	if rec.ClientMAC == mac || int(rec.ClientIf) >= len(w.cfg.firewalls) || !w.isLearned(rec) {
 		return
 	}
-	if f := w.cfg.firewallOf(mac, rec.ClientIf); f != nil && f.id == rec.VS {
-		rec.ClientMAC = mac
+	for i := range w.cfg.firewalls[rec.ClientIf] {
+		if f := &w.cfg.firewalls[rec.ClientIf][i]; f.ok && f.id == rec.VS && f.mac == mac {
+			rec.ClientMAC = mac
+		}
 	}
 }
 
