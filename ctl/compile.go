@@ -18,6 +18,9 @@ type topology struct {
 	hops  map[netip.Addr]engine.Hop // by address of a member
 	host  *engine.HostSpec
 	own   [][]netip.Prefix // own addresses, by port of the file, that stand for a network
+	// routes are where forwarding leads, if the file has it.
+	routes []engine.RouteSpec
+	known  []map[netip.Addr]neighbour // live: by port
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
 }
@@ -41,10 +44,12 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
 	s.SNAT = f.snat(t)
+	s.Routes = t.routes
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
 		s.Pools = append(s.Pools, f.Pools[i].spec(t))
+		s.Pools[i].Symmetric = f.servesFirewalls(&f.Pools[i])
 	}
 	for i := range f.Pools {
 		s.Pools[i].AllDown, s.Pools[i].Fallback = f.Pools[i].AllDown.compile(), pools[f.Pools[i].AllDown.Pool]
@@ -76,7 +81,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()), SNAT: m.SNAT,
 		})
 	}
 	return s

@@ -37,6 +37,9 @@ func newDraining() draining {
 func (s *Server) drainAdopted(inUse *engine.InUse) {
 	s.drain = newDraining()
 	for id := range inUse.Nodes {
+		if s.inheritNear(id) {
+			continue
+		}
 		if e, ok := s.dict.Node(id); ok && s.file.member(e) == nil {
 			s.drainNode(id, e, e.Addr.String())
 		}

@@ -35,6 +35,9 @@ type Server struct {
 	spec   engine.Spec // that the engine's configuration was compiled from
 	nics   *nics
 	rates  rates
+
+	forwarding forwarding
+
 	placed map[placedAddress]bool // managed virtual addresses
 	due    []announcement         // of them
 	dict   *engine.Dictionary
@@ -224,6 +227,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		host.Port = len(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
+	if _, err := s.topology(); err != nil { // which says where routes lead
+		return err
+	}
 	if err := s.resolveHops(); err != nil {
 		return err
 	}
@@ -263,12 +269,20 @@ func (s *Server) resolveHops() error {
 			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
 		}
 	}
+	s.eachForwarding(func(w way) {
+		if s.isOpen(w.port) {
+			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
+		}
+	})
 	return s.state.keepNeighbours(want)
 }
 
 func (s *Server) topology() (*topology, error) {
 	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.forward(t); err != nil {
 		return nil, err
 	}
 	for i := range s.file.Ports {
@@ -314,7 +328,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down, t.routes)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil

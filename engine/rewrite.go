@@ -119,7 +119,7 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 		return WrongSide, false
 	case p.TTL <= 1:
 		return TTLExpired, false
-	case !w.cfg.nodes[rec.Node].ok:
+	case !w.cfg.nodes[rec.Node].ok && !w.byOtherRoute(rec):
 		return NoNeighbour, false
 	}
 	return 0, true

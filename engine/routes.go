@@ -156,3 +156,46 @@ func (e *Engine) Wanted(ctx context.Context) (out []netip.Addr) {
 	}
 	return out
 }
+
+// RouteNode is the id in Snapshot.Node of the next hop of a route.
+func (c *Config) RouteNode(p netip.Prefix) (id uint32, ok bool) {
+	if c.routes.mask == 0 {
+		return 0, false
+	}
+	bits := prefixBits(p)
+	e := c.routes.slot(maskAddr(flow.AddrFrom(p.Addr()), int(bits)), bits)
+	if !e.used || e.hop == nil {
+		return 0, false
+	}
+	return e.hop.id, true
+}
+
+// byOtherRoute has a connection go where routes lead now, because its next hop is no more or has no MAC, and reports whether
+// there is another.
+func (w *worker) byOtherRoute(rec *flow.Record) bool {
+	if !rec.Movable() || w.mode(rec) != Forward && !w.isLearned(rec) {
+		return false
+	}
+	m := w.cfg.routes.find(rec.Virtual)
+	switch {
+	case m == nil:
+		return false
+	case !m.Hop.OK:
+		w.want(rec.Virtual)
+		return false
+	case m.id == rec.Node:
+		return false
+	}
+	w.setNode(rec, m)
+	return true
+}
+
+// setNode moves a connection to another next hop, and its place with it.
+func (w *worker) setNode(rec *flow.Record, m *member) {
+	w.node[rec.Node].Active--
+	w.runtime.counts.nodes[rec.Node].active.Add(-1)
+	rec.SetNode(m.id)
+	rec.ServerIf = uint16(m.Hop.Port)
+	w.node[m.id].Active++
+	w.runtime.counts.nodes[m.id].active.Add(1)
+}

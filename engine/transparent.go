@@ -310,11 +310,8 @@ func (w *worker) reroute(rec *flow.Record) bool {
 			m.shared.cancel(uint32(m.Rate), w.now) // it is not the member's: it came through it
 			rec.ClientMAC, rec.ClientIf = m.Hop.MAC, uint16(m.Hop.Port)
 		} else {
-			w.node[rec.Node].Active--
-			w.runtime.counts.nodes[rec.Node].active.Add(-1)
-			rec.SetNode(m.id)
-			rec.ServerIf = uint16(m.Hop.Port)
-			w.node[m.id].Active++
+			m.shared.active.Add(-1) // setNode counts it
+			w.setNode(rec, m)
 		}
 		w.stats.Moved++
 		return true

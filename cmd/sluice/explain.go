@@ -28,7 +28,7 @@ func explainCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			cfg, _, err := f.Offline()
+			cfg, _, err := f.Offline(dst.Addr())
 			if err != nil {
 				return err
 			}
