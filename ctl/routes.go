@@ -39,10 +39,10 @@ type forwarding struct {
 }
 
 // kernelRoutes reads the main routing table. The routes of each prefix are in the kernel's order, and known are the
-// neighbours of each port. gateways are the next hops that have to be resolved.
-func kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour, near map[netip.Addr]nearby) (out []engine.RouteSpec, gateways []way, err error) {
+// neighbours of each port; those of the file stand for themselves. gateways are the next hops that have to be resolved.
+func (f *File) kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour, near map[netip.Addr]nearby) (out []engine.RouteSpec, gateways []way, err error) {
 	port := func(index int) int {
-		return slices.IndexFunc(ifaces, func(f iface) bool { return f.index == index })
+		return slices.IndexFunc(ifaces, func(i iface) bool { return i.index == index })
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -63,12 +63,20 @@ func kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour, near map[net
 			case w.via.IsValid():
 				n := known[w.port][w.via]
 				s.Via, s.Hop = w.via, engine.Hop{Port: w.port, MAC: n.mac, OK: n.valid}
-				gateways = append(gateways, w)
+				if hop, static := f.staticHop(w.via); static && hop.Port == w.port {
+					s.Hop = hop
+				} else {
+					gateways = append(gateways, w)
+				}
 			default:
 				s.Hop.Port = w.port
 			}
 			out = append(out, s)
 		}
+	}
+	for _, n := range f.Neighbours {
+		hop, _ := f.staticHop(n.Address)
+		out = append(out, engine.RouteSpec{Prefix: netip.PrefixFrom(n.Address, n.Address.BitLen()), Hop: hop})
 	}
 	for _, a := range sortedKeys(near) {
 		w := near[a].way
@@ -141,7 +149,7 @@ func (s *Server) forward(t *topology) error {
 	if !s.file.isByRoute() {
 		return nil
 	}
-	routes, gateways, err := kernelRoutes(s.ifaces[:len(s.file.Ports)], t.known, s.forwarding.near)
+	routes, gateways, err := s.file.kernelRoutes(s.ifaces[:len(s.file.Ports)], t.known, s.forwarding.near)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -72,6 +73,16 @@ func TestTransparentModes(t *testing.T) {
 					t.Errorf("%s: the second hop is %s", to, got)
 				}
 				ok(t, ping(r.Host, to.Addr(), 7))
+			}
+			if forward { // to neighbours that are resolved when they are needed
+				for _, to := range []netip.Addr{r.Router4[0], r.Router4[1], r.Router6[0], r.Router6[1]} {
+					ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+					conn, err := r.Host.Dial(ctx, "tcp", netip.AddrPortFrom(to, 9).String())
+					cancel()
+					if !errors.Is(err, unix.ECONNREFUSED) {
+						t.Errorf("%s, which has nothing there: %v %v; dropped %v", to, conn, err, b.drops())
+					}
+				}
 			}
 			before := b.totals()
 			finished := make(chan error, 2)
