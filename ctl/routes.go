@@ -22,6 +22,8 @@ import (
 const (
 	// maxNear bounds the neighbours that are looked after: who scans a network must not fill the kernel's table.
 	maxNear = 4096
+	// maxEager is how many ids there may be for neighbours that no packet has needed yet to get more: ids are never given back.
+	maxEager = 1 << 16
 	// nearIdle is how long one is kept that has no connection.
 	nearIdle = time.Minute
 )
@@ -40,7 +42,7 @@ type forwarding struct {
 
 // kernelRoutes reads the main routing table. The routes of each prefix are in the kernel's order, and known are the
 // neighbours of each port; those of the file stand for themselves. gateways are the next hops that have to be resolved.
-func (f *File) kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour, near map[netip.Addr]nearby) (out []engine.RouteSpec, gateways []way, err error) {
+func (f *File) kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour) (out []engine.RouteSpec, gateways []way, err error) {
 	port := func(index int) int {
 		return slices.IndexFunc(ifaces, func(i iface) bool { return i.index == index })
 	}
@@ -78,21 +80,27 @@ func (f *File) kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour, ne
 		hop, _ := f.staticHop(n.Address)
 		out = append(out, engine.RouteSpec{Prefix: netip.PrefixFrom(n.Address, n.Address.BitLen()), Hop: hop})
 	}
-	for _, a := range sortedKeys(near) {
-		w := near[a].way
-		if n := known[w.port][a]; n.valid {
-			out = append(out, engine.RouteSpec{Prefix: netip.PrefixFrom(a, a.BitLen()), Hop: engine.Hop{Port: w.port, MAC: n.mac, OK: true}})
-		}
-	}
 	return out, gateways, nil
 }
 
-func sortedKeys(near map[netip.Addr]nearby) []netip.Addr {
-	out := make([]netip.Addr, 0, len(near))
-	for a := range near {
-		out = append(out, a)
+// neighbourRoutes are the routes to neighbours that have a MAC: those that packets have needed, and while there are not too
+// many, whoever else the kernel has spoken with.
+func neighbourRoutes(routes []engine.RouteSpec, known []map[netip.Addr]neighbour, near map[netip.Addr]nearby, all bool) (out []engine.RouteSpec) {
+	for port := range known {
+		var addrs []netip.Addr
+		for a, n := range known[port] {
+			if w, needed := near[a]; !n.valid || a.IsLinkLocalUnicast() || a.IsMulticast() || !(needed && w.port == port) && !all {
+				continue
+			}
+			if r := findRoute(routes, a); r != nil && !r.Host && !r.Via.IsValid() && r.Hop.Port == port && !r.Hop.OK {
+				addrs = append(addrs, a)
+			}
+		}
+		slices.SortFunc(addrs, netip.Addr.Compare) // routes are compared
+		for _, a := range addrs {
+			out = append(out, engine.RouteSpec{Prefix: netip.PrefixFrom(a, a.BitLen()), Hop: engine.Hop{Port: port, MAC: known[port][a].mac, OK: true}})
+		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
 	return out
 }
 
@@ -149,11 +157,11 @@ func (s *Server) forward(t *topology) error {
 	if !s.file.isByRoute() {
 		return nil
 	}
-	routes, gateways, err := s.file.kernelRoutes(s.ifaces[:len(s.file.Ports)], t.known, s.forwarding.near)
+	routes, gateways, err := s.file.kernelRoutes(s.ifaces[:len(s.file.Ports)], t.known)
 	if err != nil {
 		return err
 	}
-	t.routes = routes
+	t.routes = append(routes, neighbourRoutes(routes, t.known, s.forwarding.near, len(s.dict.Entries(0)) < maxEager)...)
 	s.forwarding.through = map[way]bool{}
 	for _, w := range gateways {
 		s.forwarding.through[w] = true

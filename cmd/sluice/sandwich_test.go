@@ -82,13 +82,16 @@ func TestFirewallSandwich(t *testing.T) {
 	}
 	for side, b := range beds {
 		for _, a := range []netip.Addr{s.Host4[1-side], s.Host6[1-side]} {
-			for range 4 { // datagrams small and large
-				b.echoes(netip.AddrPortFrom(a, dnsPort), 700, 2)
-			}
+			// Who has never spoken is resolved by the first packet that is for it, which is lost: a SYN comes again.
+			ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+			must(s.Host[side].Dial(ctx, "tcp", netip.AddrPortFrom(a, bulkPort).String()))(t).Close()
+			cancel()
+			b.echoes(netip.AddrPortFrom(a, dnsPort), 700, 8)
 			b.echoes(netip.AddrPortFrom(a, dnsPort), 30_000, 4)
 			ok(t, ping(s.Host[side], a, 3))
 		}
 	}
+	began := time.Now()
 	finished := make(chan error, 16)
 	transfers := 0
 	start := func(size int64) {
@@ -111,6 +114,7 @@ func TestFirewallSandwich(t *testing.T) {
 				t.Errorf("a transfer %s: %v; dropped %v %v", when, err, beds[0].drops(), beds[1].drops())
 			}
 		}
+		t.Logf("%s: %s", when, time.Since(began).Round(time.Millisecond))
 		for i, wall := range s.Wall {
 			passed, refused := wallCounters(t, wall)
 			if refused != 0 || passed < 1000 {
@@ -118,14 +122,14 @@ func TestFirewallSandwich(t *testing.T) {
 			}
 		}
 	}
-	start(4 << 20)
+	start(1 << 20)
 	end("at first")
 	for side, b := range beds {
-		if st := b.totals(); st.Dropped != 0 || st.Opened < 8 {
-			t.Errorf("side %d: %+v, dropped %v", side, st, b.drops())
+		if st, drops := b.totals(), b.drops(); st.Dropped != drops["no_neighbour"] || st.Opened < 8 {
+			t.Errorf("side %d: %+v, dropped %v", side, st, drops)
 		}
 	}
-	start(24 << 20)
+	start(12 << 20)
 	time.Sleep(50 * time.Millisecond)
 	for side, b := range beds {
 		daemons[side].kill()

@@ -75,7 +75,11 @@ func TestTransparentModes(t *testing.T) {
 				ok(t, ping(r.Host, to.Addr(), 7))
 			}
 			if forward { // to neighbours that are resolved when they are needed
-				for _, to := range []netip.Addr{r.Router4[0], r.Router4[1], r.Router6[0], r.Router6[1]} {
+				neighbours := []netip.Addr{r.Router4[0], r.Router6[0], r.Router4[1], r.Router6[1]}
+				if c.name == "forward-pool" { // the other provider has no way back to its addresses
+					neighbours = neighbours[:2]
+				}
+				for _, to := range neighbours {
 					ctx, cancel := context.WithTimeout(t.Context(), waitTime)
 					conn, err := r.Host.Dial(ctx, "tcp", netip.AddrPortFrom(to, 9).String())
 					cancel()
@@ -99,7 +103,7 @@ func TestTransparentModes(t *testing.T) {
 				if !strings.HasPrefix(conn.VirtualServer, "out") || conn.ClientSideServer != conn.ServerSideServer {
 					t.Errorf("%+v", conn)
 				}
-				if forward && (!strings.HasSuffix(conn.Pool, "/0") || conn.Member != r.Router4[0].String() && conn.Member != r.Router6[0].String()) {
+				if forward && !strings.HasSuffix(conn.ClientSideServer, ":9") && (!strings.HasSuffix(conn.Pool, "/0") || conn.Member != r.Router4[0].String() && conn.Member != r.Router6[0].String()) {
 					t.Errorf("%+v", conn)
 				}
 			}
