@@ -139,6 +139,7 @@ type Port struct {
 	Queues    int              // 0: auto
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
+	VLANs     []VLAN
 }
 
 // Neighbour is a static answer to "which MAC has this address".
@@ -214,6 +215,7 @@ type VirtualServer struct {
 	Port            string // name of a Port
 	AddressHandling AddressHandling
 	Unmatched       Unmatched
+	Echo            Echo
 	Timeouts        Timeouts
 	MidStream       MidStream
 	OnePacket       bool
@@ -225,6 +227,10 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	Allow, Deny     []netip.Prefix // of sources
+	SourceRate      int            // new connections a second of a source prefix; 0: no limit
+	Withdraw        bool           // addresses are taken off their port while every member is down
+	Hook            []string       // a program and its arguments; nil: none
 
 	ends     ends     // of address
 	moreEnds []ends   // of addresses
@@ -247,6 +253,7 @@ type (
 	Mode            string
 	AddressHandling string
 	Unmatched       string
+	Echo            string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -323,6 +330,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	EchoKernel  Echo = "kernel"
+	EchoEngine  Echo = "engine"
+	EchoOff     Echo = "off"
+	EchoWhileUp Echo = "while-up"
 
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"

@@ -22,7 +22,7 @@ func nameKey[T any](otherwise, example, text string, field func(*T) *string) con
 		parseName, field)
 }
 
-var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "vlan", "snat", "mtu"}, keys: []configKey[Port]{
+var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "snat", "mtu"}, keys: []configKey[Port]{
 	nameKey("that of the interface", "outside", "Name of the port, unique.", func(p *Port) *string { return &p.Name }),
 	textKey(keyDoc{name: "interface", kind: "interface name", required: true, limits: "at most 15 characters", example: "eth1", text: "The network interface, unique."},
 		parseInterface, func(p *Port) *string { return &p.Interface }),
@@ -32,6 +32,8 @@ var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "vlan",
 		parseMAC, func(p *Port) *net.HardwareAddr { return &p.MAC }),
 	scalarsKey(keyDoc{name: "addresses", kind: "list of addresses with prefix length", otherwise: "those of the interface", example: "[172.16.10.1/24]", text: "Only used offline (replay, explain)."},
 		textKey(keyDoc{kind: "address with prefix length"}, parsePrefix, func(p *netip.Prefix) *netip.Prefix { return p }), func(p *Port) *[]netip.Prefix { return &p.Addresses }),
+	listKey(keyDoc{name: "vlans", example: "[{name: red, id: 10}]", text: "VLANs (802.1Q) whose frames come tagged on this interface, each like a port of its own: its frames have the tag, on arrival and when they leave. The port itself then stands for frames without a tag; those with other tags are dropped. Without this list tags are kept as they come, and say nothing. The NIC must leave tags in the frames (ethtool -K DEV rxvlan off; sluice doctor)."},
+		&vlanKeys, func(p *Port) *[]VLAN { return &p.VLANs }),
 }}
 
 var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{
@@ -105,7 +107,7 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor"}, k
 		parseName, func(m *Member) *string { return &m.SNAT }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: append([]configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
 	textKey(keyDoc{name: "address", kind: "address", limits: endLimits, otherwise: "those of addresses", example: "10.10.1.100:80", text: "Where clients connect to: an address or a prefix with its ports, such as 10.10.1.100:80, 10.10.1.100:80,443, 10.10.1.100:8000-8999, 10.20.0.0/16:any. A member without a port is reached on the port that the client asked for. A prefix takes what arrives on port; it is put on no port and nothing announces it: routes lead it here. No multicast, broadcast, loopback or link-local address. Of several virtual servers the one with the longest prefix that wants a packet gets it (an address before all prefixes, 0.0.0.0/0 last); of those the one with its port alone, then a range, then any; then the one with its protocol before any. The same destination twice is refused."},
 		parseEnds, func(v *VirtualServer) *ends { return &v.ends }),
@@ -123,6 +125,8 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(v *VirtualServer) *AddressHandling { return &v.AddressHandling }),
 	wordKey(keyDoc{name: "unmatched", def: "drop", example: "host", text: "What happens to packets to this address for which there is no virtual server: host hands them to the kernel. The same for all virtual servers of an address."},
 		[]Unmatched{UnmatchedDrop, UnmatchedHost}, []Unmatched{"reset"}, func(v *VirtualServer) *Unmatched { return &v.Unmatched }),
+	wordKey(keyDoc{name: "echo", def: "kernel", example: "while-up", text: "Who answers echo requests (ping) to this address: the kernel, if the address is the host's, as one that is managed is; the engine, at most engine.icmp-rate times a second; off, nobody; while-up, the engine as long as a virtual server of this address has a member that is up. A virtual server for icmp goes before it. The same for all virtual servers of an address."},
+		[]Echo{EchoKernel, EchoEngine, EchoOff, EchoWhileUp}, nil, func(v *VirtualServer) *Echo { return &v.Echo }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of this virtual server's connections."},
 		timeoutKeys(false), func(v *VirtualServer) *Timeouts { return &v.Timeouts }),
 	wordKey(keyDoc{name: "mid-stream", def: "drop", example: "adopt", text: "What happens to a TCP segment that is neither of a known connection nor a SYN: adopt chooses a member and goes on with it there, reset answers with a RST."},
@@ -145,7 +149,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		parseName, func(v *VirtualServer) *string { return &v.SNAT }),
 	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
 		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
-}}
+}, accessKeys...)}
 
 // coresKey is engine.cores, the one key that is a word or a list.
 func coresKey(doc keyDoc) configKey[Engine] {

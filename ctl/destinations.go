@@ -148,11 +148,6 @@ func (v *VirtualServer) onePort() uint16 {
 	return port
 }
 
-// portless reports whether a destination has any port.
-func (v *VirtualServer) portless() bool {
-	return slices.ContainsFunc(v.Destinations, engine.Destination.AnyPort)
-}
-
 // simple reports whether the virtual server has one port of one address.
 func (v *VirtualServer) simple() bool {
 	spec := engine.VirtualSpec{Destinations: v.Destinations}
@@ -177,21 +172,22 @@ func (f *File) entry(v *VirtualServer) engine.Entry {
 
 // portNames are the ports as far as entries need them.
 func (f *File) portNames() []engine.PortSpec {
-	ports := make([]engine.PortSpec, len(f.Ports))
-	for i := range f.Ports {
-		ports[i].Name = f.Ports[i].Name
+	var ports []engine.PortSpec
+	for _, name := range f.enginePorts() {
+		ports = append(ports, engine.PortSpec{Name: name})
 	}
 	return ports
 }
 
-// portIndex is the place of a port in the file, or -1.
+// portIndex is the number of a port or VLAN, or -1.
 func (f *File) portIndex(name string) int {
-	return slices.IndexFunc(f.Ports, func(p Port) bool { return p.Name == name })
+	i, _ := f.portNumber(name)
+	return i
 }
 
-// destinationRules adds a virtual server's destinations to the rules of a port. Other packets to its addresses are the
-// kernel's if host is set.
-func destinationRules(into *rings.Rules, destinations []engine.Destination, proto uint8, onIngress, host bool, seen map[netip.Addr]bool) {
+// destinationRules adds a virtual server's destinations to the rules of a port; its prefixes only where its clients arrive.
+// Other packets to its addresses are dealt with as rule says.
+func destinationRules(into *rings.Rules, destinations []engine.Destination, proto uint8, onIngress bool, rule rings.AddressRule, seen map[netip.Addr]bool) {
 	for _, d := range destinations {
 		a := d.Prefix.Addr()
 		if !d.IsAddress() {
@@ -210,7 +206,8 @@ func destinationRules(into *rings.Rules, destinations []engine.Destination, prot
 		into.Virtuals = append(into.Virtuals, r)
 		if !seen[a] {
 			seen[a] = true
-			into.Addresses = append(into.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: host})
+			rule.Addr = a
+			into.Addresses = append(into.Addresses, rule)
 		}
 	}
 }

@@ -62,7 +62,7 @@ func (s *Server) drainNode(id uint32, e engine.Entry, name string) {
 	w, known := s.ways[e.Addr]
 	if _, static := s.file.staticHop(e.Addr); !known && !static {
 		var err error
-		if w, err = route(e.Addr, s.ifaces[:len(s.file.Ports)]); err != nil {
+		if w, err = route(e.Addr, s.reach()); err != nil {
 			s.log.Warn("connections to a member that is no longer configured cannot go on", "member", e.Addr, "reason", err)
 			return
 		}
@@ -202,7 +202,11 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.virtuals)) { // in an order: rules are compared
 		v := d.virtuals[id]
-		destinationRules(into, v.All(), v.Proto, v.Ingress == port, false, have)
+		if v.Mode.Transparent() {
+			drainThrough(into, v, t.physical(v.Ingress) == port)
+			continue
+		}
+		destinationRules(into, v.All(), v.Proto, t.physical(v.Ingress) == port, rings.AddressRule{}, have)
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.snat)) {
 		a := d.snat[id]
@@ -218,7 +222,7 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	into.Local = local
 	for e := range d.ends {
-		if hop, ok := t.hops[e.Addr]; ok && hop.Port == port {
+		if hop, ok := t.hops[e.Addr]; ok && t.physical(hop.Port) == port {
 			into.Members = append(into.Members, e)
 		}
 	}

@@ -44,6 +44,9 @@ type forwarding struct {
 // neighbours of each port; those of the file stand for themselves. gateways are the next hops that have to be resolved.
 func (f *File) kernelRoutes(ifaces []iface, known []map[netip.Addr]neighbour) (out []engine.RouteSpec, gateways []way, err error) {
 	port := func(index int) int {
+		if index == 0 {
+			return -1
+		}
 		return slices.IndexFunc(ifaces, func(i iface) bool { return i.index == index })
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
@@ -157,7 +160,7 @@ func (s *Server) forward(t *topology) error {
 	if !s.file.isByRoute() {
 		return nil
 	}
-	routes, gateways, err := s.file.kernelRoutes(s.ifaces[:len(s.file.Ports)], t.known)
+	routes, gateways, err := s.file.kernelRoutes(s.reach(), t.known)
 	if err != nil {
 		return err
 	}
@@ -209,7 +212,7 @@ func (s *Server) resolveWanted(ctx context.Context) {
 			s.forwarding.near = map[netip.Addr]nearby{}
 		}
 		s.forwarding.near[a] = nearby{w, time.Now()}
-		errs = append(errs, s.state.addNeighbour(placedNeighbour{s.ifaces[w.port].index, a}))
+		errs = append(errs, s.state.addNeighbour(placedNeighbour{s.ifaceOf(w.port).index, a}))
 	}
 	if err := errors.Join(errs...); err != nil {
 		s.log.Warn("a neighbour that is to be forwarded to cannot be resolved", "error", err)
@@ -266,7 +269,7 @@ func (s *Server) inheritNear(id uint32) bool {
 		return false // a member
 	}
 	if p.IsSingleIP() {
-		if w, err := route(p.Addr(), s.ifaces[:len(s.file.Ports)]); err == nil && w.via == p.Addr() {
+		if w, err := route(p.Addr(), s.reach()); err == nil && w.via == p.Addr() {
 			if s.forwarding.near == nil {
 				s.forwarding.near = map[netip.Addr]nearby{}
 			}
@@ -282,8 +285,8 @@ func (f *File) offlineRoutes(near []netip.Addr) (out []engine.RouteSpec) {
 	if !f.isByRoute() {
 		return nil
 	}
-	for i := range f.Ports {
-		for _, p := range f.Ports[i].Addresses {
+	for i, network := range f.networks() {
+		for _, p := range network {
 			out = append(out, engine.RouteSpec{Prefix: netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), Host: true}, engine.RouteSpec{Prefix: p.Masked(), Hop: engine.Hop{Port: i}})
 		}
 	}

@@ -18,7 +18,8 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 			f.transparentRules(t, port, v, &r)
 			continue
 		}
-		destinationRules(&r, v.Destinations, v.number(), f.portIndex(v.Port) == port, v.Unmatched == UnmatchedHost, virtual)
+		destinationRules(&r, v.Destinations, v.number(), t.physical(f.portIndex(v.Port)) == port,
+			rings.AddressRule{UnmatchedHost: v.Unmatched == UnmatchedHost, ICMPEngine: v.Echo != EchoKernel}, virtual)
 		if v.Mode == ModeNAT { // answers of others go to a SNAT address, or past us
 			r.Members = append(r.Members, f.memberRules(t, port, v)...)
 		}
@@ -70,7 +71,7 @@ func (v *VirtualServer) serverEnds(m *Member) (out []rings.MemberRule) {
 func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
 	f.eachServing(v, func(pool *Pool) {
 		for i := range pool.Members {
-			if hop, ok := t.hops[pool.Members[i].Address.Addr()]; ok && hop.Port == port {
+			if hop, ok := t.hops[pool.Members[i].Address.Addr()]; ok && t.physical(hop.Port) == port {
 				out = append(out, v.serverEnds(&pool.Members[i])...)
 			}
 		}
@@ -90,8 +91,8 @@ func compareRules(a, b rings.MemberRule) int {
 
 // ownAddresses are the host's addresses as far as the file gives them, for where no kernel is asked.
 func (f *File) ownAddresses() (out []netip.Addr) {
-	for i := range f.Ports {
-		for _, p := range f.Ports[i].Addresses {
+	for _, network := range f.networks() {
+		for _, p := range network {
 			out = append(out, p.Addr())
 		}
 	}

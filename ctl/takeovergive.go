@@ -410,6 +410,9 @@ func (s *Server) leave() error {
 	}
 	s.heirs.close(false)
 	s.api.leave()
+	if s.hooks != nil {
+		s.hooks.wait(stopTimeout) // what they tell is the successor's from now on
+	}
 	errs := []error{s.resting.Leave()}
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(false))

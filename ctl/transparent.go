@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"sluice/engine"
 	"sluice/rings"
 )
 
@@ -50,32 +51,47 @@ func (f *File) memberUses(snat string) bool {
 // ports behind which members are, or anywhere where routes decide, everything that is nobody else's, among which the answers
 // are. What has no connection goes on to the kernel. Where the source is translated answers go to the SNAT address instead.
 func (f *File) transparentRules(t *topology, port int, v *VirtualServer, into *rings.Rules) {
-	take := func(p netip.Prefix) {
-		if !slices.Contains(into.Prefixes, p) {
-			into.Prefixes = append(into.Prefixes, p)
-		}
-	}
-	if f.portIndex(v.Port) == port {
+	if t.physical(f.portIndex(v.Port)) == port {
 		for _, d := range v.Destinations {
-			take(d.Prefix)
+			takePrefix(into, d.Prefix)
 		}
 	}
 	back := v.Mode == ModeForward && v.SNAT == ""
 	f.eachServing(v, func(p *Pool) {
 		for i := range p.Members {
 			m := &p.Members[i]
-			if hop, ok := t.hops[m.Address.Addr()]; ok && hop.Port == port && v.SNAT == "" && m.SNAT == "" {
+			if hop, ok := t.hops[m.Address.Addr()]; ok && t.physical(hop.Port) == port && v.SNAT == "" && m.SNAT == "" {
 				back = true
 			}
 		}
 	})
 	if back && v.Address.IsValid() {
-		any := netip.IPv6Unspecified()
-		if v.Address.Addr().Is4() {
-			any = netip.IPv4Unspecified()
-		}
-		take(netip.PrefixFrom(any, 0))
+		takePrefix(into, anywhere(v.Address.Addr()))
 	}
+}
+
+// drainThrough is transparentRules for one that the file no longer has: its answers may come on any port.
+func drainThrough(into *rings.Rules, v engine.VirtualSpec, ingress bool) {
+	for _, d := range v.All() {
+		if ingress {
+			takePrefix(into, d.Prefix)
+		}
+		takePrefix(into, anywhere(d.Prefix.Addr()))
+	}
+}
+
+func takePrefix(into *rings.Rules, p netip.Prefix) {
+	if !slices.Contains(into.Prefixes, p) {
+		into.Prefixes = append(into.Prefixes, p)
+	}
+}
+
+// anywhere are all addresses of a family.
+func anywhere(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // checkTransparent checks what a virtual server in such a mode has, and that others have what only these do without.

@@ -12,6 +12,7 @@ func (f *File) complete() {
 			p.Name = p.Interface
 		}
 	}
+	f.completeVLANs()
 	f.completeMonitors()
 	for i := range f.Pools {
 		for j := range f.Pools[i].Members {
@@ -184,6 +185,7 @@ func (v *validator) checkPorts() {
 			}
 		}
 	}
+	v.checkVLANs(names)
 }
 
 func (v *validator) checkNeighbours() {
@@ -245,8 +247,8 @@ func (v *validator) checkRoutes() {
 
 // onLink tells whether a is on the network of a port, and whether any port has a network.
 func (v *validator) onLink(a netip.Addr) (on, any bool) {
-	for _, p := range v.file.Ports {
-		for _, prefix := range p.Addresses {
+	for _, network := range v.file.networks() {
+		for _, prefix := range network {
 			any = true
 			if prefix.Contains(a) {
 				return true, true

@@ -112,6 +112,7 @@ func (v *validator) checkVirtualServers() {
 			v.checkPortName(at+".port", s.Port)
 		}
 		v.checkEnds(s, i, at, own)
+		v.checkAccess(s, at)
 		if s.Pool != "" {
 			v.checkPoolOf(s, at)
 		}
@@ -120,6 +121,7 @@ func (v *validator) checkVirtualServers() {
 		v.checkConnections(s, at)
 		v.checkSNATOf(s, at)
 		v.checkUntranslated(s, at)
+		v.checkEcho(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -175,13 +177,14 @@ func (v *validator) hashes(pool string) bool {
 // portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).
 func (v *validator) portAddresses() map[netip.Addr]int {
 	own := map[netip.Addr]int{}
-	for i, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	networks := v.file.networks()
+	for i := range networks {
+		for _, a := range networks[i] {
 			own[a.Addr()] = i
 		}
 	}
-	for _, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	for i := range networks {
+		for _, a := range networks[i] {
 			if b, ok := broadcast(a); ok {
 				own[b] = -1
 			}
@@ -211,9 +214,9 @@ func (v *validator) checkAddress(s *VirtualServer, a netip.Addr, key string, own
 	case ok && port < 0:
 		v.errorf(key, "%s is the broadcast address of a port's network", a)
 	case ok && s.AddressHandling == AddressManaged:
-		v.warn(key, "%s is the own address of port %q: address-handling should be external", a, v.file.Ports[port].Name)
+		v.warn(key, "%s is the own address of port %q: address-handling should be external", a, v.file.portName(port))
 	case ok && s.Unmatched == UnmatchedDrop:
-		v.warn(key, "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.Ports[port].Name)
+		v.warn(key, "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.portName(port))
 	}
 }
 
@@ -222,6 +225,7 @@ func (v *validator) checkSameAddress(s *VirtualServer, at string, a netip.Addr, 
 	f := &v.file.VirtualServers[first]
 	for _, k := range []struct{ key, mine, other string }{
 		{"unmatched", string(s.Unmatched), string(f.Unmatched)},
+		{"echo", string(s.Echo), string(f.Echo)},
 		{"address-handling", string(s.AddressHandling), string(f.AddressHandling)},
 		{"port", s.Port, f.Port},
 	} {

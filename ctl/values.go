@@ -309,17 +309,6 @@ func parseVirtual(text string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a, 0), checkUsable(a)
 }
 
-// endText is the address of a virtual server as the file would have it.
-func endText(a netip.AddrPort) string {
-	switch {
-	case a.Port() != 0:
-		return a.String()
-	case a.Addr().Is6():
-		return "[" + a.Addr().String() + "]:any"
-	}
-	return a.Addr().String() + ":any"
-}
-
 // parseTarget reads a member's address, whose port may be left out.
 func parseTarget(text string) (netip.AddrPort, error) {
 	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text, "["), "]")); err == nil {

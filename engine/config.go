@@ -23,6 +23,7 @@ type Config struct {
 	addrs       []flow.Addr
 	pools       []pool
 	services    services
+	echoes      []echo // what entries of services for addresses point to
 	owners      owners
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
 	serverEnds  services // members' ends of connections, with the port that leads there; only where there are prefixes
@@ -39,6 +40,9 @@ type Config struct {
 	routes      routes
 	unpooled    pool // of virtual servers in mode Forward
 	snatPools   []snatPool
+	sourceRates *sourceRates // nil: no virtual server has a limit
+	lanes       []lane       // by port; nil: no port is a VLAN
+	lanePorts   []lanePort   // by key
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -57,6 +61,7 @@ type virtual struct {
 	takes  []prefix // of a Firewall's destinations
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
+	access   *access
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -126,6 +131,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
 	c.compileExits(spec.ICMPRate)
+	if err := c.compileVLANs(); err != nil {
+		return nil, err
+	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
@@ -302,6 +310,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 	}
 	c.services = newServices(n)
 	c.addPortAddresses()
+	var err error
 	for _, s := range specs {
 		served := &c.unpooled
 		if s.Mode != Forward {
@@ -325,6 +334,13 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
 		}
+		if v.access, err = s.compileAccess(); err != nil {
+			return err
+		}
+		if s.SourceRate > 0 {
+			c.sourceRates = dict.sourceRates()
+		}
+		v.shared.disable(s.Disabled)
 		if err := v.resolveSNAT(c.snatPools); err != nil {
 			return err
 		}
@@ -333,6 +349,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 			return err
 		}
 	}
+	c.compileEchoes()
 	return c.compileAnswers()
 }
 

@@ -23,6 +23,7 @@ type Dictionary struct {
 	turns    map[turnKey]*atomic.Uint64
 	sources  map[netip.Addr]uint32 // SNAT addresses; their ids are among those of nodes
 	log      []Entry               // every id in the order it was given
+	rates    *sourceRates          // nil until it is needed
 }
 
 type nodeKey struct {
@@ -95,6 +96,14 @@ func (d *Dictionary) snat(addr netip.Addr) uint32 {
 		d.log = append(d.log, Entry{Kind: "snat", ID: id, Addr: addr})
 	}
 	return id
+}
+
+// sourceRates is what workers share about sources.
+func (d *Dictionary) sourceRates() *sourceRates {
+	if d.rates == nil {
+		d.rates = new(sourceRates)
+	}
+	return d.rates
 }
 
 // turn is whose turn it is in a pool's group.

@@ -26,7 +26,7 @@ func (m Mode) kind() (k flow.Kind, oneSided bool) {
 	switch {
 	case m == DirectReturn:
 		return flow.Routed, true
-	case m.transparent():
+	case m.Transparent():
 		return flow.Routed, false
 	}
 	return flow.Translated, false
@@ -43,7 +43,7 @@ func (v *virtual) checkUntranslated() error {
 	switch {
 	case v.Mode.translates():
 		return nil
-	case v.Mode.transparent():
+	case v.Mode.Transparent():
 		return v.checkTransparent()
 	case v.SNAT != "":
 		return fmt.Errorf("virtual server %s: no SNAT without translation", v.Name)

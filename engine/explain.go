@@ -91,9 +91,13 @@ func (c *Config) ExplainOn(ingress int, proto uint8, src, dst netip.AddrPort) Ex
 	}
 	v := &c.virtuals[id]
 	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
+	if why, ok := v.admits(k.Src); !ok {
+		e.Decision, e.Reason = DecideDrop, why.String()
+		return e
+	}
 	var search choice
 	search.apply(c)
-	if v.Mode.transparent() {
+	if v.Mode.Transparent() {
 		e.Bin = int(c.bin(&k, uint16(ingress)))
 	}
 	if v.Mode == Forward {

@@ -164,6 +164,9 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 		w.drop(d, Fragmented)
 		return
 	}
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &port)
+	}
 	if f.Offset != 0 {
 		w.keepPart(d)
 		return
@@ -197,13 +200,16 @@ func (w *worker) passPart(d rings.Desc) {
 		return
 	}
 	k.Ports, k.Proto = n.ports, n.proto
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &n.port) // it is that port's already: only how many tags say so is found again
+	}
 	r := w.table.Lookup(&k)
 	if l := w.leaving; l != nil && (r == 0 || l.isSent(r.Index())) {
 		w.give(int(l.slots[l.next.owner(&k, n.port)]), fragmentKind|uint32(n.port), d)
 		return
 	}
 	if r == 0 {
-		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host {
+		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {
 			w.toHost(d)

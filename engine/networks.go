@@ -16,7 +16,6 @@ type networks struct {
 	lengths [][2]lengths // by ingress port, then IPv4 and IPv6; empty: there are none
 	entries []network
 	mask    uint64
-	n       int
 	spans   spans
 	pending []network // until sort
 }
@@ -31,6 +30,7 @@ type network struct {
 	bits     uint8 // of the mapped address: an IPv4 prefix has 96 more than it says
 	used     bool
 	host     bool // what no virtual server wants is the kernel's
+	through  bool // not ours: what no virtual server wants is nobody's (transparent modes)
 	first, n uint32
 }
 
@@ -182,6 +182,12 @@ func family4(bits uint8, masked flow.Addr) int {
 	return 1
 }
 
+// addThrough is add for a prefix that is not ours.
+func (n *networks) addThrough(addr flow.Addr, bits uint8, ingress uint16, s span) {
+	n.add(addr, bits, ingress, s, false)
+	n.pending[len(n.pending)-1].through = true
+}
+
 func (n *networks) sort() error {
 	size := uint64(8)
 	for size < uint64(len(n.pending))*2 {
@@ -191,6 +197,8 @@ func (n *networks) sort() error {
 	for i := range n.pending {
 		if e := n.slot(n.pending[i].addr, n.pending[i].ingress, n.pending[i].bits); !e.used {
 			*e = n.pending[i]
+		} else {
+			e.through = e.through && n.pending[i].through
 		}
 	}
 	n.pending = nil

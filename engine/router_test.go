@@ -25,8 +25,8 @@ var (
 	hostIP6    = netip.MustParseAddr("fd00:192:168:20::1")
 )
 
-var everywhere = []Destination{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
-var everywhere6 = []Destination{{Prefix: netip.MustParsePrefix("::/0")}}
+var anywhere4 = []Destination{{Prefix: netip.MustParsePrefix("0.0.0.0/0")}}
+var anywhere6 = []Destination{{Prefix: netip.MustParsePrefix("::/0")}}
 
 // routed is a configuration without virtual servers of the usual kind: ports, and two routers of each family as members.
 func routed(workers int, mode Mode, snat bool) Spec {
@@ -55,8 +55,8 @@ func routed(workers int, mode Mode, snat bool) Spec {
 		}
 	}
 	s.Virtuals = []VirtualSpec{
-		{Name: "out", Destinations: everywhere, Ingress: inside, Pool: 0, Mode: mode},
-		{Name: "out6", Destinations: everywhere6, Ingress: inside, Pool: 1, Mode: mode},
+		{Name: "out", Destinations: anywhere4, Ingress: inside, Pool: 0, Mode: mode},
+		{Name: "out6", Destinations: anywhere6, Ingress: inside, Pool: 1, Mode: mode},
 	}
 	return s
 }

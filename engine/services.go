@@ -26,6 +26,7 @@ type service struct {
 	key  uint32 // serviceKey; 0 for the address itself
 	id   uint32 // of the address itself: where its spans begin
 	node uint32 // of an answer's member; of the address itself: how many spans it has
+	echo uint32 // of an address: what becomes of echo requests (echo.go)
 	used bool
 	host bool
 	own  bool // not a virtual address, but no prefix covers it
@@ -182,5 +183,8 @@ func (s *services) covered(addr flow.Addr, ingress uint16) (virtual, host bool) 
 		return e.used && !e.own, e.host
 	}
 	n := s.networks.longest(addr, ingress)
-	return n != nil, n != nil && n.host
+	if n == nil || n.through {
+		return false, false
+	}
+	return true, n.host
 }

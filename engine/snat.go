@@ -146,7 +146,7 @@ func (m *member) near(client flow.Addr) bool {
 // translates reports whether connections of the client to member m get a SNAT address, or why they cannot be.
 func (v *virtual) translates(m *member, client flow.Addr) (snat bool, why Reason, ok bool) {
 	switch {
-	case v.Mode.transparent():
+	case v.Mode.Transparent():
 		return v.snatOf(m) != nil, 0, true
 	case !v.Mode.translates():
 		return false, 0, true

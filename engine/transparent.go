@@ -31,8 +31,8 @@ const (
 	Forward
 )
 
-// transparent reports whether destinations are not ours and stay.
-func (m Mode) transparent() bool { return m >= Router }
+// Transparent reports whether destinations are not ours and stay.
+func (m Mode) Transparent() bool { return m >= Router }
 
 // checkTransparent refuses what makes no sense in a transparent mode.
 func (v *virtual) checkTransparent() error {
@@ -82,14 +82,14 @@ func (c *Config) resolveMembers() (err error) {
 // compileTransparent prepares what only these modes need. The virtual servers must be compiled.
 func (c *Config) compileTransparent(spec *Spec) {
 	for _, v := range spec.Draining.Virtuals {
-		c.transparent = c.transparent || v.Mode.transparent()
+		c.transparent = c.transparent || v.Mode.Transparent()
 	}
 	for id := range c.virtuals {
 		v := &c.virtuals[id]
 		if !v.exists {
 			continue
 		}
-		c.transparent = c.transparent || v.Mode.transparent()
+		c.transparent = c.transparent || v.Mode.Transparent()
 		if v.Mode != Firewall {
 			continue
 		}
@@ -213,7 +213,7 @@ func (c *Config) bin(k *flow.Key, ingress uint16) uint8 {
 	if c.isSNAT(k.Dst) {
 		return uint8(k.DstPort())
 	}
-	if id := c.find(k, ingress); id != 0 && !c.virtuals[id].Mode.transparent() {
+	if id := c.find(k, ingress); id != 0 && !c.virtuals[id].Mode.Transparent() {
 		return c.owners.bin(k.Src, k.SrcPort())
 	} else if virtual, _ := c.services.address(k.Dst); virtual && id == 0 {
 		return c.owners.bin(k.Src, k.SrcPort())
