@@ -71,7 +71,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 			err = errors.Join(err, a.close(false))
 		}
 	}()
-	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto); err != nil {
+	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto, preparedTmpfs()...); err != nil {
 		return err
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
@@ -107,7 +107,7 @@ func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err e
 		if a.tables != nil {
 			m, err = a.tables.create(kind, capacity, a.secret)
 		} else {
-			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto)
+			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
 			m.flows = m.Bytes
 		}
 		if err != nil {
@@ -233,7 +233,7 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 // seats describes the workers of a plan to the engine: queue q of every port is that of worker q mod workers.
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
-		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Nice: nice(p.cores), Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
 		// What comes in one go from the rings of both sides.
 		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}

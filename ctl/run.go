@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ import (
 // Virtual addresses come last and go first: while they are there, somebody answers for them.
 type Server struct {
 	assembly
+	access *access
+	certs  *tls.Config // of control.listen; nil: it is off
+	shots  sharedSnapshots
 	state  *kernelState
 	health *health
 	saved  *savedTables
@@ -98,7 +102,13 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if s.plan, err = f.plan(s.ifaces); err != nil {
 		return nil, err
 	}
+	if err = f.privileges(s.ifaces, s.plan); err != nil {
+		return nil, err
+	}
 	if err = f.prepareMonitors(); err != nil {
+		return nil, err
+	}
+	if s.access, s.certs, err = f.prepareControl(); err != nil {
 		return nil, err
 	}
 	if err = f.checkLocalPorts(); err != nil {

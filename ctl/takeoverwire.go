@@ -104,6 +104,7 @@ type takeoverOffer struct {
 	Notes      [][]string // of the queues, by port
 	Socket     string
 	Metrics    string
+	Listen     string
 	Verdicts   []verdictNote // of monitors
 }
 
@@ -132,6 +133,7 @@ const (
 	fdDictionary = "dictionary"
 	fdControl    = "control"
 	fdMetrics    = "metrics"
+	fdRemote     = "remote"
 )
 
 func fdTable(worker int) string       { return fmt.Sprintf("table/%d", worker) }
@@ -143,7 +145,7 @@ func takeoverPath(base string) string { return base + ".takeover" }
 // stateBase is the path of what belongs to the network namespace, without its ending.
 func stateBase() (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
 		return "", fmt.Errorf("find the network namespace: %w", err)
 	}
 	return filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino)), nil

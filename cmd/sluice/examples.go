@@ -35,6 +35,7 @@ var examples = map[string][]example{
 	"member drain":     {{"sluice member drain web s2 --deadline 5m --then reset", "no new connections; after five minutes the rest is reset"}},
 	"member disable":   {{"sluice member disable web s2", "no new connections, until it is enabled"}},
 	"member force-off": {{"sluice member force-off web s2", "no new connections, and those that it has end"}},
+	"member weight":    {{"sluice member weight web s2 3", "another share of new connections than the file has"}, {"sluice member weight web s2 file", "what the file says again"}},
 	"member enable":    {{"sluice member enable web s2", "take the order back"}},
 
 	"virtual disable": {{"sluice virtual disable web", "no new connections, until it is enabled"}},
@@ -44,6 +45,8 @@ var examples = map[string][]example{
 	"conn show":   {{"sluice conn show 172.16.10.55:4003", "all that is known of a client's connection"}},
 	"conn delete": {{"sluice conn delete 172.16.10.55", "forget a client's connections"}, {"sluice conn delete --member server-1 --reset", "end a member's connections with resets"}},
 	"conn export": {{"sluice conn export > connections.ndjson", "all connections, a JSON object a line"}},
+
+	"prepare": {{"sudo sluice prepare --user sluice", "make what that user needs to run sluice"}, {"sudo sluice prepare --user 997:997", "a user without a name"}},
 
 	"port":         {{"sluice port -o wide", "ports with their modes and errors"}},
 	"port release": {{"sluice port release eth1", "detach a killed sluice's program from one interface"}, {"sluice port release --all", "remove all that it left"}},
