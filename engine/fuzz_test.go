@@ -131,8 +131,12 @@ func fuzzSpecs() (specs []Spec) {
 			s.Pools[0].Members[0].Hop.OK = false
 			s.Pools[0].Members[1].Weight = 0
 		}
-		if i >= 2 {
-			fuzzThrough(&s, []Mode{Router, Forward, Firewall}[i-2])
+		if i == 4 {
+			fuzzThrough(&s, Firewall, flow.TCP)
+			fuzzThrough(&s, Forward, flow.UDP)
+		}
+		if i == 2 {
+			fuzzThrough(&s, Router, flow.TCP)
 		}
 		specs = append(specs, s)
 	}
@@ -140,8 +144,8 @@ func fuzzSpecs() (specs []Spec) {
 }
 
 // fuzzThrough adds a virtual server in a transparent mode for what members send and clients ask of others.
-func fuzzThrough(s *Spec, mode Mode) {
-	p := PoolSpec{Name: "through", Scheduler: "maglev", Symmetric: true}
+func fuzzThrough(s *Spec, mode Mode, proto uint8) {
+	p := PoolSpec{Name: fmt.Sprint("through", mode), Scheduler: "maglev", Symmetric: true}
 	for i := range 2 {
 		p.Members = append(p.Members, MemberSpec{Name: fmt.Sprint("way", i), Addr: routerIPs[i], Weight: 1, Hop: Hop{Port: outside, MAC: [][6]byte{mac(clientMAC), mac(routerMACs[1])}[i], OK: true}})
 	}
@@ -149,7 +153,7 @@ func fuzzThrough(s *Spec, mode Mode) {
 		p.Members[1].SNAT = "out"
 	}
 	s.Pools = append(s.Pools, p)
-	s.Virtuals = append(s.Virtuals, VirtualSpec{Name: "through", Destinations: anywhere4, Ingress: inside, Pool: len(s.Pools) - 1, Mode: mode, MidStream: MidStreamAdopt})
+	s.Virtuals = append(s.Virtuals, VirtualSpec{Name: p.Name, Proto: proto, Destinations: anywhere4, Ingress: inside, Pool: len(s.Pools) - 1, Mode: mode, MidStream: MidStreamAdopt})
 	s.Routes = withRoutes(*s).Routes
 }
 
