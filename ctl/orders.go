@@ -52,7 +52,7 @@ type orderFile struct {
 	list   map[memberKey]*memberOrder
 
 	virtuals map[string]time.Time // virtual servers that are disabled, since when
-	weights map[memberKey]*weightOrder
+	weights  map[memberKey]*weightOrder
 }
 
 type orderNote struct {

@@ -51,7 +51,9 @@ type Server struct {
 	ways      map[netip.Addr]way
 	host      *engine.HostSpec
 	api       *api
-	began     time.Time
+	// captures ends the capture that goes on.
+	captures captureEnd
+	began    time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex

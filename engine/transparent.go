@@ -121,7 +121,7 @@ func (w *worker) learned(i int) uint32 {
 	if port >= len(w.cfg.firewalls) {
 		return 0
 	}
-	mac, k := rewrite.SourceMAC(w.region.Packet(w.descs[i])), &w.keys[i]
+	mac, k := w.sourceMAC(i), &w.keys[i]
 	for j := range w.cfg.firewalls[port] {
 		if f := &w.cfg.firewalls[port][j]; f.ok && f.mac == mac && w.cfg.virtuals[f.id].answers(k) {
 			return f.id
@@ -155,37 +155,39 @@ func (w *worker) byRoute(i int, v *virtual) bool {
 	return v.Mode == Forward || v.Mode == Firewall && w.learned(i) != 0
 }
 
-// admitTransparent reports whether packet i, which is for v, is ours at all. What the kernel has no route for through a port
-// of ours is the kernel's.
-func (w *worker) admitTransparent(i int, v *virtual) bool {
-	if !w.byRoute(i, v) || w.cfg.routes.find(w.keys[i].Dst) != nil {
-		return true
-	}
-	w.toHost(w.descs[i])
-	return false
+// hasWay reports whether packet i, which is for v, is ours at all. What the kernel has no route for through a port of ours is the
+// kernel's.
+func (w *worker) hasWay(i int, v *virtual) bool {
+	return !w.byRoute(i, v) || w.cfg.routes.find(w.keys[i].Dst) != nil
 }
 
 // connectByRoute is connect for what goes where the kernel's routes lead.
 func (w *worker) connectByRoute(i int, id uint32, adopt bool) (flow.Ref, Reason) {
-	v, k := &w.cfg.virtuals[id], &w.keys[i]
-	w.runtime.choice.pool = v.pool // refuse asks it
-	m := w.cfg.routes.find(k.Dst)  // there is one: admitTransparent has looked
+	v, k, c, peek := &w.cfg.virtuals[id], &w.keys[i], &w.runtime.choice, w.runtime.peek
+	c.pool = v.pool               // refuse asks it
+	m := w.cfg.routes.find(k.Dst) // there is one: judge has looked
 	switch {
 	case !m.Hop.OK:
-		w.want(k.Dst)
+		if peek == nil {
+			w.want(k.Dst)
+		}
 		return 0, NoNeighbour
-	case !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now):
+	case !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now):
 		return 0, VirtualLimit
 	}
-	m.shared.active.Add(1)
-	rec, why, ok := w.track(i, id, v, m, adopt)
+	why, ok := SourceRate, v.SourceRate == 0 || w.takeSource(v, id, k.Src)
+	var rec flow.Record
 	if ok {
-		deadline := w.now + uint64(v.Timeouts.at(k.Proto, &rec))
-		r, res := w.table.Insert(&rec, k.Proto, w.now, deadline)
-		if res == flow.Collision && w.giveWay(&rec) {
-			r, res = w.table.Insert(&rec, k.Proto, w.now, deadline)
-		}
-		if res == flow.Inserted {
+		rec, why, ok = w.track(i, id, v, m, adopt)
+	}
+	if ok {
+		r, res := w.insert(&rec, k.Proto, w.now+uint64(v.Timeouts.at(k.Proto, &rec)))
+		switch {
+		case res == flow.Inserted && peek != nil:
+			peek.found(m, &rec)
+			return 0, 0
+		case res == flow.Inserted:
+			m.shared.active.Add(1)
 			w.opened(r, id, m)
 			return r, 0
 		}
@@ -194,8 +196,7 @@ func (w *worker) connectByRoute(i int, id uint32, adopt bool) (flow.Ref, Reason)
 			why = TableFull
 		}
 	}
-	m.shared.active.Add(-1)
-	v.shared.cancel(uint32(v.Rate), w.now)
+	c.cancel(v.shared, uint32(v.Rate))
 	return 0, why
 }
 
@@ -354,21 +355,10 @@ func (w *worker) mode(rec *flow.Record) Mode {
 	return NAT
 }
 
-// explainForward does what connectByRoute does.
-func (c *Config) explainForward(e *Explanation, v *virtual, k *flow.Key) {
-	m := c.routes.find(k.Dst)
-	switch {
-	case m == nil:
-		e.Decision, e.Reason = DecideHost, "the kernel has no route there through a port"
-		return
-	case v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit):
-		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
-		return
+// binOfPacket is bin for people.
+func (c *Config) binOfPacket(k *flow.Key, ingress int) int {
+	if c.transparent {
+		return int(c.bin(k, uint16(ingress)))
 	}
-	c.explainRewrite(e, v, k, m)
-	e.Pool, e.Scheduler = c.names[m.id].pool, "route"
-	if !m.Hop.OK {
-		e.Decision, e.Reason = DecideDrop, NoNeighbour.String()
-		e.ToServer.MAC = ""
-	}
+	return int(c.owners.bin(k.Src, k.SrcPort()))
 }
