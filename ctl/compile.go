@@ -19,6 +19,9 @@ type topology struct {
 	host  *engine.HostSpec
 	own   [][]netip.Prefix // own addresses, by number of port, that stand for a network
 	tpids map[int]uint16   // of VLANs, by number of port
+	// routes are where forwarding leads, if the file has it.
+	routes []engine.RouteSpec
+	known  []map[netip.Addr]neighbour // live: by number of port
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
 
@@ -69,10 +72,12 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	})
 	s.SNAT = f.snat(t)
 	s.Persistences = f.persistences()
+	s.Routes = t.routes
 	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
 		s.Pools = append(s.Pools, f.Pools[i].spec(t))
+		s.Pools[i].Symmetric = f.servesFirewalls(&f.Pools[i])
 	}
 	for i := range f.Pools {
 		s.Pools[i].AllDown, s.Pools[i].Fallback = f.Pools[i].AllDown.compile(), pools[f.Pools[i].AllDown.Pool]
@@ -106,7 +111,7 @@ func (p *Pool) spec(t *topology) engine.PoolSpec {
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
-			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
+			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()), SNAT: m.SNAT,
 		})
 	}
 	return s

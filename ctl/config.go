@@ -185,6 +185,8 @@ type Member struct {
 	Priority        int // the highest takes the connections
 	ConnectionLimit int // 0: none
 	RateLimit       int // new connections a second; 0: none
+
+	SNAT string // name of a SNATPool, or Automap; empty: that of the virtual server
 }
 
 // Target is the member's address and port as a virtual server with that port reaches it.
@@ -311,6 +313,9 @@ const (
 	ModeFullNAT Mode = "fullnat"
 
 	ModeDirectReturn Mode = "direct-return"
+	ModeRouter       Mode = "router"
+	ModeFirewall     Mode = "firewall"
+	ModeForward      Mode = "forward"
 
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"

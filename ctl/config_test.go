@@ -74,7 +74,7 @@ func TestExample(t *testing.T) {
 		Pools: []Pool{
 			{Name: "web", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
-				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0},
+				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0, SNAT: "out"},
 			}, Monitors: []string{"ping", "banner", "page", "echo", "script"}, Passive: monitor.DefaultPassive(), AllDown: AllDown{Policy: AllDownDrop},
 				OnDown: OnDownKeep, StartUp: StartUpUp},
 			{Name: "resolvers", Scheduler: WeightedRoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{

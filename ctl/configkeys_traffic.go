@@ -91,7 +91,7 @@ var hashKeys = mapping[Hash]{what: "the hash", keys: []configKey[Hash]{
 	numberKey(keyDoc{name: "prefix-v6", def: "128", example: "64", text: "How many bits of an IPv6 address are part of it."}, 1, 128, func(h *Hash) *int { return &h.Prefix6 }),
 }}
 
-var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "snat", "mac"}, keys: []configKey[Member]{
+var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor"}, keys: []configKey[Member]{
 	nameKey("its address", "s1", "Name of the member, unique in the pool.", func(m *Member) *string { return &m.Name }),
 	textKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip", example: "192.168.20.1:8080", text: "Where the member listens. Without a port it is that of the virtual server."},
 		parseTarget, func(m *Member) *netip.AddrPort { return &m.Address }),
@@ -103,6 +103,8 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 		0, 100_000_000, func(m *Member) *int { return &m.ConnectionLimit }),
 	numberKey(keyDoc{name: "rate-limit", def: "0", example: "100", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
+	textKey(keyDoc{name: "snat", kind: "name", limits: "of a snat-pool, or automap", otherwise: "that of the virtual server", example: "provider-b", text: "Where connections to this member come from, with modes that translate the source. Of a router, an address of its network: answers come back through it."},
+		parseName, func(m *Member) *string { return &m.SNAT }),
 }}
 
 var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"tls", "cookie", "rule", "source", "affinity"}, keys: append([]configKey[VirtualServer]{
@@ -113,10 +115,10 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		textKey(keyDoc{kind: "address", limits: endLimits}, parseEnds, func(e *ends) *ends { return e }), func(v *VirtualServer) *[]ends { return &v.moreEnds }),
 	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol that has no virtual server of its own, by address alone where ports are not known; ICMP only of prefixes, as an address answers it itself. Both have no ports: the address is ip:any."},
 		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
-	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
+	textKey(keyDoc{name: "pool", kind: "name", otherwise: "none, which only mode forward does without", limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
-	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network. direct-return changes neither: the member has the virtual address itself, on a loopback, gets the client's packets by its MAC address, on a network of a port, and answers the client past sluice."},
-		[]Mode{ModeNAT, ModeFullNAT, ModeDirectReturn}, []Mode{"mat", "tunnel", "splice", "cluster", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
+	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network. direct-return changes neither: the member has the virtual address itself, on a loopback, gets the client's packets by its MAC address, on a network of a port, and answers the client past sluice. The others serve destinations that are not ours, which stay as they are: prefixes such as 0.0.0.0/0:any, or addresses, of what arrives on port. router sends each connection to a router of the pool, by its MAC address, from that member's snat if it has one, so that the answer comes back through the same provider. firewall does so with firewalls: everything between two addresses goes through the same one, whichever end opened the connection, by a hash of both; name the firewalls alike on the sluice at their other side; what comes in through one of them is answered through it. forward needs no pool: it goes where the kernel's routes lead, with snat or without."},
+		[]Mode{ModeNAT, ModeFullNAT, ModeDirectReturn, ModeRouter, ModeFirewall, ModeForward}, []Mode{"tunnel", "splice", "cluster", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
 	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive: addresses are put on it, and prefixes take only what arrives on it. The same for all virtual servers of an address."},
 		parseName, func(v *VirtualServer) *string { return &v.Port }),
 	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the address on the port and announces it. external leaves both to you. The same for all virtual servers of an address."},

@@ -154,10 +154,10 @@ func (v *VirtualServer) simple() bool {
 	return len(v.Destinations) > 0 && spec.Simple()
 }
 
-// addresses are the virtual server's own addresses, each once; prefixes are nobody's.
+// addresses are the virtual server's own addresses, each once; prefixes are nobody's, nor is what a transparent mode serves.
 func (v *VirtualServer) addresses() (out []netip.Addr) {
 	for _, d := range v.Destinations {
-		if a := d.Prefix.Addr(); d.IsAddress() && !slices.Contains(out, a) {
+		if a := d.Prefix.Addr(); d.IsAddress() && !v.Mode.transparent() && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}
@@ -248,7 +248,7 @@ type claimKey struct {
 func (v *validator) checkOverlaps(s *VirtualServer, i int, at string) {
 	for n, d := range s.Destinations {
 		c := claimKey{prefix: d.Prefix, protocol: s.Protocol, ranged: !d.AnyPort() && d.Ports.First != d.Ports.Last}
-		if !d.IsAddress() {
+		if !d.IsAddress() || s.Mode.transparent() {
 			c.port = s.Port
 		}
 		mine := taken{d.Ports, i, at + s.endKeys[n]}
@@ -288,7 +288,7 @@ func (v *validator) checkEnds(s *VirtualServer, i int, at string, own map[netip.
 		case d.Prefix.Addr().Is4() != first.Prefix.Addr().Is4():
 			v.errorf(key, "%s is %s, and %s is %s: a virtual server has one family", d, familyOf(d.Prefix.Addr()), first, familyOf(first.Prefix.Addr()))
 			return
-		case d.IsAddress():
+		case d.IsAddress() && !s.Mode.transparent():
 			v.checkAddress(s, d.Prefix.Addr(), key, own)
 			v.checkSameAddress(s, at, d.Prefix.Addr(), v.virtual[d.Prefix.Addr()])
 		default:

@@ -8,11 +8,11 @@ import (
 // What the modes have in common in which addresses and ports stay as the client sent them, and answers go past us.
 
 // translates reports whether members get packets with their own address.
-func (m Mode) translates() bool { return m != ModeDirectReturn }
+func (m Mode) translates() bool { return m == ModeNAT || m == ModeFullNAT || m == "" }
 
 // checkUntranslated refuses what has no meaning where no address changes and no answer is seen.
 func (v *validator) checkUntranslated(s *VirtualServer, at string) {
-	if s.Mode.translates() {
+	if s.Mode.translates() || s.Mode.transparent() {
 		return
 	}
 	switch {

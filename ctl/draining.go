@@ -37,6 +37,9 @@ func newDraining() draining {
 func (s *Server) drainAdopted(inUse *engine.InUse) {
 	s.drain = newDraining()
 	for id := range inUse.Nodes {
+		if s.inheritNear(id) {
+			continue
+		}
 		if e, ok := s.dict.Node(id); ok && s.file.member(e) == nil {
 			s.drainNode(id, e, e.Addr.String())
 		}
@@ -200,6 +203,10 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.virtuals)) { // in an order: rules are compared
 		v := d.virtuals[id]
+		if v.Mode.Transparent() {
+			drainThrough(into, v, t.physical(v.Ingress) == port)
+			continue
+		}
 		destinationRules(into, v.All(), v.Proto, t.physical(v.Ingress) == port, rings.AddressRule{}, have)
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.snat)) {

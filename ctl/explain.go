@@ -312,7 +312,7 @@ func (f *File) Explain(q engine.Question, port string) (ExplainView, error) {
 	if q.Port, err = f.arrivalPort(port); err != nil {
 		return ExplainView{}, err
 	}
-	cfg, _, err := f.Offline()
+	cfg, _, err := f.Offline(q.Dst.Addr())
 	if err != nil {
 		return ExplainView{}, err
 	}

@@ -34,6 +34,7 @@ var (
 	descHandedIn     = desc("handed_in_packets_total", "Packets taken from workers that do not own them.", "worker")
 	descSteering     = desc("port_expected_handed_over_ratio", "Share of a port's packets that steering leaves to be handed over, as computed from what its driver reports.", "port")
 
+	descMoved   = desc("moved_connections_total", "Connections that go through another router or firewall, because theirs stopped serving.")
 	descEvicted = desc("evicted_connections_total", "Half-open or closing connections that gave way to new ones.")
 	descResets  = desc("sent_resets_total", "RSTs that the engine made.")
 	descOutside = desc("out_of_window_segments_total", "TCP segments outside their connection's window.")
@@ -114,6 +115,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	for _, d := range Drops(&sum) {
 		count(descDropped, d.Count, d.Reason)
 	}
+	count(descMoved, sum.Moved)
 	count(descEvicted, sum.Evicted)
 	count(descEnded, sum.Ended)
 	count(descResets, sum.Resets)

@@ -268,6 +268,7 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host, tpids: map[int]uint16{}}
 	t.noteVLANs(f)
 	known := make([]map[netip.Addr]neighbour, len(ifaces))
+	t.known = known
 	for i := range ifaces {
 		t.ports = append(t.ports, engine.PortSpec{MAC: ifaces[i].mac, MTU: ifaces[i].mtu, Addr4: ifaces[i].addr4, Addr6: ifaces[i].addr6})
 		if ifaces[i].tpid != 0 {
@@ -315,11 +316,16 @@ func (t *topology) add(a netip.Addr, w way, known []map[netip.Addr]neighbour) {
 	}
 }
 
-// unresolved lists the members whose next hop is not known.
+// unresolved lists the members whose next hop is not known, and the gateways of routes.
 func (t *topology) unresolved() (out []netip.Addr) {
 	for a, h := range t.hops {
 		if !h.OK {
 			out = append(out, a)
+		}
+	}
+	for i := range t.routes {
+		if r := &t.routes[i]; r.Via.IsValid() && !r.Hop.OK && !slices.Contains(out, r.Via) {
+			out = append(out, r.Via)
 		}
 	}
 	return out

@@ -11,7 +11,7 @@ import (
 // offline makes a topology from the file alone: no kernel is asked. What the file does not say is made up so that
 // the same file always gives the same packets: port n has the MAC 02:00:00:00:01:0n, and a neighbour without an
 // entry has 02:01 followed by the last four bytes of its address.
-func (f *File) offline() (*topology, error) {
+func (f *File) offline(near ...netip.Addr) (*topology, error) {
 	t := &topology{hops: map[netip.Addr]engine.Hop{}}
 	for i := range f.Ports {
 		mac := [6]byte{2, 0, 0, 0, 1, byte(i + 1)}
@@ -51,6 +51,7 @@ func (f *File) offline() (*topology, error) {
 			}
 		}
 	}
+	t.routes = f.offlineRoutes(near)
 	if f.Engine.HostPort {
 		t.host = &engine.HostSpec{Port: len(f.Ports), MAC: [6]byte{2, 0, 0, 0, 1, 0xff}}
 	}
@@ -133,9 +134,10 @@ func madeUpMAC(a netip.Addr) [6]byte {
 	return [6]byte{2, 1, b[0], b[1], b[2], b[3]}
 }
 
-// Offline compiles the file without asking the kernel, for one worker: for replay and explain.
-func (f *File) Offline() (*engine.Config, *engine.Dictionary, error) {
-	t, err := f.offline()
+// Offline compiles the file without asking the kernel, for one worker: for replay and explain. near are addresses whose
+// neighbours forwarding needs.
+func (f *File) Offline(near ...netip.Addr) (*engine.Config, *engine.Dictionary, error) {
+	t, err := f.offline(near...)
 	if err != nil {
 		return nil, nil, err
 	}

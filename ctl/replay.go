@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,20 +43,23 @@ const replayRing = 64
 const longestGap = maxDuration + time.Hour
 
 type replay struct {
-	file     *File
-	engine   *engine.Engine
-	region   *rings.Region
-	table    []byte
-	queues   []*rings.Pcap // by port; the last may be the host port
-	rules    []*rings.Classifier
-	mapping  portMapping
-	out      *rings.CaptureWriter
-	report   *ReplayReport
-	clock    uint64    // milliseconds since the first packet; never goes back
-	latest   time.Time // of the packets so far
-	ticked   bool      // the engine was stepped at clock
-	parsed   rewrite.Packet
-	parseKey flow.Key
+	file       *File
+	engine     *engine.Engine
+	region     *rings.Region
+	table      []byte
+	queues     []*rings.Pcap // by port; the last may be the host port
+	rules      []*rings.Classifier
+	dict       *engine.Dictionary
+	near       []netip.Addr // neighbours that packets were forwarded to
+	generation uint64       // of the configuration
+	mapping    portMapping
+	out        *rings.CaptureWriter
+	report     *ReplayReport
+	clock      uint64    // milliseconds since the first packet; never goes back
+	latest     time.Time // of the packets so far
+	ticked     bool      // the engine was stepped at clock
+	parsed     rewrite.Packet
+	parseKey   flow.Key
 }
 
 // Replay runs the capture in through the engine under the file's configuration, with no kernel and no privileges. What
@@ -115,6 +120,7 @@ func (r *replay) makeEngine(cfg *engine.Config, dict *engine.Dictionary) (err er
 	if err != nil {
 		return fmt.Errorf("map a table of %d connections (engine.connections): %w", capacity, err)
 	}
+	r.dict, r.generation = dict, cfg.Generation
 	r.region = rings.NewHeapRegion(replayRing*(len(cfg.Ports)+1), r.file.Engine.FrameSize)
 	var queues []engine.PortQueue
 	for port := range r.file.firstVLAN() { // VLANs have the queues of their ports
@@ -218,12 +224,43 @@ func (r *replay) packet(port int, p *rings.CapturedPacket) error {
 		count.TooLarge++
 		return nil
 	}
+	if err := r.resolve(frame); err != nil {
+		return err
+	}
 	if err := r.queues[port].Deliver(p); err != nil {
 		return fmt.Errorf("packet %d of the capture: %w", p.Number, err)
 	}
 	count.Engine++
 	r.settle()
 	return r.drain(p)
+}
+
+// resolve makes the destination of a frame a neighbour, as the kernel would when a packet is to be forwarded to it.
+func (r *replay) resolve(frame []byte) error {
+	if !r.file.isByRoute() {
+		return nil
+	}
+	switch rewrite.Parse(frame, &r.parsed, &r.parseKey) {
+	case rewrite.OK, rewrite.NoPorts, rewrite.Fragment:
+	default:
+		return nil
+	}
+	a := r.parseKey.Dst.Netip()
+	if _, ok := r.file.onLink(a); !ok || slices.Contains(r.near, a) {
+		return nil
+	}
+	r.near = append(r.near, a)
+	t, err := r.file.offline(r.near...)
+	if err != nil {
+		return err
+	}
+	r.generation++
+	cfg, err := engine.NewConfig(r.file.spec(t, 1, r.generation), r.dict)
+	if err != nil {
+		return err
+	}
+	_, err = r.engine.Apply(context.Background(), cfg)
+	return err
 }
 
 // hasHeaders reports whether a truncated packet, filled up with zeros, was captured as far as its headers reach: the

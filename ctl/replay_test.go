@@ -53,6 +53,9 @@ func replayCases(t testing.TB) []replayCase {
 		{name: "partial", config: "a4.yaml", events: partial()},
 		{name: "plain", config: "a4.yaml", plain: true, events: plain},
 		{name: "demo", config: "demo.yaml", events: demo(t)},
+		{name: "routers", config: "routers.yaml", events: routedThrough()},
+		{name: "walls", config: "walls.yaml", events: learnedThrough()},
+		{name: "forward", config: "forward.yaml", events: forwardedThrough()},
 	}
 }
 

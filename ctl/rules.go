@@ -14,6 +14,10 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 	virtual := map[netip.Addr]bool{}
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
+		if v.Mode.transparent() {
+			f.transparentRules(t, port, v, &r)
+			continue
+		}
 		destinationRules(&r, v.Destinations, v.number(), t.physical(f.portIndex(v.Port)) == port,
 			rings.AddressRule{UnmatchedHost: v.Unmatched == UnmatchedHost, ICMPEngine: v.Echo != EchoKernel}, virtual)
 		if v.Mode == ModeNAT { // answers of others go to a SNAT address, or past us

@@ -40,6 +40,9 @@ type Server struct {
 	spec   engine.Spec // that the engine's configuration was compiled from
 	nics   *nics
 	rates  rates
+
+	forwarding forwarding
+
 	placed map[placedAddress]bool // managed virtual addresses
 	// withdrawn are those that are taken off while their members are down; hooks are told.
 	withdrawn map[reach]bool
@@ -255,6 +258,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		host.Port = len(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
+	if _, err := s.topology(); err != nil { // which says where routes lead
+		return err
+	}
 	if err := s.resolveHops(); err != nil {
 		return err
 	}
@@ -294,12 +300,20 @@ func (s *Server) resolveHops() error {
 			want[placedNeighbour{s.ifaceOf(w.port).index, w.via}] = true
 		}
 	}
+	s.eachForwarding(func(w way) {
+		if s.isOpen(w.port) {
+			want[placedNeighbour{s.ifaceOf(w.port).index, w.via}] = true
+		}
+	})
 	return s.state.keepNeighbours(want)
 }
 
 func (s *Server) topology() (*topology, error) {
 	t, err := s.file.live(s.reach(), s.ways, s.drain.ways, s.host)
 	if err != nil {
+		return nil, err
+	}
+	if err := s.forward(t); err != nil {
 		return nil, err
 	}
 	for i := range s.file.enginePorts() {
@@ -345,7 +359,7 @@ func (s *Server) compile(workers int) (*engine.Config, []rings.Rules, error) {
 			return nil, nil, err
 		}
 	}
-	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down)
+	s.hops, s.lastHops = t.hops, fmt.Sprint(t.hops, t.own, t.ports, t.down, t.routes)
 	s.manageAgain(t)
 	s.lastRules = describeRules(rules)
 	return cfg, rules, nil

@@ -50,11 +50,18 @@ func (f *File) SNATPool(name string) *SNATPool {
 	return findNamed(f.SNATPools, name, func(p *SNATPool) string { return p.Name })
 }
 
-// usesAutomap is the place of the first virtual server that does, or "".
+// usesAutomap is the place of the first virtual server or member that does, or "".
 func (f *File) usesAutomap() string {
 	for i := range f.VirtualServers {
 		if f.VirtualServers[i].SNAT == Automap {
 			return fmt.Sprintf("virtual-servers[%d].snat", i)
+		}
+	}
+	for i := range f.Pools {
+		for j := range f.Pools[i].Members {
+			if f.Pools[i].Members[j].SNAT == Automap {
+				return fmt.Sprintf("pools[%d].members[%d].snat", i, j)
+			}
 		}
 	}
 	return ""
@@ -88,9 +95,10 @@ func (f *File) snat(t *topology) (out []engine.SNATSpec) {
 
 // snatRules are what every port takes of the traffic to SNAT addresses.
 func (f *File) snatRules(t *topology) (out []rings.SNATRule) {
+	routed := f.isTransparent() // errors come from routers anywhere, about packets to anywhere
 	for _, p := range f.snat(t) {
 		for _, a := range p.Addresses {
-			out = append(out, rings.SNATRule{Addr: a.Addr, First: a.Ports.First, Last: a.Ports.Last})
+			out = append(out, rings.SNATRule{Addr: a.Addr, First: a.Ports.First, Last: a.Ports.Last, ICMPEngine: routed})
 		}
 	}
 	return out
@@ -112,6 +120,12 @@ func (m Mode) compile() engine.Mode {
 	switch m {
 	case ModeFullNAT:
 		return engine.FullNAT
+	case ModeRouter:
+		return engine.Router
+	case ModeFirewall:
+		return engine.Firewall
+	case ModeForward:
+		return engine.Forward
 	case ModeDirectReturn:
 		return engine.DirectReturn
 	}
@@ -183,7 +197,7 @@ func (v *validator) checkSNATPools() {
 		if len(p.Addresses) > maxSNATAddresses {
 			v.errorf(at+".addresses", "%d addresses; at most %d", len(p.Addresses), maxSNATAddresses)
 		}
-		used := false
+		used := v.file.memberUses(p.Name)
 		for j := range v.file.VirtualServers {
 			used = used || v.file.VirtualServers[j].SNAT == p.Name
 		}
@@ -224,17 +238,22 @@ func (v *validator) checkSNATAddress(p *SNATPool, a netip.Addr, at string, own m
 	}
 }
 
+// snatNames are the names that a snat key may have.
+func (v *validator) snatNames() []string {
+	names := []string{Automap}
+	for i := range v.file.SNATPools {
+		names = append(names, v.file.SNATPools[i].Name)
+	}
+	return names
+}
+
 // checkSNATOf checks what a virtual server wants of SNAT.
 func (v *validator) checkSNATOf(s *VirtualServer, at string) {
 	pool := v.file.SNATPool(s.SNAT)
 	full := s.Mode == ModeFullNAT
 	switch {
 	case s.SNAT != "" && s.SNAT != Automap && pool == nil:
-		names := []string{Automap}
-		for i := range v.file.SNATPools {
-			names = append(names, v.file.SNATPools[i].Name)
-		}
-		v.reference(at+".snat", "SNAT pool", s.SNAT, names)
+		v.reference(at+".snat", "SNAT pool", s.SNAT, v.snatNames())
 	case full && s.SNAT == "":
 		v.errorf(at+".mode", "fullnat needs snat: the name of a snat-pool, or automap")
 	case s.Hairpin == HairpinSNAT && s.SNAT == "":

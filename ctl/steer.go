@@ -46,6 +46,7 @@ func kernelNICs() (*nics, error) {
 type steeredPort struct {
 	name           string
 	iface          *iface
+	index          int  // of the port
 	client, server bool // where packets come from: to virtual addresses, from members
 	targets        []target
 }
@@ -55,6 +56,9 @@ type target struct {
 	flow   rings.FlowType
 	addr   endpoint
 	member bool
+	// through is what goes to and comes from anywhere (transparent modes); translated, that it has a source address of ours.
+	through, translated bool
+	proto               uint8 // of what goes through
 }
 
 // steering is what was achieved on a port.
@@ -63,9 +67,14 @@ type steering struct {
 	Share float64 // of its packets, that is expected to be handed over
 }
 
-// fields are what is to be hashed on a port. On one that has both sides requests come first: their answers are handed over.
+// fields are what is to be hashed on a port: both ends where all that is forwarded is neither ours nor a member's. On one that has both sides requests come first: their answers are handed over.
 func (p *steeredPort) fields(end ClientEnd) rings.HashFields {
+	both := !slices.ContainsFunc(p.targets, func(t target) bool { return !t.through })
 	switch {
+	case both && end == ClientEndAddress:
+		return rings.HashSource | rings.HashDestination
+	case both:
+		return rings.HashSource | rings.HashDestination | rings.HashSourcePort | rings.HashDestPort
 	case p.client && end == ClientEndAddress:
 		return rings.HashSource
 	case p.client:
@@ -91,10 +100,14 @@ func (p *steeredPort) flows() (out []rings.FlowType) {
 func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, ok bool)) []steeredPort {
 	out := make([]steeredPort, len(f.Ports))
 	for i := range out {
-		out[i] = steeredPort{name: f.Ports[i].Name, iface: &ifaces[i]}
+		out[i] = steeredPort{name: f.Ports[i].Name, index: i, iface: &ifaces[i]}
 	}
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
+		if v.Mode.transparent() {
+			f.steerThrough(v, out)
+			continue
+		}
 		to := target{flow: flowType(v.Protocol, v.Address), addr: v.Address}
 		for j := range out {
 			out[j].targets = append(out[j].targets, to)
@@ -123,6 +136,24 @@ func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, 
 		}
 	}
 	return out
+}
+
+// steerThrough adds what a virtual server in a transparent mode forwards: on its own port requests, on others answers.
+func (f *File) steerThrough(v *VirtualServer, ports []steeredPort) {
+	protocols := []Protocol{v.Protocol}
+	if v.Protocol == AnyProtocol {
+		protocols = []Protocol{TCP, UDP}
+	}
+	snat := v.SNAT != ""
+	f.eachServing(v, func(p *Pool) {
+		snat = snat || slices.ContainsFunc(p.Members, func(m Member) bool { return m.SNAT != "" })
+	})
+	for i := range ports {
+		for _, p := range protocols {
+			t := target{flow: flowType(p, v.Address), addr: v.Address, proto: (&VirtualServer{Protocol: p, Address: v.Address}).number(), through: true, translated: snat && f.Ports[i].Name != v.Port}
+			ports[i].targets = append(ports[i].targets, t)
+		}
+	}
 }
 
 // steer has the NIC of a port deliver as cfg has bins owned.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"sluice/engine"
+	"sluice/flow"
 	"sluice/rings"
 )
 
@@ -70,17 +71,25 @@ func (p *steeredPort) shares(r *rings.RSS, cfg *engine.Config, workers int) (req
 		for range samples {
 			client := randomClient(rng, t.addr.Addr().Is4())
 			src, dst := client, t.addr
+			if t.through {
+				dst = randomClient(rng, t.addr.Addr().Is4())
+			}
 			if t.member {
 				src, dst = dst, src
 			}
 			c.all++
 			input, ok := hashInput(r.Fields[t.flow], src, dst)
-			if !ok || r.Function != rings.RSSToeplitz || r.Transform != 0 || len(r.Key) == 0 || len(r.Indirection) == 0 {
+			if !ok || t.translated || r.Function != rings.RSSToeplitz || r.Transform != 0 || len(r.Key) == 0 || len(r.Indirection) == 0 {
 				c.strays += 1 - 1/float64(workers)
 				continue
 			}
 			queue := r.Indirection[int(engine.RSSHash(r.Key, input))%len(r.Indirection)]
-			if int(queue)%workers != cfg.ClientOwner(client.Addr(), client.Port()) {
+			owner := cfg.ClientOwner(client.Addr(), client.Port())
+			if t.through {
+				k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: t.proto}
+				owner = cfg.Owner(&k, p.index)
+			}
+			if int(queue)%workers != owner {
 				c.strays++
 			}
 		}

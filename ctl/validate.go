@@ -91,6 +91,7 @@ func validate(c *collector, f *File) {
 	v.checkRoutes()
 	v.checkSNATPools()
 	v.checkPools()
+	v.checkMemberSNAT()
 	v.checkMonitors()
 	v.checkVirtualServers()
 	v.checkPersistences()

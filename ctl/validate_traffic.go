@@ -116,6 +116,7 @@ func (v *validator) checkVirtualServers() {
 		if s.Pool != "" {
 			v.checkPoolOf(s, at)
 		}
+		v.checkTransparent(s, at)
 		v.checkOverrides(s, at)
 		v.checkConnections(s, at)
 		v.checkSNATOf(s, at)

@@ -263,6 +263,7 @@ type TotalsView struct {
 	Sent        uint64 `json:"sent"`
 	Dropped     uint64 `json:"dropped"`
 	Ended       uint64 `json:"ended"`         // connections that ended because their member stopped serving
+	Moved       uint64 `json:"moved"`         // connections that go through another router or firewall, because theirs stopped serving
 	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
 	Resets      uint64 `json:"resets"`        // RSTs that the engine made
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not

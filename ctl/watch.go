@@ -51,6 +51,7 @@ func (s *Server) watch(ctx context.Context) error {
 		case <-ticker.C:
 			beats = s.beat(beats)
 			s.health.orderDeadlines(time.Now())
+			s.resolveWanted(ctx)
 			if len(s.due) > 0 {
 				s.announceDue()
 			}
@@ -70,6 +71,7 @@ func (s *Server) watch(ctx context.Context) error {
 				quiet = time.After(settle)
 			}
 		case <-periodic.C:
+			s.forgetNear(ctx)
 			quiet = time.After(0)
 		case <-quiet:
 			quiet = nil

@@ -51,7 +51,7 @@ func (u *InUse) Survey(records []flow.Record, dict *Dictionary) {
 		if r.SNAT != 0 {
 			u.Nodes[r.SNAT] = true
 		}
-		if r.OneSided() { // no end sends to us
+		if r.OneSided() || r.Movable() { // no end of theirs sends to us
 			u.Nodes[r.Node] = true
 			continue
 		}

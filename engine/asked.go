@@ -190,11 +190,11 @@ func (w *worker) quotas(v *virtual, id uint32) (out []Quota) {
 // explanation makes names and text of what the worker has copied.
 func (a *asked) explanation() Explanation {
 	c := a.cfg
-	e := Explanation{Decision: a.decision, Worker: a.worker, Ingress: c.portName(a.ingress), Bin: int(c.owners.bin(a.key.Src, a.key.SrcPort())), Quotas: a.quotas, Persistence: a.persistence}
+	e := Explanation{Decision: a.decision, Worker: a.worker, Ingress: c.portName(a.ingress), Bin: c.binOfPacket(&a.key, a.ingress), Quotas: a.quotas, Persistence: a.persistence}
 	if a.found != nil {
 		c.name(a.found)
 		e.Existing, e.Side = a.found, [...]string{flow.FromClient: "client", flow.FromServer: "server"}[a.side]
-		e.Bin = int(c.owners.bin(a.rec.Client, a.rec.CPort))
+		e.Bin = int(c.binOf(&a.rec, a.rec.Proto()))
 		if a.question.Port < 0 {
 			e.Ingress = a.found.Ports[a.side]
 		}
@@ -236,6 +236,9 @@ func (a *asked) explanation() Explanation {
 	}
 	if a.member != nil {
 		e.Member = a.member.Name
+		if a.member.route {
+			e.Pool, e.Scheduler = c.names[a.member.id].pool, "route"
+		}
 		e.Stateless = a.judged.sentence == sentenceOne || a.stateless
 	}
 	a.ways(&e)

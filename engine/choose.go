@@ -94,7 +94,7 @@ type choice struct {
 	mask       sched.Bitmap
 	pool       *pool
 	in         sched.Input
-	want       wanted // by persistence
+	want       wantedMember // by persistence
 	now        uint64
 	key        *flow.Key
 	group      int
@@ -187,8 +187,24 @@ func (c *choice) enterPool(p *pool) {
 	c.group, c.entered, c.least = 0, false, max(1, p.minimum)
 	c.in = sched.Input{}
 	if p.needs&sched.NeedsHash != 0 {
-		c.in.Hash = p.hash.Hash(&pickSeed, c.key.Src, c.key.SrcPort())
+		c.in.Hash = p.hashOf(c.key)
 	}
+}
+
+// hashOf is what schedulers that hash go by.
+func (p *pool) hashOf(k *flow.Key) uint64 {
+	if p.symmetric {
+		return p.hash.HashBoth(&pickSeed, k.Src, k.Dst, k.SrcPort(), k.DstPort())
+	}
+	return p.hash.Hash(&pickSeed, k.Src, k.SrcPort())
+}
+
+// identity is what a member is known by to schedulers.
+func (p *pool) identity(m *member) uint64 {
+	if p.symmetric {
+		return sched.NameIdentity(m.Name)
+	}
+	return sched.Identity(m.addr, m.Port)
 }
 
 // pickSeed is the same everywhere: machines with the same pool must send a client to the same member.

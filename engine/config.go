@@ -36,6 +36,10 @@ type Config struct {
 	icmpRate    int      // a worker's share
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
+	transparent bool         // a virtual server has such a mode
+	firewalls   [][]firewall // by port
+	routes      routes
+	unpooled    pool // of virtual servers in mode Forward
 	snatPools   []snatPool
 	sourceRates *sourceRates // nil: no virtual server has a limit
 	lanes       []lane       // by port; nil: no port is a VLAN
@@ -62,6 +66,7 @@ type virtual struct {
 	snat   *snatPool
 	// persistence is nil where there is none.
 	persistence *persistence
+	takes       []prefix // of a Firewall's destinations
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 	access   *access
@@ -73,6 +78,7 @@ type node struct {
 	port   uint16
 	ok     bool
 	exists bool
+	route  bool // not of a pool: a next hop of the kernel's
 	// halfLife is that of the member's handshake times, in milliseconds; 0: they are not measured.
 	halfLife uint32
 }
@@ -85,6 +91,8 @@ type member struct {
 	subnet flow.Addr // of Subnet, masked
 	// subnetBits are counted from the beginning of the mapped address; 0: no subnet
 	subnetBits int
+	snat       *snatPool // of connections to it; nil: the virtual server's
+	route      bool      // not of a pool: a next hop of the kernel's
 }
 
 type memberName struct{ pool, Name string }
@@ -95,6 +103,7 @@ type pool struct {
 	schedulerName          string
 	needs                  sched.Needs // of any group
 	hash                   sched.HashInput
+	symmetric              bool
 	minimum                int
 	returnAfter, slowStart uint64
 	groups                 []group // the highest priority first
@@ -147,6 +156,12 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if c.snatPools, err = newSNATPools(spec.SNAT, dict); err != nil {
 		return nil, err
 	}
+	if err := c.resolveMembers(); err != nil {
+		return nil, err
+	}
+	if err := c.compileRoutes(spec.Routes, dict); err != nil {
+		return nil, err
+	}
 	c.addrs = dict.addrs()
 	c.nodes = make([]node, len(c.addrs))
 	c.names = map[uint32]*memberName{}
@@ -164,13 +179,15 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 				err = fmt.Errorf("pool %s member %s: no port %d", c.pools[i].name, m.Name, m.Hop.Port)
 				return
 			}
-			c.nodes[m.id] = node{halfLife: halfLife, exists: true, ok: m.Hop.OK, port: uint16(m.Hop.Port), l2: rewrite.MakeL2(m.Hop.MAC, spec.Ports[m.Hop.Port].MAC)}
+			c.nodes[m.id] = c.nodeOf(m)
+			c.nodes[m.id].halfLife = halfLife
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
 	c.placeMembers()
+	c.placeRoutes()
 	for id, d := range spec.Draining.Nodes {
 		if hop := d.Hop; int(id) < len(c.nodes) && !c.nodes[id].exists && hop.Port >= 0 && hop.Port < len(spec.Ports) {
 			c.nodes[id] = node{ok: hop.OK, port: uint16(hop.Port), l2: rewrite.MakeL2(hop.MAC, spec.Ports[hop.Port].MAC)}
@@ -193,10 +210,16 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.addDraining(&v)
 		}
 	}
+	c.compileTransparent(&spec)
 	if err := c.compileSNAT(&spec, c.snatPools); err != nil {
 		return nil, err
 	}
 	return c, c.sortServices()
+}
+
+// nodeOf is the node of a member.
+func (c *Config) nodeOf(m *member) node {
+	return node{exists: true, route: m.route, ok: m.Hop.OK, port: uint16(m.Hop.Port), l2: rewrite.MakeL2(m.Hop.MAC, c.Ports[m.Hop.Port].MAC)}
 }
 
 func (c *Config) compileExits(rate int) {
@@ -250,7 +273,7 @@ func (p *pool) eachServing(f func(m *member)) {
 
 func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 	p.allDown = spec.AllDown
-	p.name, p.schedulerName, p.hash, p.minimum = spec.Name, spec.Scheduler, spec.Hash, spec.Minimum
+	p.name, p.schedulerName, p.hash, p.symmetric, p.minimum = spec.Name, spec.Scheduler, spec.Hash, spec.Symmetric, spec.Minimum
 	p.returnAfter, p.slowStart = uint64(spec.ReturnAfter), uint64(spec.SlowStart)
 	if err := spec.Hash.Check(); err != nil {
 		return fmt.Errorf("pool %s: %w", spec.Name, err)
@@ -280,7 +303,7 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 		members := make([]sched.Member, len(g.members))
 		for j := range g.members {
 			m := &g.members[j]
-			members[j] = sched.Member{Weight: m.Weight, ID: sched.Identity(m.addr, m.Port)}
+			members[j] = sched.Member{Weight: m.Weight, ID: p.identity(m)}
 		}
 		var err error
 		if g.scheduler, err = sched.New(spec.Scheduler, members, spec.Options); err != nil {
@@ -301,8 +324,12 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 	c.addPortAddresses()
 	var err error
 	for _, s := range specs {
-		if s.Pool < 0 || s.Pool >= len(c.pools) {
-			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)
+		served := &c.unpooled
+		if s.Mode != Forward {
+			if s.Pool < 0 || s.Pool >= len(c.pools) {
+				return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)
+			}
+			served = &c.pools[s.Pool]
 		}
 		first := s.All()[0]
 		id := dict.virtual(s.Entry(c.Ports))
@@ -312,7 +339,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 		if c.virtuals[id].exists {
 			return fmt.Errorf("virtual server %s: %s already has %s", s.Name, c.virtuals[id].Name, first)
 		}
-		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(first.Prefix.Addr()), pool: &c.pools[s.Pool], shared: dict.services[id]}
+		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(first.Prefix.Addr()), pool: served, shared: dict.services[id]}
 		if v.Timeouts == (Timeouts{}) {
 			v.Timeouts = DefaultTimeouts
 		}

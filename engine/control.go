@@ -37,6 +37,8 @@ type runtimeState struct {
 	activity                 activity
 	stopped                  bool
 	ending                   ending
+	wanted                   wanted
+	wants                    atomic.Bool   // there are wanted ones; control looks
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
 }

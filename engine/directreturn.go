@@ -23,9 +23,11 @@ func (m Mode) directReturn() bool { return m == DirectReturn }
 
 // kind is that of the records of connections.
 func (m Mode) kind() (k flow.Kind, oneSided bool) {
-	switch m {
-	case DirectReturn:
+	switch {
+	case m == DirectReturn:
 		return flow.Routed, true
+	case m.Transparent():
+		return flow.Routed, false
 	}
 	return flow.Translated, false
 }
@@ -41,6 +43,8 @@ func (v *virtual) checkUntranslated() error {
 	switch {
 	case v.Mode.translates():
 		return nil
+	case v.Mode.Transparent():
+		return v.checkTransparent()
 	case v.SNAT != "":
 		return fmt.Errorf("virtual server %s: no SNAT without translation", v.Name)
 	case v.withoutEntry():

@@ -27,7 +27,7 @@ type echo struct {
 func (c *Config) compileEchoes() {
 	for i := range c.virtuals {
 		v := &c.virtuals[i]
-		if !v.exists || v.Echo == EchoKernel {
+		if !v.exists || v.Echo == EchoKernel || v.Mode.Transparent() {
 			continue
 		}
 		for _, d := range v.All() {

@@ -13,7 +13,7 @@ type EndPolicy uint8
 const (
 	EndNone  EndPolicy = iota // they go on
 	EndReset                  // they are removed; both ends of a TCP connection get a RST
-	EndMove                   // those of protocols without a handshake are removed, so that the next packet is scheduled anew; the others go on
+	EndMove                   // those of protocols without a handshake are removed, so that the next packet is scheduled anew; the others go on, but those of routers and firewalls, which move to another at once unless their source is translated
 )
 
 // endChunk is how many connections a step looks at: with resets, each costs two frames.
@@ -71,13 +71,15 @@ func (w *worker) endSome() bool {
 
 // ordered says whether a connection is to end, and whether with resets.
 func (w *worker) ordered(r *flow.Record) (end, reset bool) {
-	orders := w.runtime.ending.orders
-	if int(r.Node) >= len(orders) {
+	o := w.endOrderOf(r)
+	if o == nil {
 		return false, false
 	}
-	o := &orders[r.Node]
 	began := w.now - uint64(uint32(w.now)-r.Start)
 	if o.policy == EndNone || began > o.until {
+		return false, false
+	}
+	if o.policy == EndMove && w.reroute(r) {
 		return false, false
 	}
 	handshake := r.Proto() == flow.TCP || r.Proto() == flow.SCTP

@@ -19,8 +19,12 @@ func (c *Config) addDestinations(v *virtual, id uint32) error {
 		if d.Ports.Last < d.Ports.First {
 			return fmt.Errorf("virtual server %s: ports %d to %d are not a range", v.Name, d.Ports.First, d.Ports.Last)
 		}
-		if !d.IsAddress() && (v.Ingress < 0 || v.Ingress >= len(c.Ports)) {
+		if (!d.IsAddress() || v.Mode.Transparent()) && (v.Ingress < 0 || v.Ingress >= len(c.Ports)) {
 			return fmt.Errorf("virtual server %s: no port %d for prefix %s", v.Name, v.Ingress, d.Prefix)
+		}
+		if v.Mode.Transparent() { // not an address of ours, even if it is one alone
+			c.services.networks.addThrough(flow.AddrFrom(d.Prefix.Addr()), prefixBits(d.Prefix), uint16(v.Ingress), spanOf(d, v.Proto, id))
+			continue
 		}
 		if other := c.services.addDestination(d, v.Proto, uint16(v.Ingress), id, v.UnmatchedHost); other != 0 {
 			return fmt.Errorf("virtual server %s: %s already has %s", v.Name, c.virtuals[other].Name, d)
@@ -44,7 +48,7 @@ func (c *Config) addPortAddresses() {
 // them is a client's packet.
 func (c *Config) addDraining(v *VirtualSpec) {
 	for _, d := range v.All() {
-		if !d.Prefix.IsValid() {
+		if !d.Prefix.IsValid() || v.Mode.Transparent() {
 			continue
 		}
 		if addr := flow.AddrFrom(d.Prefix.Addr()); d.IsAddress() {
@@ -130,7 +134,7 @@ func (s *spans) merge(place func(addr flow.Addr, first, n uint32)) error {
 // find is the virtual server that a packet is for that arrived on a port, or 0.
 func (c *Config) find(k *flow.Key, ingress uint16) uint32 {
 	id := c.services.find(k.Dst, k.DstPort(), k.Proto, ingress)
-	if id != 0 && c.serverEnds.entries != nil && c.fromServer(k, ingress) {
+	if id != 0 && c.serverEnds.entries != nil && !c.virtuals[id].Mode.Transparent() && c.fromServer(k, ingress) {
 		return c.services.findAddress(k.Dst, k.DstPort(), k.Proto)
 	}
 	return id

@@ -248,7 +248,7 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		case rec.OneSided():
 			w.toHost(d)
 			return
-		case rec.ServerIf != port:
+		case rec.ServerIf != port && w.astray(rec, port):
 			w.drop(d, WrongSide)
 			return
 		case p.TTL <= 1:

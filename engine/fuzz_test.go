@@ -150,9 +150,30 @@ func fuzzSpecs() (specs []Spec) {
 			s.Pools[0].Members[0].Hop.OK = false
 			s.Pools[0].Members[1].Weight = 0
 		}
+		if i == 4 {
+			fuzzThrough(&s, Firewall, flow.TCP)
+			fuzzThrough(&s, Forward, flow.UDP)
+		}
+		if i == 2 {
+			fuzzThrough(&s, Router, flow.TCP)
+		}
 		specs = append(specs, s)
 	}
 	return specs
+}
+
+// fuzzThrough adds a virtual server in a transparent mode for what members send and clients ask of others.
+func fuzzThrough(s *Spec, mode Mode, proto uint8) {
+	p := PoolSpec{Name: fmt.Sprint("through", mode), Scheduler: "maglev", Symmetric: true}
+	for i := range 2 {
+		p.Members = append(p.Members, MemberSpec{Name: fmt.Sprint("way", i), Addr: routerIPs[i], Weight: 1, Hop: Hop{Port: outside, MAC: [][6]byte{mac(clientMAC), mac(routerMACs[1])}[i], OK: true}})
+	}
+	if mode == Router {
+		p.Members[1].SNAT = "out"
+	}
+	s.Pools = append(s.Pools, p)
+	s.Virtuals = append(s.Virtuals, VirtualSpec{Name: p.Name, Proto: proto, Destinations: anywhere4, Ingress: inside, Pool: len(s.Pools) - 1, Mode: mode, MidStream: MidStreamAdopt})
+	s.Routes = withRoutes(*s).Routes
 }
 
 // fuzzRun plays a sequence of steps of 4 bytes: what to do, who, and two numbers.
@@ -164,7 +185,13 @@ type fuzzRun struct {
 
 func newFuzzRun(t testing.TB) *fuzzRun {
 	specs := fuzzSpecs()
-	r := &fuzzRun{bench: newBenchFrom(t, specs[0], 6, 700, NewDictionary(), 1<<32-30_000)}
+	dict := NewDictionary()
+	for _, s := range specs { // whatever is applied was compiled after all ids were given
+		if _, err := NewConfig(s, dict); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := &fuzzRun{bench: newBenchFrom(t, specs[0], 6, 700, dict, 1<<32-30_000)}
 	for _, s := range specs {
 		cfg, err := NewConfig(s, r.dict)
 		if err != nil {

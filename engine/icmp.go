@@ -43,7 +43,7 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 			w.drop(d, WrongSide)
 		case !n.ok:
 			w.drop(d, NoNeighbour)
-		case rec.Kind() != flow.Translated:
+		case rec.Kind() != flow.Translated && rec.SNAT == 0:
 			w.forwardError(d, p, rec, flow.FromClient, &n.l2, int(n.port))
 		default:
 			k = w.table.ServerKey(rec)
@@ -56,13 +56,13 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		w.toHost(d)
 		return
 	}
-	if rec.ServerIf != port {
+	if rec.ServerIf != port && w.astray(rec, port) {
 		w.drop(d, WrongSide)
 		return
 	}
 	k = rec.ClientKey()
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
-	if rec.Kind() != flow.Translated {
+	if rec.Kind() != flow.Translated && rec.SNAT == 0 {
 		w.forwardError(d, p, rec, flow.FromServer, &l2, int(rec.ClientIf))
 		return
 	}

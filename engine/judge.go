@@ -34,6 +34,9 @@ func (w *worker) judge(i int) judgement {
 	k, p := &w.keys[i], &w.pkts[i]
 	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
+		id = w.learned(i)
+	}
+	if id == 0 {
 		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
 			return w.judgeEcho(i)
 		} else if virtual && !host {
@@ -63,6 +66,9 @@ func (w *worker) judge(i int) judgement {
 			return j
 		}
 		j.sentence = sentenceOne
+		return j
+	case v.Mode.Transparent() && !w.hasWay(i, v):
+		j.sentence = sentenceHost
 		return j
 	case begins(p):
 		j.sentence = sentenceConnect

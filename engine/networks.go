@@ -31,6 +31,7 @@ type network struct {
 	used     bool
 	host     bool  // what no virtual server wants is the kernel's
 	classes  uint8 // that its spans have, a bit each
+	through  bool  // not ours: what no virtual server wants is nobody's (transparent modes)
 	first, n uint32
 }
 
@@ -179,6 +180,12 @@ func family4(bits uint8, masked flow.Addr) int {
 	return 1
 }
 
+// addThrough is add for a prefix that is not ours.
+func (n *networks) addThrough(addr flow.Addr, bits uint8, ingress uint16, s span) {
+	n.add(addr, bits, ingress, s, false)
+	n.pending[len(n.pending)-1].through = true
+}
+
 func (n *networks) sort() error {
 	size := uint64(8)
 	for size < uint64(len(n.pending))*2 {
@@ -188,6 +195,8 @@ func (n *networks) sort() error {
 	for i := range n.pending {
 		if e := n.slot(n.pending[i].addr, n.pending[i].ingress, n.pending[i].bits); !e.used {
 			*e = n.pending[i]
+		} else {
+			e.through = e.through && n.pending[i].through
 		}
 	}
 	n.pending = nil

@@ -77,6 +77,9 @@ func (o *owners) bin(addr flow.Addr, port uint16) uint8 {
 // owner is the worker that owns a packet that arrived on a port: by its source if it is a client's, by its destination port
 // if it goes to a SNAT address, else by its destination.
 func (c *Config) owner(k *flow.Key, ingress uint16) int {
+	if c.transparent {
+		return int(c.owners.worker[c.bin(k, ingress)])
+	}
 	if virtual, _ := c.services.address(k.Dst); virtual {
 		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
 	}
@@ -93,5 +96,5 @@ func (c *Config) owner(k *flow.Key, ingress uint16) int {
 
 // ownerOf is the worker that owns a connection.
 func (c *Config) ownerOf(r *flow.Record) int {
-	return int(c.owners.worker[c.owners.bin(r.Client, r.CPort)])
+	return int(c.owners.worker[c.binOf(r, r.Proto())])
 }

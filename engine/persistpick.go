@@ -18,7 +18,7 @@ type persist struct {
 }
 
 // wanted is the member that an entry names, as choice sees it.
-type wanted struct {
+type wantedMember struct {
 	pool          *pool // nil: none
 	group, member int
 	rules         *persistence
@@ -38,7 +38,7 @@ const (
 
 // wish has the choice prefer the member at a place of pool p.
 func (c *choice) wish(p *pool, at place, rules *persistence) {
-	c.want = wanted{pool: p, group: int(at.group), member: int(at.member), rules: rules}
+	c.want = wantedMember{pool: p, group: int(at.group), member: int(at.member), rules: rules}
 }
 
 // tryWanted tries the member that the client's entry names, when its group's turn has come. It is taken whatever the others of
@@ -104,7 +104,7 @@ func (w *worker) persistentMember(v *virtual, k *flow.Key) (*member, Reason) {
 
 // persisted is the member for a client whose entry names node.
 func (c *choice) persisted(cfg *Config, v *virtual, node uint32) *member {
-	c.want = wanted{}
+	c.want = wantedMember{}
 	if at, pool, ok := cfg.home(v.pool, node); ok {
 		c.wish(pool, at, v.persistence)
 		if v.persistence.KeepLower {

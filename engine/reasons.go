@@ -82,7 +82,7 @@ var reasons = [numReasons]ReasonInfo{
 	SourceRate:         {"source_rate", "the source prefix has had as many new connections to the virtual server as it may this second (source-rate-limit)"},
 	HalfOpenVirtual:    {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
 	HalfOpenSource:     {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
-	NoNeighbour:        {"no_neighbour", "the next hop towards the member has no MAC address yet"},
+	NoNeighbour:        {"no_neighbour", "the next hop towards the member, or where the routes lead, has no MAC address yet"},
 	TableFull:          {"table_full", "the connection table is full of established connections"},
 	TupleCollision:     {"tuple_collision", "every member has a connection from this client port already"},
 	SNATExhausted:      {"snat_exhausted", "every SNAT address has all ports of the client's bin in use for every member that was tried (a bin has 1 of 256 ports): add addresses to the snat-pool"},

@@ -95,7 +95,7 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 		w.send(int(n.port), d)
 		return
 	}
-	if rec.ServerIf != w.ports[i&(burstSize-1)] {
+	if port := w.ports[i&(burstSize-1)]; rec.ServerIf != port && w.astray(rec, port) {
 		w.drop(d, WrongSide)
 		return
 	}
@@ -132,6 +132,10 @@ func (w *worker) forward(i int, rec *flow.Record, side flow.Side, l2 *rewrite.L2
 	}
 	switch rec.Kind() {
 	case flow.Routed:
+		if rec.Movable() {
+			w.passOnRouted(i, rec, side, l2, port)
+			return
+		}
 		w.routePacket(rec, side, p, d, l2, port)
 	default:
 		w.translate(rec, side, p, d, l2, port)
@@ -161,7 +165,7 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 		return WrongSide, false
 	case p.TTL <= 1:
 		return TTLExpired, false
-	case !w.cfg.nodes[rec.Node].ok:
+	case !w.cfg.nodes[rec.Node].ok && !w.byOtherRoute(rec):
 		return NoNeighbour, false
 	}
 	return 0, true

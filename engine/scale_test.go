@@ -335,3 +335,36 @@ func TestScaleRunning(t *testing.T) {
 	s.check()
 	s.close()
 }
+
+// Connections of transparent modes move with every scaling, and packets of both directions find them, on whatever queue they
+// arrive; SNAT ports go along.
+func TestScaleTransparent(t *testing.T) {
+	for name, spec := range map[string]Spec{"router": routed(1, Router, true), "forward": forwarding(1, false), "firewall": withRoutes(routed(1, Firewall, false))} {
+		s := newScaleBenchOf(t, spec, 2000, nil)
+		rng := rand.New(rand.NewPCG(3, 3))
+		var there, back [][]byte
+		for range 300 {
+			p := randomOut(rng, "tcp", "udp")
+			out := only(t, s.sendTo(rng.IntN(scaleQueues), inside, p.frame(t)), outside)
+			src, dst, sport, dport := tuple(t, out)
+			a := packet{srcMAC: routerMACs[0], dstMAC: outsideMAC, src: dst, dst: src, sport: dport, dport: sport, udp: p.kind == "udp", flags: "SA", seq: 9, ack: p.seq + 1 + uint32(len(p.payload))}
+			only(t, s.sendTo(rng.IntN(scaleQueues), outside, a.build(t)), inside)
+			p.flags, p.seq, p.ack = "A", a.ack, 10
+			a.flags, a.seq = "A", 10
+			there, back = append(there, p.frame(t)), append(back, a.build(t))
+		}
+		for _, workers := range []int{4, 2, 3, 1} {
+			if done := s.scale(workers, 2000); done.Lost != 0 || done.Moved != 300 {
+				t.Fatalf("%s: %+v", name, done)
+			}
+			for i := range there {
+				only(t, s.sendTo(rng.IntN(scaleQueues), inside, there[i]), outside)
+				only(t, s.sendTo(rng.IntN(scaleQueues), outside, back[i]), inside)
+			}
+		}
+		if st := s.stats(); st.Dropped() != 0 || st.ToHost != 0 || st.Opened != 300 {
+			t.Errorf("%s: %+v", name, st)
+		}
+		s.check()
+	}
+}

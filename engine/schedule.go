@@ -147,6 +147,9 @@ func (w *worker) opens(i int) bool {
 		return false
 	}
 	id := w.cfg.find(k, w.ports[i])
+	if id == 0 {
+		id = w.learned(i)
+	}
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket || w.cfg.virtuals[id].persistence != nil && w.asks(i, &w.cfg.virtuals[id]) {
 		return false
 	}
@@ -162,6 +165,9 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	v := &w.cfg.virtuals[id]
 	if why, ok := w.mayOpen(v, id, w.keys[i].Src); !ok {
 		return 0, why
+	}
+	if v.Mode >= Firewall && w.byRoute(i, v) {
+		return w.connectByRoute(i, id, adopt)
 	}
 	if !adopt {
 		if r := w.connectProposed(i, id); r != 0 {
@@ -240,6 +246,8 @@ func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) (flo
 	switch {
 	case !ok:
 		return rec, why, false
+	case snat && !hasPorts(proto) && !isICMP(proto):
+		return rec, Untranslatable, false
 	case snat && !w.source(&rec, v, m, proto):
 		return rec, SNATExhausted, false
 	case adopt:

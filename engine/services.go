@@ -183,5 +183,8 @@ func (s *services) covered(addr flow.Addr, ingress uint16) (virtual, host bool) 
 		return e.used && !e.own, e.host
 	}
 	n := s.networks.longest(addr, ingress)
-	return n != nil, n != nil && n.host
+	if n == nil || n.through {
+		return false, false
+	}
+	return true, n.host
 }

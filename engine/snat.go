@@ -146,6 +146,8 @@ func (m *member) near(client flow.Addr) bool {
 // translates reports whether connections of the client to member m get a SNAT address, or why they cannot be.
 func (v *virtual) translates(m *member, client flow.Addr) (snat bool, why Reason, ok bool) {
 	switch {
+	case v.Mode.Transparent():
+		return v.snatOf(m) != nil, 0, true
 	case !v.Mode.translates():
 		return false, 0, true
 	case v.Mode == FullNAT:
@@ -166,13 +168,13 @@ func (a *snatAddress) reaches(m *member) bool {
 // source gives the connection that rec describes a SNAT address and port, if there is one that no other connection to the same
 // place has. A client begins with the same address each time. The port is taken.
 func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bool {
-	addrs := v.snat.addrs
+	addrs := v.snatOf(m).addrs
 	start := uint64(0)
 	if len(addrs) > 1 {
 		start = w.runtime.secret.Hash(&flow.Key{Src: rec.Client}) % uint64(len(addrs))
 	}
-	bin := w.cfg.owners.bin(rec.Client, rec.CPort)
-	d := flow.Destination{Server: m.addr, Port: rec.NPort, Proto: proto}
+	bin := w.cfg.binOf(rec, proto)
+	d := destination(rec, m, proto)
 	for i := range addrs {
 		a := &addrs[(start+uint64(i))%uint64(len(addrs))]
 		if !a.reaches(m) {
@@ -184,10 +186,19 @@ func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bo
 			continue
 		}
 		rec.SNAT, rec.SPort = a.id, port
-		setDiffs(rec, proto, a.addr, m.addr)
+		setDiffs(rec, proto, a.addr, d.Server)
 		return true
 	}
 	return false
+}
+
+// destination is what the source port of the connection that rec describes is unique for.
+func destination(rec *flow.Record, m *member, proto uint8) flow.Destination {
+	server := m.addr
+	if rec.Kind() != flow.Translated {
+		server = rec.Virtual
+	}
+	return flow.Destination{Server: server, SNAT: rec.SNAT, Port: rec.NPort, Proto: proto}
 }
 
 func (w *worker) takePort(d flow.Destination, bin uint8, r flow.PortRange, prefer uint16) (uint16, bool) {
@@ -211,7 +222,7 @@ func setDiffs(rec *flow.Record, proto uint8, source, server flow.Addr) {
 // giveBackPort frees the port of a connection that did not come about.
 func (w *worker) giveBackPort(rec *flow.Record, m *member, proto uint8) {
 	if rec.SNAT != 0 && w.runtime.peek == nil {
-		w.sources.Free(flow.Destination{Server: m.addr, SNAT: rec.SNAT, Port: rec.NPort, Proto: proto}, rec.SPort)
+		w.sources.Free(destination(rec, m, proto), rec.SPort)
 	}
 }
 
@@ -252,7 +263,7 @@ func (w *worker) needPorts() {
 // apart reports whether the two directions of a connection have different owners: the setting of the client's end was another
 // one when its port was chosen.
 func (c *Config) apart(r *flow.Record) bool {
-	return r.SNAT != 0 && c.owners.worker[uint8(r.SPort)] != c.owners.worker[c.owners.bin(r.Client, r.CPort)]
+	return r.SNAT != 0 && int(c.owners.worker[uint8(r.SPort)]) != c.ownerOf(r)
 }
 
 // SNATInfo is a SNAT address of a configuration, with its id in Snapshot.Node.

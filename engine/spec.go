@@ -29,6 +29,7 @@ type Spec struct {
 	SNAT     []SNATSpec
 	// Persistences are those that virtual servers name.
 	Persistences []PersistenceSpec
+	Routes       []RouteSpec // for Forward, and what comes through a firewall
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -101,6 +102,8 @@ type MemberSpec struct {
 	Hop      Hop
 	// Subnet is the network that the member and we are both on; the zero value is one that is not known, or none.
 	Subnet netip.Prefix
+	// SNAT names the SNATSpec of connections to this member instead of the virtual server's.
+	SNAT string
 }
 
 // MemberState is whether a member takes connections, and since when. That of a compiled configuration is where it begins;
@@ -127,6 +130,9 @@ type PoolSpec struct {
 	Scheduler string
 	Options   sched.Options
 	Hash      sched.HashInput
+	// Symmetric has both ends of a connection hashed, whichever opened it, and members known by their names, so that machines to
+	// which they have different addresses agree on them.
+	Symmetric bool
 	Members   []MemberSpec
 	// Minimum is how many usable members a group needs to take connections, if any group has as many. 0 is 1.
 	Minimum int

@@ -17,6 +17,7 @@ type Stats struct {
 	Opened    uint64 // connections
 	Closed    uint64
 	Ended     uint64 // connections that ended because their member stopped serving, of those Closed
+	Moved     uint64 // connections that go through another router or firewall, because theirs stopped serving
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
@@ -63,6 +64,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Opened += b.Opened
 	s.Closed += b.Closed
 	s.Ended += b.Ended
+	s.Moved += b.Moved
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent

@@ -95,6 +95,17 @@ func (r *Record) SetKind(k Kind, oneSided bool) {
 // Plain reports whether one end changes and no more: neither a SNAT address, nor another kind than Translated.
 func (r *Record) Plain() bool { return uint64(r.SNAT)|r.state&kindMask == 0 }
 
+// Movable reports whether Node is only a next hop on the way, one of several that would do.
+func (r *Record) Movable() bool { return r.state&(kindMask|oneSidedBit) == uint64(Routed)<<kindShift }
+
+// SetNode sends the packets of a connection that is Movable to another next hop. It is one store: Node is no part of the
+// checksum then.
+func (r *Record) SetNode(node uint32) {
+	if r.Movable() {
+		r.Node = node
+	}
+}
+
 // toNode reports whether the server-side destination is the address of Node.
 func (r *Record) toNode() bool { return r.Node != 0 && r.state&kindMask == 0 }
 
@@ -171,11 +182,14 @@ func (r *Record) ClientKey() Key {
 }
 
 // immutable is a checksum of what does not change while the record lives: its tuples, ids, Diffs, and of its state word the
-// protocol and kind.
+// protocol and kind. The Node of a connection that is Movable may change.
 func (r *Record) immutable(state uint64) uint16 {
 	h := fold(r.Client.Hi^0x9e3779b97f4a7c15, r.Client.Lo^0xbf58476d1ce4e5b9) ^ fold(r.Virtual.Hi^0x94d049bb133111eb, r.Virtual.Lo^0xd6e8feb86659fd93)
 	ports := uint64(r.CPort)<<48 | uint64(r.VPort)<<32 | uint64(r.SPort)<<16 | uint64(r.NPort)
 	ids := uint64(r.Node)<<32 | uint64(r.SNAT)
+	if state&(kindMask|oneSidedBit) == uint64(Routed)<<kindShift {
+		ids = uint64(r.SNAT)
+	}
 	rest := uint64(r.VS)<<32 | uint64(r.L3Diff)<<16 | uint64(r.L4Diff)
 	h = fold(h^ports, ids^0xa0761d6478bd642f) ^ fold(rest^0xe7037ed1a0b428db, state>>protoShift&0xff^state>>kindShift&7<<8^0x8ebc6af09c88c6e3)
 	return uint16(h ^ h>>16 ^ h>>32 ^ h>>48)

@@ -23,6 +23,15 @@ func Identity(addr flow.Addr, port uint16) uint64 {
 	return Mix(Mix(Mix(addr.Hi)^addr.Lo) ^ uint64(port))
 }
 
+// NameIdentity is a Member's ID by its name, for members that have another address on every machine that must agree.
+func NameIdentity(name string) uint64 {
+	h := uint64(len(name))
+	for i := range len(name) {
+		h = Mix(h ^ uint64(name[i]))
+	}
+	return h
+}
+
 // HashInput is what of a client decides with hash schedulers. The zero value is its whole address.
 type HashInput struct {
 	// Ports adds the source port: connections of a client go to different members.
@@ -51,6 +60,11 @@ func (h HashInput) Hash(seed *flow.Secret, client flow.Addr, port uint16) uint64
 		k.Ports = flow.Ports(port, 0)
 	}
 	return seed.Hash(&k)
+}
+
+// HashBoth is Hash of both ends: it stays the same when they change places.
+func (h HashInput) HashBoth(seed *flow.Secret, a, b flow.Addr, aPort, bPort uint16) uint64 {
+	return Mix(h.Hash(seed, a, aPort) + h.Hash(seed, b, bPort))
 }
 
 // prefix clears the bits of an address that do not count.
