@@ -139,6 +139,7 @@ type Port struct {
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
 	VLANs     []VLAN
+	Checksum  Checksum
 }
 
 // Neighbour is a static answer to "which MAC has this address".
@@ -240,6 +241,7 @@ type (
 	AddressHandling string
 	Unmatched       string
 	Echo            string
+	Checksum        string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -311,6 +313,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	ChecksumAuto      Checksum = "auto"
+	ChecksumTrust     Checksum = "trust"
+	ChecksumVerify    Checksum = "verify"
+	ChecksumRecompute Checksum = "recompute"
 
 	EchoKernel  Echo = "kernel"
 	EchoEngine  Echo = "engine"

@@ -51,6 +51,7 @@ func (s *Server) watch(ctx context.Context) error {
 		case <-ticker.C:
 			beats = s.beat(beats)
 			s.health.orderDeadlines(time.Now())
+			s.tellPartial()
 			if len(s.due) > 0 {
 				s.announceDue()
 			}

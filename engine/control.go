@@ -30,6 +30,7 @@ type runtimeState struct {
 	secret  flow.Secret
 	// Prefix lengths that half-open connections of a source are counted by.
 	sourceBits4, sourceBits6 int
+	partial                  atomic.Uint64 // bit n: partial checksums arrive on port n; for the control side
 	core                     int
 	activity                 activity
 	stopped                  bool
@@ -66,6 +67,7 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.counts = counts
 	w.runtime.choice.apply(cfg)
+	w.applySums()
 	if cfg.hasSNAT {
 		w.needPorts()
 	}
