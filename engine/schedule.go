@@ -131,7 +131,7 @@ func (w *worker) admit(i int) flow.Ref {
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, SNATExhausted:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
