@@ -142,6 +142,7 @@ func (s *Server) handler() http.Handler {
 	mux.HandleFunc("POST /v1/reload", s.reload)
 	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
 	mux.HandleFunc("POST /v1/members/order", s.postOrder)
+	mux.HandleFunc("POST /v1/virtuals/order", s.postVirtualOrder)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
 	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)

@@ -80,10 +80,12 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
+			Destinations: v.Destinations, Ingress: f.portIndex(v.Port),
+			Allow: v.Allow, Deny: v.Deny, SourceRate: v.SourceRate,
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost, Echo: v.Echo.compile(),
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
-			SNAT: v.SNAT, FullNAT: v.Mode == ModeFullNAT, Hairpin: v.Hairpin.compile(),
+			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(),
 		})
 	}
 	return s

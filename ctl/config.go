@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sluice/ctl/monitor"
+	"sluice/engine"
 )
 
 // File is a whole configuration, checked, with every default filled in.
@@ -200,10 +201,13 @@ func (m *Member) Target(virtualPort uint16) netip.AddrPort {
 	return m.Address
 }
 
-// VirtualServer is an address, port and protocol that clients connect to.
+// VirtualServer is what clients connect to: addresses or prefixes, with ports, and a protocol.
 type VirtualServer struct {
-	Name            string
-	Address         netip.AddrPort // port 0: any
+	Name string
+	// Destinations are all that it takes, and Address the beginning of the first: its address, or a prefix's first one, and
+	// port, 0 for any or a range.
+	Destinations    []engine.Destination
+	Address         netip.AddrPort
 	Protocol        Protocol
 	Pool            string // name of a Pool
 	Mode            Mode
@@ -222,6 +226,14 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	Allow, Deny     []netip.Prefix // of sources
+	SourceRate      int            // new connections a second of a source prefix; 0: no limit
+	Withdraw        bool           // addresses are taken off their port while every member is down
+	Hook            []string       // a program and its arguments; nil: none
+
+	ends     ends     // of address
+	moreEnds []ends   // of addresses
+	endKeys  []string // where each of Destinations is from
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -303,6 +315,8 @@ const (
 
 	ModeNAT     Mode = "nat"
 	ModeFullNAT Mode = "fullnat"
+
+	ModeDirectReturn Mode = "direct-return"
 
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"

@@ -3,6 +3,7 @@ package ctl
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -91,6 +92,31 @@ func TestExample(t *testing.T) {
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
 				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 		},
+	}
+	for i, texts := range [][]string{{"10.10.1.100:80"}, {"10.10.1.100:53"}, {"10.10.1.100:2905", "10.10.1.101:2905,2910-2919", "10.20.0.0/16:2905"}} {
+		v := &want.VirtualServers[i]
+		for j, text := range texts {
+			e, err := parseEnds(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j == 0 {
+				v.ends = e
+			} else {
+				v.moreEnds = append(v.moreEnds, e)
+			}
+		}
+		address := v.Address
+		v.completeEnds()
+		if v.Address != address {
+			t.Errorf("%s begins at %s, want %s", v.Name, v.Address, address)
+		}
+	}
+	last := &want.VirtualServers[2]
+	last.Allow, last.Deny, last.SourceRate, last.Withdraw = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}, []netip.Prefix{netip.MustParsePrefix("172.16.66.0/24")}, 20, true
+	last.Hook = []string{"/usr/local/bin/tell-routers", "--fast"}
+	if got := fmt.Sprint(f.VirtualServers[2].Destinations); got != "[10.10.1.100:2905 10.10.1.101:2905 10.10.1.101:2910-2919 10.20.0.0/16:2905]" {
+		t.Error(got)
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)

@@ -97,7 +97,9 @@ func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 }
 
 func (f *File) isVirtual(a netip.Addr) bool {
-	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Address.Addr() == a })
+	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+		return slices.ContainsFunc(v.Destinations, func(d engine.Destination) bool { return d.IsAddress() && d.Prefix.Addr() == a })
+	})
 }
 
 // problem is an error about a place in the file.
@@ -244,6 +246,7 @@ func familyNumber(a netip.Addr) int {
 func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 	out := map[netip.Addr]way{}
 	var errs []error
+	onLink := f.onLinkMembers()
 	for _, a := range f.memberAddrs() {
 		if _, ok := f.staticHop(a); ok {
 			continue
@@ -253,6 +256,7 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 			errs = append(errs, f.problem(f.memberKey(a), err))
 			continue
 		}
+		errs = append(errs, f.checkOnLink(a, w.via, onLink))
 		out[a] = w
 	}
 	return out, errors.Join(errs...)
@@ -282,12 +286,17 @@ func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *eng
 			return nil, err
 		}
 	}
+	onLink := f.onLinkMembers()
 	for _, a := range f.memberAddrs() {
 		if hop, ok := f.staticHop(a); ok {
 			t.hops[a] = hop
 			continue
 		}
 		t.add(a, ways[a], known)
+		if hop := t.hops[a]; onLink[a] && ways[a].via != a { // a route that came later
+			hop.OK = false
+			t.hops[a] = hop
+		}
 	}
 	for a, w := range draining {
 		if _, ok := t.hops[a]; !ok {

@@ -23,6 +23,7 @@ func (f *File) offline() (*topology, error) {
 		t.ports = append(t.ports, p)
 		t.own = append(t.own, slices.DeleteFunc(slices.Clone(f.Ports[i].Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
 	}
+	onLink := f.onLinkMembers()
 	t.noteVLANs(f)
 	if len(t.parents) > 0 && f.Engine.HostPort { // its place
 		t.ports, t.own = append(t.ports, engine.PortSpec{}), append(t.own, nil)
@@ -42,6 +43,13 @@ func (f *File) offline() (*topology, error) {
 			return nil, err
 		}
 		t.hops[a] = hop
+		if r := f.routeTo(a); r != nil {
+			if _, near := f.onLink(a); !near {
+				if err := f.checkOnLink(a, r.Via, onLink); err != nil {
+					return nil, err
+				}
+			}
+		}
 	}
 	if f.Engine.HostPort {
 		t.host = &engine.HostSpec{Port: len(f.Ports), MAC: [6]byte{2, 0, 0, 0, 1, 0xff}}
@@ -69,17 +77,11 @@ func (f *File) offlineHop(a netip.Addr) (engine.Hop, error) {
 	if hop, ok := f.onLink(a); ok {
 		return hop, nil
 	}
-	best := -1
-	for i, r := range f.Routes {
-		if r.Prefix.Contains(a) && (best < 0 || r.Prefix.Bits() > f.Routes[best].Prefix.Bits()) {
-			best = i
-		}
-	}
-	if best >= 0 {
-		if hop, ok := f.onLink(f.Routes[best].Via); ok {
+	if r := f.routeTo(a); r != nil {
+		if hop, ok := f.onLink(r.Via); ok {
 			return hop, nil
 		}
-		return engine.Hop{}, fmt.Errorf("%s: the gateway %s of route %s is on no port; give a port addresses or list it under neighbours", f.Name, f.Routes[best].Via, f.Routes[best].Prefix)
+		return engine.Hop{}, fmt.Errorf("%s: the gateway %s of route %s is on no port; give a port addresses or list it under neighbours", f.Name, r.Via, r.Prefix)
 	}
 	for _, network := range f.networks() {
 		if len(network) > 0 {
@@ -87,6 +89,16 @@ func (f *File) offlineHop(a netip.Addr) (engine.Hop, error) {
 		}
 	}
 	return engine.Hop{Port: len(f.Ports) - 1, MAC: madeUpMAC(a), OK: true}, nil
+}
+
+// routeTo is the route of the file with the longest prefix for an address, or nil.
+func (f *File) routeTo(a netip.Addr) (best *Route) {
+	for i := range f.Routes {
+		if r := &f.Routes[i]; r.Prefix.Contains(a) && (best == nil || r.Prefix.Bits() > best.Prefix.Bits()) {
+			best = r
+		}
+	}
+	return best
 }
 
 func (f *File) onLink(a netip.Addr) (engine.Hop, bool) {

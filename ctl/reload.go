@@ -186,6 +186,7 @@ func (s *Server) put(ctx context.Context) (time.Duration, error) {
 func (f *File) newWays(old map[netip.Addr]way, ifaces []iface) (map[netip.Addr]way, error) {
 	out := map[netip.Addr]way{}
 	var errs []error
+	onLink := f.onLinkMembers()
 	for _, a := range f.memberAddrs() {
 		if _, ok := f.staticHop(a); ok {
 			continue
@@ -198,6 +199,7 @@ func (f *File) newWays(old map[netip.Addr]way, ifaces []iface) (map[netip.Addr]w
 				continue
 			}
 		}
+		errs = append(errs, f.checkOnLink(a, w.via, onLink))
 		out[a] = w
 	}
 	return out, errors.Join(errs...)

@@ -36,12 +36,15 @@ type Server struct {
 	nics   *nics
 	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
-	due    []announcement         // of them
-	dict   *engine.Dictionary
-	ways   map[netip.Addr]way
-	host   *engine.HostSpec
-	api    *api
-	began  time.Time
+	// withdrawn are those that are taken off while their members are down; hooks are told.
+	withdrawn map[reach]bool
+	hooks     *hookRunner
+	due       []announcement // of them
+	dict      *engine.Dictionary
+	ways      map[netip.Addr]way
+	host      *engine.HostSpec
+	api       *api
+	began     time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
@@ -164,6 +167,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 
 // giveUp undoes a start that failed. What a killed engine left stays for another try: its connections can still be saved.
 func (s *Server) giveUp() error {
+	s.endHooks()
 	if !s.state.inherited {
 		return errors.Join(s.close(false), s.tables.close(true), s.state.release())
 	}
@@ -373,10 +377,11 @@ func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.A
 
 // placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
+	s.withdraw()
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
 		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
-			s.want(want, v.Port, v.Address.Addr())
+			s.want(want, v.Port, s.announced(v)...)
 		}
 	}
 	for i := range s.file.SNATPools {
@@ -386,8 +391,10 @@ func (s *Server) placeAddresses() error {
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
-			if p.Address == v.Addr {
-				want[p] = true
+			for _, d := range v.All() {
+				if d.IsAddress() && p.Address == d.Prefix.Addr() {
+					want[p] = true
+				}
 			}
 		}
 	}
@@ -447,6 +454,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) shutdown() error {
 	errs := []error{s.state.keepAddresses(nil)}
+	s.endHooks()
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(true))
 	}

@@ -108,6 +108,16 @@ func (f *File) hasSNAT(a netip.Addr) bool {
 	return false
 }
 
+func (m Mode) compile() engine.Mode {
+	switch m {
+	case ModeFullNAT:
+		return engine.FullNAT
+	case ModeDirectReturn:
+		return engine.DirectReturn
+	}
+	return engine.NAT
+}
+
 func (h HairpinMode) compile() engine.Hairpin {
 	switch h {
 	case HairpinSNAT:

@@ -29,7 +29,11 @@ func (f *File) complete() {
 		if v.Port == "" && len(f.Ports) > 0 {
 			v.Port = f.Ports[0].Name
 		}
+		v.completeEnds()
 		v.Timeouts.inherit(&f.Timeouts)
+		if v.Hairpin == "" && !v.Mode.translates() {
+			v.Hairpin = HairpinForward
+		}
 		if v.Hairpin == "" {
 			v.Hairpin = HairpinRefuse
 			if v.SNAT != "" {
@@ -63,14 +67,18 @@ type validator struct {
 	pools     map[string]*poolFacts
 	poolNames []string
 	virtual   map[netip.Addr]int // the first virtual server of each address
+	prefixes  map[prefixOn]int   // and of each prefix
+	lengths   map[prefixLengths][]int
+	claims    map[claimKey][]taken // what virtual servers take
 }
 
 // validate checks what no key can check for itself. A value that is zero was refused before or is missing,
 // and was reported then.
 func validate(c *collector, f *File) {
-	v := &validator{collector: c, file: f, ports: map[string]int{}, pools: map[string]*poolFacts{}, virtual: map[netip.Addr]int{}}
+	v := &validator{collector: c, file: f, ports: map[string]int{}, pools: map[string]*poolFacts{}, virtual: map[netip.Addr]int{},
+		prefixes: map[prefixOn]int{}, lengths: map[prefixLengths][]int{}, claims: map[claimKey][]taken{}}
 	for i := range f.VirtualServers {
-		if a := f.VirtualServers[i].Address.Addr(); a.IsValid() {
+		for _, a := range f.VirtualServers[i].addresses() {
 			if _, ok := v.virtual[a]; !ok {
 				v.virtual[a] = i
 			}

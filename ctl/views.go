@@ -39,6 +39,10 @@ type VirtualView struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 	Pool     string `json:"pool"`
+	State    string `json:"state,omitempty"` // up | down (no member is) | disabled (ordered)
+	Since    string `json:"since,omitempty"` // of an order; RFC 3339
+	// Withdrawn says that its addresses are off their port, because every member is down.
+	Withdrawn bool `json:"withdrawn,omitempty"`
 	CounterView
 }
 
@@ -101,7 +105,7 @@ func connView(c *engine.Conn) ConnView {
 	v := ConnView{
 		ClientSideClient: at(c.Client, c.CPort), ClientSideServer: at(c.Record.Virtual, c.VPort),
 		ServerSideClient: at(c.Server.Dst, c.SPort), ServerSideServer: at(c.Server.Src, c.NPort),
-		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.Server.Src.Netip().String(),
+		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.NodeAddr.Netip().String(),
 		Protocol: protocolName(c.Proto()), State: "open",
 		ClientSequence: c.Win[flow.FromClient].End, ServerSequence: c.Win[flow.FromServer].End,
 		VirtualServer: c.Virtual, Pool: c.Pool, Member: c.Member, ClientMAC: macString(c.ClientMAC),
@@ -116,7 +120,7 @@ func connView(c *engine.Conn) ConnView {
 	case c.Proto() == flow.SCTP:
 		v.State = c.SCTPState().String()
 		v.ClientSequence, v.ServerSequence = 0, 0 // numbers are per stream; what is kept there are tags
-	case !c.Replied():
+	case !c.Replied() && !c.OneSided():
 		v.State = "unanswered"
 	}
 	return v
@@ -161,13 +165,15 @@ type DropView struct {
 	Reason string `json:"reason"`
 	Text   string `json:"text"`
 	Count  uint64 `json:"count"`
+	// Answered are packets that were refused for the reason with a RST or an ICMP error instead of being dropped.
+	Answered uint64 `json:"answered,omitempty"`
 }
 
 // Drops lists every reason with its count.
 func Drops(s *engine.Stats) []DropView {
 	var out []DropView
 	for i, r := range engine.Reasons() {
-		out = append(out, DropView{r.Name, r.Text, s.Drops[i]})
+		out = append(out, DropView{r.Name, r.Text, s.Drops[i], s.Refused[i]})
 	}
 	return out
 }
@@ -274,8 +280,10 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	out := []VirtualView{}
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
+		state, since := s.virtualState(v.Name)
 		out = append(out, VirtualView{
-			Name: v.Name, Address: endText(netip.AddrPortFrom(v.Addr, v.Port)), Protocol: protocolName(v.Proto),
+			State: state, Since: since, Withdrawn: s.isWithdrawn(s.file.VirtualServer(v.Name)),
+			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}

@@ -64,6 +64,8 @@ func (s *Server) watch(ctx context.Context) error {
 			if s.successor != 0 {
 				return nil
 			}
+		case <-s.health.moved:
+			s.followDown()
 		case <-changed:
 			if quiet == nil {
 				quiet = time.After(settle)

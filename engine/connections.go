@@ -12,17 +12,18 @@ import (
 // Conn is a copy of a connection's record with its ids resolved to addresses.
 type Conn struct {
 	flow.Record
-	Worker  int
-	slot    int
-	Index   uint32
-	Server  flow.Key // the tuple of packets from the server
-	IdleMS  uint32
-	AgeMS   uint32
-	LeftMS  uint64 // until it expires if it stays idle
-	Virtual string
-	Pool    string
-	Member  string
-	Ports   [2]string // client side, server side
+	Worker   int
+	slot     int
+	Index    uint32
+	Server   flow.Key  // the tuple of packets from the server
+	NodeAddr flow.Addr // of the member, whatever is in packets
+	IdleMS   uint32
+	AgeMS    uint32
+	LeftMS   uint64 // until it expires if it stays idle
+	Virtual  string
+	Pool     string
+	Member   string
+	Ports    [2]string // client side, server side
 }
 
 // scanChunk is how many connections a worker copies between two bursts.
@@ -35,7 +36,7 @@ func (w *worker) scan(from uint32, out *[]Conn) uint32 {
 		if w.leaving != nil && w.leaving.isSent(i) {
 			return // its next owner has it
 		}
-		c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), IdleMS: now - r.Seen, AgeMS: now - r.Start}
+		c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), NodeAddr: w.cfg.addrs[r.Node], IdleMS: now - r.Seen, AgeMS: now - r.Start}
 		c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
 		*out = append(*out, c)
 	})

@@ -30,19 +30,24 @@ func (c *Config) compileEchoes() {
 		if !v.exists || v.Echo == EchoKernel {
 			continue
 		}
-		s := c.services.slot(v.addr, 0)
-		if s.id == 0 {
-			c.echoes = append(c.echoes, echo{answer: v.Echo})
-			s.id = uint32(len(c.echoes))
+		for _, d := range v.All() {
+			if !d.IsAddress() {
+				continue
+			}
+			s := c.services.slot(flow.AddrFrom(d.Prefix.Addr()), 0)
+			if s.echo == 0 {
+				c.echoes = append(c.echoes, echo{answer: v.Echo})
+				s.echo = uint32(len(c.echoes))
+			}
+			e := &c.echoes[s.echo-1]
+			e.pools = append(e.pools, v.pool)
 		}
-		e := &c.echoes[s.id-1]
-		e.pools = append(e.pools, v.pool)
 	}
 }
 
 // echo is what the configuration says of echo requests to an address, nil for nothing.
 func (c *Config) echo(a flow.Addr) *echo {
-	if id := c.services.slot(a, 0).id; id != 0 {
+	if id := c.services.slot(a, 0).echo; id != 0 {
 		return &c.echoes[id-1]
 	}
 	return nil

@@ -107,7 +107,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	table := w.fragments.table
 	why := Fragmented
 	refused := rewrite.ReadFirst(w.region.Packet(d), p, k) != rewrite.Done
-	if !refused && k.Proto == flow.SCTP { // its checksum covers what is not here
+	if !refused && k.Proto == flow.SCTP && !w.keepsPorts(k, port) { // its checksum covers what is not here
 		refused, why = true, Untranslatable
 	}
 	if refused {
@@ -122,7 +122,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 		w.releaseFragments(fragmentReason(r))
 		return false
 	}
-	mine := int(w.slots[w.cfg.owner(k)]) == w.slot
+	mine := int(w.slots[w.cfg.owner(k, port)]) == w.slot
 	if !mine {
 		w.resolved(d, port, k)
 	}
@@ -137,7 +137,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 // resolved passes a part whose tuple is known to the owner of its connection.
 func (w *worker) resolved(d rings.Desc, port uint16, k *flow.Key) {
 	w.putNote(d, note{ports: k.Ports, proto: k.Proto, len: d.Len, port: port})
-	if o := int(w.slots[w.cfg.owner(k)]); o != w.slot {
+	if o := int(w.slots[w.cfg.owner(k, port)]); o != w.slot {
 		w.give(o, fragmentKind|uint32(port), d)
 		return
 	}
@@ -205,11 +205,11 @@ func (w *worker) passPart(d rings.Desc) {
 	}
 	r := w.table.Lookup(&k)
 	if l := w.leaving; l != nil && (r == 0 || l.isSent(r.Index())) {
-		w.give(int(l.slots[l.next.owner(&k)]), fragmentKind|uint32(n.port), d)
+		w.give(int(l.slots[l.next.owner(&k, n.port)]), fragmentKind|uint32(n.port), d)
 		return
 	}
 	if r == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host && !w.partToHost(&k) {
+		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {
 			w.toHost(d)
@@ -233,6 +233,9 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		l2, out = n.l2, int(n.port)
 	} else {
 		switch {
+		case rec.OneSided():
+			w.toHost(d)
+			return
 		case rec.ServerIf != port:
 			w.drop(d, WrongSide)
 			return

@@ -32,7 +32,7 @@ func oneArm(workers int, first, last uint16) Spec {
 	}
 	s.Virtuals = append(s.Virtuals, VirtualSpec{Name: "echo", Addr: vip, Proto: flow.ICMP, Pool: 0})
 	for i := range s.Virtuals {
-		s.Virtuals[i].SNAT, s.Virtuals[i].FullNAT = "out", true
+		s.Virtuals[i].SNAT, s.Virtuals[i].Mode = "out", FullNAT
 	}
 	return s
 }

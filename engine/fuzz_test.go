@@ -104,16 +104,24 @@ func (w *worker) consistentPorts(want map[sourcePort]int) error {
 
 // fuzzSpecs are the configurations that a run changes between; the ports and workers are the same.
 func fuzzSpecs() (specs []Spec) {
-	for i := range 4 {
+	for i := range 5 {
 		s := a4(2)
-		s.Virtuals[0].HalfOpenLimit, s.Virtuals[0].ResetExpired = []int{0, 2, 0, 1}[i], i%2 == 0
-		s.Virtuals[0].MidStream = []MidStream{MidStreamDrop, MidStreamAdopt, MidStreamReset, MidStreamAdopt}[i]
+		s.Virtuals[0].HalfOpenLimit, s.Virtuals[0].ResetExpired = []int{0, 2, 0, 1, 0}[i], i%2 == 0
+		s.Virtuals[0].MidStream = []MidStream{MidStreamDrop, MidStreamAdopt, MidStreamReset, MidStreamAdopt, MidStreamAdopt}[i]
 		s.Virtuals[0].Timeouts = Timeouts{Handshake: 3000, Established: 20_000, Closing: 2000, Closed: 500, UDP: 4000, UDPUnanswered: 1000}
 		s.Virtuals[2].OnePacket = i == 2
 		s.SNAT = []SNATSpec{{Name: "out", Addresses: []SNATAddress{snatAt("192.168.20.200", 1024, 1400), snatAt("fd00:192:168:20::200", 1024, 65535)}}}
-		s.Virtuals[0].SNAT, s.Virtuals[0].FullNAT = "out", i >= 2
-		s.Virtuals[1].SNAT, s.Virtuals[1].FullNAT = "out", i != 1
-		s.Sources = SourceLimit{HalfOpen: []int{0, 0, 6, 3}[i], Bits4: 32, Bits6: 64}
+		s.Virtuals[0].SNAT, s.Virtuals[1].SNAT = "out", "out"
+		if i >= 2 {
+			s.Virtuals[0].Mode = FullNAT
+		}
+		if i == 4 {
+			s.Virtuals[0].SNAT, s.Virtuals[0].Mode = "", DirectReturn
+		}
+		if i != 1 {
+			s.Virtuals[1].Mode = FullNAT
+		}
+		s.Sources = SourceLimit{HalfOpen: []int{0, 0, 6, 3, 0}[i], Bits4: 32, Bits6: 64}
 		s.DropOutside = i == 3
 		if i == 1 { // a member less, a virtual server less
 			s.Pools[0].Members = s.Pools[0].Members[:3]

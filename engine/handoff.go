@@ -33,7 +33,7 @@ func (w *worker) steer() (missed int) {
 	kept := 0
 	for i := range w.n {
 		if w.refs[i] == 0 {
-			if o := int(w.slots[w.cfg.owner(&w.keys[i])]); o != w.slot {
+			if o := int(w.slots[w.cfg.owner(&w.keys[i], w.ports[i])]); o != w.slot {
 				p := &w.peers[o]
 				d := w.descs[i]
 				d.Options = processKind | uint32(w.ports[i])
@@ -124,7 +124,7 @@ func (w *worker) takeHandoff(n int) {
 		switch kind {
 		case processKind:
 			w.stats.HandedIn++
-			w.parse(d, port)
+			w.parse(&d, port)
 		case fragmentKind:
 			w.stats.HandedIn++
 			w.takePart(d, port)

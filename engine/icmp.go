@@ -18,13 +18,13 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		w.toHost(d)
 		return
 	}
-	if o := int(w.slots[w.cfg.owner(&k)]); o != w.slot && !w.handedIn {
+	if o := int(w.slots[w.cfg.owner(&k, port)]); o != w.slot && !w.handedIn {
 		w.give(o, processKind|uint32(port), d)
 		return
 	}
 	r := w.table.Lookup(&k)
 	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
-		w.give(int(w.leaving.slots[w.leaving.next.owner(&k)]), processKind|uint32(port), d)
+		w.give(int(w.leaving.slots[w.leaving.next.owner(&k, port)]), processKind|uint32(port), d)
 		return
 	}
 	if r == 0 {
@@ -39,15 +39,21 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 	if r.Side() == flow.FromClient { // about a packet of the member
 		n := &w.cfg.nodes[rec.Node]
 		switch {
-		case rec.ClientIf != port:
+		case rec.ClientIf != port && !rec.OneSided(): // answers that bypass us meet other routers
 			w.drop(d, WrongSide)
 		case !n.ok:
 			w.drop(d, NoNeighbour)
+		case rec.Kind() != flow.Translated:
+			w.forwardError(d, p, rec, flow.FromClient, &n.l2, int(n.port))
 		default:
 			k = w.table.ServerKey(rec)
 			w.translateError(d, p, &q, &k, &n.l2, int(n.port))
 			w.stats.ToServer++
 		}
+		return
+	}
+	if rec.OneSided() {
+		w.toHost(d)
 		return
 	}
 	if rec.ServerIf != port {
@@ -56,6 +62,10 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 	}
 	k = rec.ClientKey()
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
+	if rec.Kind() != flow.Translated {
+		w.forwardError(d, p, rec, flow.FromServer, &l2, int(rec.ClientIf))
+		return
+	}
 	w.translateError(d, p, &q, &k, &l2, int(rec.ClientIf))
 	w.stats.ToClient++
 }

@@ -29,6 +29,9 @@ const (
 	NoMember
 	MemberLimit
 	VirtualLimit
+	VirtualDisabled
+	SourceDenied
+	SourceRate
 	HalfOpenVirtual
 	HalfOpenSource
 	NoNeighbour
@@ -76,6 +79,9 @@ var reasons = [numReasons]ReasonInfo{
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
 	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},
 	VirtualLimit:     {"virtual_limit", "the virtual server has as many connections as it may, or as many new ones this second (connection-limit, rate-limit)"},
+	VirtualDisabled:  {"virtual_disabled", "a new connection to a virtual server that an operator has disabled (`sluice virtual enable`)"},
+	SourceDenied:     {"source_denied", "a new connection from a source that may not (allow and deny of the virtual server)"},
+	SourceRate:       {"source_rate", "the source prefix has had as many new connections to the virtual server as it may this second (source-rate-limit)"},
 	HalfOpenVirtual:  {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
 	HalfOpenSource:   {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},

@@ -23,6 +23,7 @@ func (w *worker) expire(r *flow.Record) {
 		w.sendResets(r)
 	}
 	switch s := r.TCPState(); { // of SCTP the states have the same numbers
+	case r.OneSided(): // answers were not to be seen
 	case s == flow.TCPSynSent && r.Packets(flow.FromClient) > 1: // counted when the client repeated itself
 	case s == flow.TCPSynSent, s == flow.TCPNone && !r.Replied():
 		w.node[r.Node].Unanswered++
@@ -34,10 +35,14 @@ func (w *worker) expire(r *flow.Record) {
 // (RFC 9293 section 3.10.7.4, RFC 5961 section 3.2).
 func (w *worker) sendResets(r *flow.Record) {
 	k := w.table.ServerKey(r)
+	server := r.Win[flow.FromServer]
+	if r.OneSided() { // what it has sent shows in what the client says of it
+		server = flow.Window{End: r.Win[flow.FromClient].Ack, Ack: r.Win[flow.FromClient].End}
+	}
 	toClient := rewrite.Reset{
 		L2:  rewrite.MakeL2(r.ClientMAC, w.cfg.Ports[r.ClientIf].MAC),
 		Src: r.Virtual, Dst: r.Client, SrcPort: r.VPort, DstPort: r.CPort,
-		Seq: r.Win[flow.FromServer].End, Ack: r.Win[flow.FromServer].Ack,
+		Seq: server.End, Ack: server.Ack,
 	}
 	w.sendReset(int(r.ClientIf), &toClient)
 	if n := &w.cfg.nodes[r.Node]; n.ok {

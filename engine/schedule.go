@@ -61,9 +61,9 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && isICMP(k.Proto) {
+		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
 			w.echo(i)
 		} else if virtual && !host {
 			w.drop(d, NoVirtualServer)
@@ -86,12 +86,18 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	v := &w.cfg.virtuals[id]
-	if !hasPorts(k.Proto) && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.FullNAT && !isICMP(k.Proto)) {
+	if !hasPorts(k.Proto) && v.Mode.translates() && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)) {
 		w.drop(d, Untranslatable)
 		return 0
 	}
 	if v.OnePacket {
-		w.forwardOne(i, v)
+		if why, ok := v.admits(k.Src); !ok {
+			w.drop(d, why)
+		} else if v.SourceRate > 0 && !w.takeSource(v, id, k.Src) {
+			w.drop(d, SourceRate)
+		} else {
+			w.forwardOne(i, v)
+		}
 		return 0
 	}
 	adopt := false
@@ -131,7 +137,7 @@ func (w *worker) admit(i int) flow.Ref {
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, SNATExhausted:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, SNATExhausted, VirtualDisabled, SourceRate:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
@@ -180,7 +186,7 @@ func (w *worker) opens(i int) bool {
 	if !begins(&w.pkts[i]) {
 		return false
 	}
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
 		return false
 	}
@@ -204,6 +210,10 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	}
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
+	}
+	if v.SourceRate > 0 && !w.takeSource(v, id, w.keys[i].Src) {
+		v.shared.cancel(uint32(v.Rate), w.now)
+		return 0, SourceRate
 	}
 	c, proto := &w.runtime.choice, w.keys[i].Proto
 	c.begin(v.pool, &w.keys[i], w.now, false)
@@ -305,11 +315,14 @@ func (w *worker) giveWay(rec *flow.Record) bool {
 func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	k := &w.keys[i]
 	port := m.servicePort(k.DstPort())
-	if !hasPorts(k.Proto) {
+	translated := v.Mode.translates()
+	if !hasPorts(k.Proto) || !translated {
 		port = k.DstPort()
 	}
 	before, after := rewrite.EndsOf(k), rewrite.EndsOf(k)
-	after.Dst, after.DstPort = m.addr, port
+	if translated {
+		after.Dst, after.DstPort = m.addr, port
+	}
 	rec := flow.Record{
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
@@ -322,6 +335,7 @@ func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 	if !w.pkts[i].V6 {
 		rec.L3Diff = l3
 	}
+	rec.SetKind(v.Mode.kind())
 	return rec
 }
 

@@ -69,6 +69,7 @@ func (c *Config) compileSNAT(spec *Spec, pools []snatPool) error {
 		if virtual, _ := c.services.address(addr); virtual {
 			return fmt.Errorf("SNAT address %s is also a virtual address: answers could not be told from requests", a)
 		}
+		c.services.addOwn(addr)
 		if s := c.snat.slot(addr, 0); !s.used {
 			*s = service{addr: addr, node: id, id: uint32(ports.First)<<16 | uint32(ports.Last), used: true}
 		}
@@ -116,12 +117,12 @@ func (v *virtual) resolveSNAT(pools []snatPool) error {
 	switch {
 	case v.SNAT != "" && v.snat == nil:
 		return fmt.Errorf("virtual server %s: no SNAT pool %s", v.Name, v.SNAT)
-	case v.snat == nil && (v.FullNAT || v.Hairpin == HairpinSNAT):
+	case v.snat == nil && (v.Mode == FullNAT || v.Hairpin == HairpinSNAT):
 		return fmt.Errorf("virtual server %s: full NAT, as for clients on the members' network, needs a SNAT pool", v.Name)
-	case v.withoutEntry() && v.FullNAT:
+	case v.withoutEntry() && v.Mode == FullNAT:
 		return fmt.Errorf("virtual server %s: full NAT needs an entry in the table for every connection", v.Name)
 	}
-	return nil
+	return v.checkUntranslated()
 }
 
 // isSNAT reports whether an address is a SNAT address.
@@ -145,7 +146,9 @@ func (m *member) near(client flow.Addr) bool {
 // translates reports whether connections of the client to member m get a SNAT address, or why they cannot be.
 func (v *virtual) translates(m *member, client flow.Addr) (snat bool, why Reason, ok bool) {
 	switch {
-	case v.FullNAT:
+	case !v.Mode.translates():
+		return false, 0, true
+	case v.Mode == FullNAT:
 		return true, 0, true
 	case v.Hairpin == HairpinForward || !m.near(client):
 		return false, 0, true

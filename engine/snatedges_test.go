@@ -176,8 +176,8 @@ func TestSNATSCTP(t *testing.T) {
 					spec.Pools[i].Members[j].Port = sctpMemberPort
 				}
 			}
-			spec.Virtuals = []VirtualSpec{{Name: "sig", Addr: vip, Port: sctpPort, Proto: flow.SCTP, Pool: 0, SNAT: "out", FullNAT: true},
-				{Name: "sig6", Addr: vip6, Port: sctpPort, Proto: flow.SCTP, Pool: 1, SNAT: "out", FullNAT: true}}
+			spec.Virtuals = []VirtualSpec{{Name: "sig", Addr: vip, Port: sctpPort, Proto: flow.SCTP, Pool: 0, SNAT: "out", Mode: FullNAT},
+				{Name: "sig6", Addr: vip6, Port: sctpPort, Proto: flow.SCTP, Pool: 1, SNAT: "out", Mode: FullNAT}}
 			b := newBench(t, spec, 1000, 1024)
 			rnd := rand.New(rand.NewPCG(5, uint64(workers)))
 			client, to, snat := clientIP, vip, snat4

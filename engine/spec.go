@@ -150,12 +150,17 @@ const (
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
-	Name     string
-	Addr     netip.Addr
-	Port     uint16 // 0: any
-	Proto    uint8  // 0: any but ICMP
-	Pool     int    // index in Pools
-	Timeouts Timeouts
+	Name string
+	// Addr and Port are where it is, if Destinations says nothing; port 0 is any.
+	Addr  netip.Addr
+	Port  uint16
+	Proto uint8 // 0: any, ICMP only where Destinations are prefixes
+	// Destinations are all that it takes, the first of which is what it is known by; they share the pool, limits and counters.
+	// Prefixes among them take only what arrives on the port Ingress, an index in Ports.
+	Destinations []Destination
+	Ingress      int
+	Pool         int // index in Pools
+	Timeouts     Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
 	// Echo is who answers echo requests to this address; the same for all of its virtual servers.
@@ -167,6 +172,14 @@ type VirtualSpec struct {
 	ResetExpired bool
 	// HalfOpenLimit bounds the half-open and unanswered connections; 0: no limit.
 	HalfOpenLimit int
+	// Allow and Deny are prefixes of sources that may open connections, or not. The longest that holds a source decides; in none,
+	// it may if Allow is empty.
+	Allow, Deny []netip.Prefix
+	// SourceRate bounds the new connections per second of a source prefix, whose lengths are those of Sources; at most
+	// MaxSourceRate, 0: no limit.
+	SourceRate int
+	// Disabled refuses new connections; SetVirtual changes it.
+	Disabled bool
 	// Limit bounds the connections over all workers, Rate the new ones per second; 0: no limit.
 	Limit, Rate int
 	// Stateless forwards what finds the table full by the pool's hash alone, without an entry: the member is the same for
@@ -174,11 +187,22 @@ type VirtualSpec struct {
 	Stateless bool
 	// ResetRefused answers a SYN that finds no member, or a limit, with a RST; else it is dropped.
 	ResetRefused bool
+	Mode         Mode
 	// SNAT names the SNATSpec of connections to members: of all with FullNAT, else of those that Hairpin says.
 	SNAT    string
-	FullNAT bool
 	Hairpin Hairpin
 }
+
+// Mode is how connections of a virtual server reach their member.
+type Mode uint8
+
+// The modes.
+const (
+	NAT     Mode = iota // the destination becomes the member's
+	FullNAT             // and the source a SNAT address
+	// DirectReturn changes no address: members have the virtual address themselves, and answer past us.
+	DirectReturn
+)
 
 // Timeouts are idle times in milliseconds, below 2^31.
 type Timeouts struct {
@@ -219,7 +243,7 @@ func (t *Timeouts) at(proto uint8, r *flow.Record) uint32 {
 	}
 	switch r.TCPState() {
 	case flow.TCPNone:
-		if r.Replied() {
+		if r.Replied() || r.OneSided() { // what is not seen may still be there
 			return t.UDP
 		}
 		return t.UDPUnanswered

@@ -90,7 +90,7 @@ func (r *Record) Sound(nodes int) (live, sound bool) {
 	}
 	s := r.TCPState()
 	tracked := r.Proto() == TCP || r.Proto() == SCTP
-	return true, uint16(r.state>>checkShift) == r.immutable(r.Proto()) && s <= TCPClosed &&
+	return true, uint16(r.state>>checkShift) == r.immutable(r.state) && s <= TCPClosed &&
 		int64(r.Node) < int64(nodes) && int64(r.SNAT) < int64(nodes) && tracked == (s != TCPNone)
 }
 

@@ -56,7 +56,7 @@ func (t *Table) checkRecords() error {
 			continue
 		}
 		live++
-		if uint16(r.state>>checkShift) != r.immutable(r.Proto()) {
+		if uint16(r.state>>checkShift) != r.immutable(r.state) {
 			return fmt.Errorf("record %d has changed since it was made", i)
 		}
 		ck, sk := r.ClientKey(), t.ServerKey(r)

@@ -187,7 +187,7 @@ type span struct {
 }
 
 var immutableSpans = []span{
-	{"protocol", protoShift, protoShift + 8}, {"checksum", checkShift, 64},
+	{"protocol", protoShift, protoShift + 8}, {"kind", kindShift, kindShift + 3}, {"checksum", checkShift, 64},
 	{"tuples", 8 * unsafe.Offsetof(Record{}.Client), 8 * unsafe.Offsetof(Record{}.Seen)},
 	{"virtual server", 8 * unsafe.Offsetof(Record{}.VS), 8 * (unsafe.Offsetof(Record{}.VS) + 4)},
 }

@@ -70,7 +70,7 @@ func (t *Table) enter(i uint32, ck, sk *Key) bool {
 // publish makes record i a connection.
 func (t *Table) publish(i uint32, state uint64) {
 	r := &t.records[i]
-	sum := r.immutable(uint8(state >> protoShift))
+	sum := r.immutable(state)
 	step()
 	atomic.StoreUint64(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
 	step()

@@ -62,7 +62,7 @@ func (r *Record) moveSCTP(s SCTPState) Judgement { return r.move(TCPState(s)) }
 // BeginSCTP starts tracking with the client's INIT. The state is read by the protocol, which is known from here on.
 func (r *Record) BeginSCTP(c *Chunks) {
 	r.Win = [2]Window{FromClient: {End: c.InitTag}}
-	r.state = r.state&^(seenServer|0xff<<tcpShift|0xff<<protoShift) | seenClient | uint64(SCTPInitSent)<<tcpShift | SCTP<<protoShift
+	r.state = r.state&^(seenServer|tcpMask|0xff<<protoShift) | seenClient | uint64(SCTPInitSent)<<tcpShift | SCTP<<protoShift
 }
 
 // TrackSCTP judges a packet from side and follows it through the association's states. Outside is a packet with a wrong

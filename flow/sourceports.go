@@ -242,7 +242,7 @@ func (p *SourcePorts) drop(head *uint32, s *portSet) {
 // DestinationOf is the destination of a connection from a SNAT address.
 func (t *Table) DestinationOf(r *Record) Destination {
 	server := r.Virtual
-	if r.Node != 0 {
+	if r.toNode() {
 		server = t.nodes[r.Node]
 	}
 	return Destination{Server: server, SNAT: r.SNAT, Port: r.NPort, Proto: r.Proto()}

@@ -95,7 +95,7 @@ func (r *Record) BeginTCP(s *Segment) {
 	r.Win[FromServer] = Window{Ack: s.Seq} // it has acknowledged nothing, not even the SYN
 	r.setScale(FromClient, s)
 	r.setScale(FromServer, &Segment{Scale: NoScale})
-	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer|synNote|0xff<<tcpShift) | seenClient | uint64(TCPSynSent)<<tcpShift
+	r.state = r.state&^(seenServer|finClient|finServer|ackedClient|ackedServer|synNote|tcpMask) | seenClient | uint64(TCPSynSent)<<tcpShift
 }
 
 // AdoptTCP starts tracking in the middle of a connection, with whatever segment came first. Window scales are not
@@ -283,7 +283,7 @@ func (r *Record) synFromServer(s *Segment, ack bool) Judgement {
 // half way through sees a server that answers again.
 func (r *Record) answer(s *Segment, ack bool, before TCPState) Judgement {
 	client, server := &r.Win[FromClient], &r.Win[FromServer]
-	r.state = r.state&^(0xff<<tcpShift) | seenServer | uint64(TCPSynReceived)<<tcpShift
+	r.state = r.state&^(tcpMask) | seenServer | uint64(TCPSynReceived)<<tcpShift
 	server.End, client.Ack = s.end(), s.Seq // the client has yet to acknowledge even the SYN
 	if ack {
 		server.Ack = s.Ack

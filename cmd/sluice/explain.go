@@ -94,6 +94,10 @@ func printExplanation(w io.Writer, args []string, e *engine.Explanation) {
 	row("verdict", "a new connection to %s", e.Member)
 	row("to the server", "%s > %s becomes %s > %s", e.ToServer.Before.Src, e.ToServer.Before.Dst, e.ToServer.After.Src, e.ToServer.After.Dst)
 	row("", "out of port %s to %s", e.ToServer.Port, e.ToServer.MAC)
+	if e.ToClient == nil {
+		row("to the client", "from the member itself, past sluice")
+		return
+	}
 	row("to the client", "%s > %s becomes %s > %s", e.ToClient.Before.Src, e.ToClient.Before.Dst, e.ToClient.After.Src, e.ToClient.After.Dst)
 	row("", "out of the port and to the MAC that the client's packets come from")
 }

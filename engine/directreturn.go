@@ -1,0 +1,79 @@
+package engine
+
+import (
+	"fmt"
+	"slices"
+
+	"sluice/flow"
+	"sluice/rewrite"
+)
+
+// Direct return: the member has the virtual address itself, on a loopback, and answers the client past us.
+//
+//	client ── C > V ──▶ us ── C > V, to the member's MAC ──▶ member
+//	client ◀──────────── V > C, any way ────────────────── member
+//
+// The connection is one-sided: what is known of it is what the client sends. Of TCP that is enough to tell its states (see
+// flow.TrackClient). Of protocols without a handshake a second packet of the client is taken for a sign that the member
+// answers; until then the connection is half open, that is, the first to give way, but has its whole idle time. Nothing is
+// concluded from answers that do not come.
+
+// directReturn reports whether answers of members bypass us.
+func (m Mode) directReturn() bool { return m == DirectReturn }
+
+// kind is that of the records of connections.
+func (m Mode) kind() (k flow.Kind, oneSided bool) {
+	switch m {
+	case DirectReturn:
+		return flow.Routed, true
+	}
+	return flow.Translated, false
+}
+
+// translates reports whether the mode changes addresses.
+func (m Mode) translates() bool {
+	k, _ := m.kind()
+	return k == flow.Translated
+}
+
+// checkUntranslated refuses what makes no sense where addresses stay.
+func (v *virtual) checkUntranslated() error {
+	switch {
+	case v.Mode.translates():
+		return nil
+	case v.SNAT != "":
+		return fmt.Errorf("virtual server %s: no SNAT without translation", v.Name)
+	case v.withoutEntry():
+		return fmt.Errorf("virtual server %s: this mode needs an entry in the table for every connection", v.Name)
+	}
+	var err error
+	v.pool.eachServing(func(m *member) {
+		if m.Port != 0 && slices.ContainsFunc(v.All(), func(d Destination) bool { return d.Ports != flow.PortRange{First: m.Port, Last: m.Port} }) {
+			err = fmt.Errorf("virtual server %s: member %s has port %d, and ports stay as they are in this mode", v.Name, m.Name, m.Port)
+		}
+	})
+	return err
+}
+
+// keepsPorts reports whether a packet is for a virtual server that leaves it as it is.
+func (w *worker) keepsPorts(k *flow.Key, port uint16) bool {
+	id := w.cfg.find(k, port)
+	return id != 0 && !w.cfg.virtuals[id].Mode.translates()
+}
+
+// followClient is follow for a connection whose answers bypass us.
+func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+	if ref.Side() == flow.FromServer {
+		return true // one that came this way after all
+	}
+	switch p.Proto {
+	case flow.TCP:
+		return w.judged(rec, ref, rec.TrackClient(&p.TCP))
+	case flow.SCTP:
+		return w.judged(rec, ref, rec.TrackSCTPClient(&p.SCTP))
+	}
+	if rec.HalfOpen() {
+		w.settle(rec, ref)
+	}
+	return true
+}

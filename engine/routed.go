@@ -1,0 +1,29 @@
+package engine
+
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+	"sluice/rings"
+)
+
+// Routed connections keep their addresses and ports at both ends: the frame gets another Ethernet header, and TTL falls by
+// one, as a router must have it (RFC 1812 section 5.3.1), so that packets that go round in a circle end. Any protocol goes,
+// as nothing is changed that a checksum or a signature covers.
+
+// routePacket sends a packet of a routed connection to its next hop.
+func (w *worker) routePacket(rec *flow.Record, side flow.Side, p *rewrite.Packet, d rings.Desc, l2 *rewrite.L2, port int) {
+	rewrite.Forward(w.region.Packet(d), p, l2)
+	w.count(rec, side, p)
+	if side == flow.FromClient {
+		w.stats.ToServer++
+	} else {
+		w.stats.ToClient++
+	}
+	w.send(port, d)
+}
+
+// forwardError sends an ICMP error about a connection whose addresses stay on to the end that it is for.
+func (w *worker) forwardError(d rings.Desc, p *rewrite.Packet, rec *flow.Record, side flow.Side, l2 *rewrite.L2, port int) {
+	w.stats.Errors++
+	w.routePacket(rec, side, p, d, l2, port)
+}
