@@ -32,6 +32,7 @@ type runtimeState struct {
 	sourceBits4, sourceBits6 int
 	partial                  atomic.Uint64 // bit n: partial checksums arrive on port n; for the control side
 	core                     int
+	nice                     int
 	activity                 activity
 	stopped                  bool
 	ending                   ending
