@@ -169,7 +169,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.names[id] = &memberName{d.Pool, d.Name}
 		}
 	}
-	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
+	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)+spec.snatAddresses()); err != nil {
 		return nil, err
 	}
 	for id, v := range spec.Draining.Virtuals {

@@ -231,3 +231,16 @@ func TestSNATSCTP(t *testing.T) {
 		}
 	}
 }
+
+// One virtual server and many SNAT addresses: the tables of addresses have room for all.
+func TestSNATManyAddresses(t *testing.T) {
+	s := oneArm(1, 1024, 65535)
+	s.SNAT[0].Addresses = s.SNAT[0].Addresses[:0]
+	for i := range byte(200) {
+		s.SNAT[0].Addresses = append(s.SNAT[0].Addresses, snatAt(netip.AddrFrom4([4]byte{10, 9, 0, i}).String(), 1024, 65535))
+	}
+	s.Virtuals = s.Virtuals[:1]
+	b := newBench(t, s, 100, 1024)
+	defer b.close()
+	only(t, b.send(outside, fromClient(4000, "S").build(t)), outside)
+}

@@ -35,6 +35,7 @@ const ringSize = 2 * burst
 type sequence struct {
 	heads   []byte // rings.HeadLen each
 	lengths []uint16
+	frames  [][]byte // instead: whole ones
 }
 
 // Refill is the first call of a step for a port: here the packets arrive.
@@ -53,6 +54,13 @@ func (f *feed) Refill(p *rings.Pool) int {
 func (f *feed) send() {
 	s := f.seq
 	if s == nil {
+		return
+	}
+	if s.frames != nil {
+		f.lane.sent += f.wire.SendBurst(s.frames[f.at : f.at+burst])
+		if f.at += burst; f.at == len(s.frames) {
+			f.at = 0
+		}
 		return
 	}
 	f.lane.sent += f.wire.SendHeads(s.heads[f.at*rings.HeadLen:(f.at+burst)*rings.HeadLen], s.lengths[f.at:f.at+burst])

@@ -81,6 +81,9 @@ func writeHead(b []byte, dst, src [6]byte, t tuple, s segment, ip int) {
 
 // readHead is the tuple and the identification of a frame over IPv4 without options.
 func readHead(b []byte) (t tuple, id uint16) {
+	if b[12] == 0x81 { // a VLAN tag
+		b = b[4:]
+	}
 	h := b[etherLen:]
 	return tuple{
 		src: binary.BigEndian.Uint32(h[12:]), dst: binary.BigEndian.Uint32(h[16:]),
