@@ -75,6 +75,7 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
+	capture    *capture // nil but while packets are captured
 	sentEchoes answers
 	sums       []sums      // by port
 	checked    []SumPolicy // by port; nil: no packet's checksum is looked at but samples'
@@ -142,6 +143,9 @@ const portion = 8
 // take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
+	if w.capture != nil {
+		w.capture.arrive(w, port, w.in[:n])
+	}
 	bytes := uint64(0)
 	for from := 0; from < n; from += portion {
 		first := w.n
@@ -182,6 +186,9 @@ func (w *worker) parseAny(d rings.Desc, port uint16) {
 	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
 		w.drop(d, VLANUnknown)
 		return
+	}
+	if w.capture != nil {
+		w.capture.entered(w, d, port)
 	}
 	if v != rewrite.OK {
 		if !w.unusual(v, d, port, &w.keys[j]) {
@@ -245,6 +252,9 @@ func (w *worker) process() {
 // drop ends a packet: its reason is counted and its frame is free.
 func (w *worker) drop(d rings.Desc, why Reason) {
 	w.stats.Drops[why]++
+	if w.capture != nil {
+		w.capture.dropped(w, d.Addr, why)
+	}
 	w.pool.Put(w.region.Base(d.Addr))
 }
 
