@@ -57,7 +57,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	}
 	for i := range f.Ports {
 		p := t.ports[i]
-		p.Name = f.Ports[i].Name
+		p.Name, p.Checksum = f.Ports[i].Name, f.Ports[i].Checksum.compile()
 		p.Down = i < len(t.down) && t.down[i]
 		s.Ports = append(s.Ports, p)
 	}
@@ -66,7 +66,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	}
 	f.eachVLAN(func(n, port int, v *VLAN, _ *Port, _ string) {
 		p := t.ports[n]
-		p.Name, p.VLAN = v.Name, v.spec(port, t.tpids[n])
+		p.Name, p.VLAN, p.Checksum = v.Name, v.spec(port, t.tpids[n]), f.Ports[port].Checksum.compile()
 		p.Down = n < len(t.down) && t.down[n]
 		s.Ports = append(s.Ports, p)
 	})

@@ -135,6 +135,7 @@ type Port struct {
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
 	VLANs     []VLAN
+	Checksum  Checksum
 }
 
 // Neighbour is a static answer to "which MAC has this address".
@@ -250,6 +251,7 @@ type (
 	AddressHandling string
 	Unmatched       string
 	Echo            string
+	Checksum        string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -326,6 +328,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	ChecksumAuto      Checksum = "auto"
+	ChecksumTrust     Checksum = "trust"
+	ChecksumVerify    Checksum = "verify"
+	ChecksumRecompute Checksum = "recompute"
 
 	EchoKernel  Echo = "kernel"
 	EchoEngine  Echo = "engine"

@@ -36,7 +36,7 @@ var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat"
 		&virtualServerKeys, func(f *File) *[]VirtualServer { return &f.VirtualServers }),
 }}
 
-var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "checksum", "asymmetric", "survival", "handover"}, keys: []configKey[Engine]{
+var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "asymmetric", "survival", "handover"}, keys: []configKey[Engine]{
 	wordKey(keyDoc{name: "driver", def: "xsk", example: "xsk", text: "xsk is sluice's own AF_XDP driver. asavie is the github.com/asavie/xdp library, for comparison."},
 		[]Driver{DriverXSK, DriverAsavie}, []Driver{"pcap", "mem", "dpdk"}, func(e *Engine) *Driver { return &e.Driver }),
 	wordKey(keyDoc{name: "mode", def: "auto", example: "copy", text: "How AF_XDP binds. auto takes the best that the interface supports, in the order zero-copy, copy, generic; another word pins it."},

@@ -22,7 +22,7 @@ func nameKey[T any](otherwise, example, text string, field func(*T) *string) con
 		parseName, field)
 }
 
-var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "snat", "mtu"}, keys: []configKey[Port]{
+var portKeys = mapping[Port]{what: "a port", later: []string{"snat", "mtu"}, keys: []configKey[Port]{
 	nameKey("that of the interface", "outside", "Name of the port, unique.", func(p *Port) *string { return &p.Name }),
 	textKey(keyDoc{name: "interface", kind: "interface name", required: true, limits: "at most 15 characters", example: "eth1", text: "The network interface, unique."},
 		parseInterface, func(p *Port) *string { return &p.Interface }),
@@ -34,6 +34,8 @@ var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "snat",
 		textKey(keyDoc{kind: "address with prefix length"}, parsePrefix, func(p *netip.Prefix) *netip.Prefix { return p }), func(p *Port) *[]netip.Prefix { return &p.Addresses }),
 	listKey(keyDoc{name: "vlans", example: "[{name: red, id: 10}]", text: "VLANs (802.1Q) whose frames come tagged on this interface, each like a port of its own: its frames have the tag, on arrival and when they leave. The port itself then stands for frames without a tag; those with other tags are dropped. Without this list tags are kept as they come, and say nothing. The NIC must leave tags in the frames (ethtool -K DEV rxvlan off; sluice doctor)."},
 		&vlanKeys, func(p *Port) *[]VLAN { return &p.VLANs }),
+	wordKey(keyDoc{name: "checksum", def: "auto", example: "verify", text: "What is done about checksums of packets that arrive. trust carries them on, changed as addresses and ports are: what was damaged arrives as damaged. verify drops wrong ones. recompute makes them all anew, and hides damage. auto is trust, and samples packets for checksums that a sender on a virtual link (veth, virtio) has left to its device: once one is seen it is said in the log, and such packets have their checksum computed from then on. That costs time; better turn it off at the sender (ethtool -K DEV tx off)."},
+		[]Checksum{ChecksumAuto, ChecksumTrust, ChecksumVerify, ChecksumRecompute}, nil, func(p *Port) *Checksum { return &p.Checksum }),
 }}
 
 var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{
@@ -141,7 +143,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		0, 100_000_000, func(v *VirtualServer) *int { return &v.ConnectionLimit }),
 	numberKey(keyDoc{name: "rate-limit", def: "0", example: "1000", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
 		0, 100_000_000, func(v *VirtualServer) *int { return &v.RateLimit }),
-	wordKey(keyDoc{name: "refused", def: "drop", example: "reset", text: "What happens to a SYN that a limit forbids or for which there is no member: reset answers with a RST."},
+	wordKey(keyDoc{name: "refused", def: "drop", example: "reset", text: "What happens to a SYN that a limit forbids, or for which there is no member or no port of a SNAT address: reset answers with a RST."},
 		[]Refused{RefusedDrop, RefusedReset}, nil, func(v *VirtualServer) *Refused { return &v.Refused }),
 	wordKey(keyDoc{name: "table-full", def: "refuse", example: "forward", text: "What happens to a new connection when the table is full of established ones: forward sends its packets to the member that the client's hash says, without an entry, until there is room. Only with source-hash or maglev; its members may serve no other such virtual server on the same port."},
 		[]TableFull{TableFullRefuse, TableFullForward}, nil, func(v *VirtualServer) *TableFull { return &v.TableFull }),

@@ -116,7 +116,7 @@ func TestDoctorJudges(t *testing.T) {
 		{"checksums of virtio", port(func(p *PortFacts) { p.Driver, p.Features["rx-checksum"] = "virtio_net", true }), LevelNote, "rx-checksum", "rx off"},
 		{"checksums of the peer", port(func(p *PortFacts) {
 			p.Peer = &PeerFacts{Interface: "eth0", Namespace: "client", Features: map[string]bool{"tx-checksum-sctp": true}}
-		}), LevelFail, "peer-tx-checksum", "ip netns exec client ethtool -K eth0 tx off"},
+		}), LevelWarn, "peer-tx-checksum", "ip netns exec client ethtool -K eth0 tx off"},
 		{"unknown peer", port(func(p *PortFacts) { p.Peer = &PeerFacts{Unknown: true} }), LevelNote, "peer-tx-checksum", "tx off"},
 		{"good peer", port(func(p *PortFacts) { p.Peer = &PeerFacts{Interface: "eth0", Features: map[string]bool{}} }), LevelOK, "offloads", ""},
 		{"LRO", port(func(p *PortFacts) { p.Features["rx-lro"] = true }), LevelWarn, "lro", "lro off"},

@@ -185,7 +185,7 @@ func checksumOffloads(features map[string]bool) (on []string) {
 	return on
 }
 
-const partialMeaning = "a virtual link passes packets on whose checksum the sender left to a device; sluice cannot tell, and the receiver drops what it sends on"
+const partialMeaning = "a virtual link passes packets on whose checksum the sender left to a device; sluice computes it from the first that it has seen on, which costs time (checksum: auto), or drops such packets (verify)"
 
 func (e *examination) offloads(p *PortFacts) {
 	found := false
@@ -210,7 +210,7 @@ func (e *examination) offloads(p *PortFacts) {
 		case peer.Unknown:
 			say(LevelNote, "peer-tx-checksum", "the other end of the veth cannot be looked at", partialMeaning, "there: ethtool -K DEV tx off")
 		case len(on) > 0:
-			say(LevelFail, "peer-tx-checksum", fmt.Sprintf("%s on at the other end, %s", strings.Join(on, ", "), name), partialMeaning, enter+"ethtool -K "+peer.Interface+" tx off")
+			say(LevelWarn, "peer-tx-checksum", fmt.Sprintf("%s on at the other end, %s", strings.Join(on, ", "), name), partialMeaning, enter+"ethtool -K "+peer.Interface+" tx off")
 		}
 	}
 	if p.Features["rx-lro"] || p.Features["rx-gro-hw"] {

@@ -47,8 +47,8 @@ var ErrNeedsRestart = errors.New("cannot be changed while the engine runs")
 func (c Change) NeedsRestart() bool {
 	section, key, _ := strings.Cut(c.Path, ".")
 	port := strings.HasPrefix(section, "ports[")
-	offline := port && (key == "mac" || key == "addresses" || strings.HasPrefix(key, "vlans[") && (strings.HasSuffix(key, "].mac") || strings.HasSuffix(key, "].addresses")))
-	return !live[c.Path] && !offline && (section == "engine" || section == "control" || section == "log" || port)
+	liveKey := port && (key == "mac" || key == "addresses" || key == "checksum" || strings.HasPrefix(key, "vlans[") && (strings.HasSuffix(key, "].mac") || strings.HasSuffix(key, "].addresses")))
+	return !live[c.Path] && !liveKey && (section == "engine" || section == "control" || section == "log" || port)
 }
 
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.

@@ -58,6 +58,9 @@ type wirePacket struct {
 	ttl            uint8 // 0: 64
 	payload        []byte
 	tags           []uint16 // VLAN
+	service        bool     // the outer tag is 802.1ad
+	untold         bool     // tags have no priority
+	length         int      // of the frame, padding included; 0: that of a packet, or the least
 	raw            []byte   // the whole frame, instead of all the above
 	damage         func([]byte)
 }
@@ -72,6 +75,12 @@ func (p wirePacket) build(t testing.TB) []byte {
 	for _, id := range p.tags {
 		*next = layers.EthernetTypeDot1Q
 		tag := &layers.Dot1Q{VLANIdentifier: id, Priority: 3}
+		if p.untold {
+			tag.Priority = 0
+		}
+		if p.service && next == &eth.EthernetType {
+			*next = layers.EthernetTypeQinQ
+		}
 		all, next = append(all, tag), &tag.Type
 	}
 	proto, ttl := layers.IPProtocolTCP, uint8(64)
@@ -107,6 +116,9 @@ func (p wirePacket) build(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	b := buf.Bytes()
+	if p.length != 0 {
+		b = append(b, make([]byte, max(0, p.length-len(b)))...)[:p.length]
+	}
 	if p.damage != nil {
 		p.damage(b)
 	}
@@ -167,6 +179,7 @@ type event struct {
 	cut  int // bytes captured; 0: all
 	out  *wirePacket
 	to   int
+	more [][]byte // further frames there
 }
 
 var captureStart = time.Date(2024, 5, 17, 12, 0, 0, 123456789, time.UTC)
@@ -200,6 +213,14 @@ func ngFile(t testing.TB, events []event, names []string, out bool) []byte {
 		}
 		if err := w.WritePacket(ci, data[:ci.CaptureLength]); err != nil {
 			t.Fatal(err)
+		}
+		for _, data := range e.more {
+			if ci.Length, ci.CaptureLength = len(data), len(data); !out {
+				break
+			}
+			if err := w.WritePacket(ci, data); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if err := w.Flush(); err != nil {

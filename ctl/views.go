@@ -270,6 +270,7 @@ type TotalsView struct {
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
 	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
+	Recomputed  uint64 `json:"recomputed"`    // packets whose checksums were computed anew on arrival
 }
 
 // MemoryView is a piece of memory taken at start.

@@ -52,6 +52,7 @@ func (s *Server) watch(ctx context.Context) error {
 			beats = s.beat(beats)
 			s.health.orderDeadlines(time.Now())
 			s.resolveWanted(ctx)
+			s.tellPartial()
 			if len(s.due) > 0 {
 				s.announceDue()
 			}

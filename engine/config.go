@@ -197,7 +197,7 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if err := c.compilePersistence(spec.Persistences, dict); err != nil {
 		return nil, err
 	}
-	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
+	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)+spec.snatAddresses()); err != nil {
 		return nil, err
 	}
 	c.placeHomes()

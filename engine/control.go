@@ -32,6 +32,7 @@ type runtimeState struct {
 	secret  flow.Secret
 	// Prefix lengths that half-open connections of a source are counted by.
 	sourceBits4, sourceBits6 int
+	partial                  atomic.Uint64 // bit n: partial checksums arrive on port n; for the control side
 	core                     int
 	nice                     int
 	activity                 activity
@@ -73,6 +74,7 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.runtime.choice.apply(cfg)
 	w.runtime.coming = coming{}
 	w.configurePersistence()
+	w.applySums()
 	if cfg.hasSNAT {
 		w.needPorts()
 	}

@@ -11,6 +11,8 @@ const (
 	Truncated
 	BadHeader
 	BadLength
+	BadChecksum
+	PartialChecksum
 	Fragmented
 	FragmentTimeout
 	FragmentOverlap
@@ -60,6 +62,8 @@ var reasons = [numReasons]ReasonInfo{
 	Truncated:          {"truncated", "the frame ends inside a header"},
 	BadHeader:          {"bad_header", "a header contradicts itself, or an IPv6 UDP checksum is zero"},
 	BadLength:          {"bad_length", "a length field exceeds the frame"},
+	BadChecksum:        {"bad_checksum", "a wrong checksum, of IPv4, TCP, UDP, SCTP or ICMP, on a port with checksum: verify"},
+	PartialChecksum:    {"partial_checksum", "a checksum that its sender left to a device, on a port with checksum: verify: turn the sender's offload off (ethtool -K DEV tx off), or say checksum: auto"},
 	Fragmented:         {"fragment", "part of a datagram that cannot be put together, whose first part is without its whole transport header or was refused, or that has no connection"},
 	FragmentTimeout:    {"fragment_timeout", "part of a datagram whose first part did not come in time"},
 	FragmentOverlap:    {"fragment_overlap", "part of a datagram that repeats or overlaps another, or goes beyond its end"},

@@ -282,3 +282,12 @@ func (c *Config) SNAT() (out []SNATInfo) {
 	}
 	return out
 }
+
+// snatAddresses is how many SNAT addresses there are: each has an entry among the virtual addresses, too.
+func (s *Spec) snatAddresses() int {
+	n := len(s.Draining.SNAT)
+	for i := range s.SNAT {
+		n += len(s.SNAT[i].Addresses)
+	}
+	return n
+}

@@ -74,6 +74,7 @@ type PortSpec struct {
 	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
 	Addr4, Addr6 netip.Addr
 	VLAN         VLANSpec
+	Checksum     SumPolicy
 }
 
 // HostSpec is the host port: frames that have no flow go there.

@@ -21,15 +21,17 @@ type Stats struct {
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
-	Echoes    uint64 // echo requests that the engine answered
-	Answered  uint64 // packets that became one of these
-	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
-	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
-	Errors    uint64 // ICMP errors about connections, translated, of those ToServer and ToClient
-	Bursts    uint64
-	Sleeps    uint64
-	Drops     [numReasons]uint64
-	Refused   [numReasons]uint64 // packets that were answered with a RST or an ICMP error instead of being dropped, of those Answered
+	// Recomputed are packets whose checksums were computed anew on arrival.
+	Recomputed uint64
+	Echoes     uint64 // echo requests that the engine answered
+	Answered   uint64 // packets that became one of these
+	Outside    uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
+	Stateless  uint64 // packets of those ToServer that found the table full and went by their hash
+	Errors     uint64 // ICMP errors about connections, translated, of those ToServer and ToClient
+	Bursts     uint64
+	Sleeps     uint64
+	Drops      [numReasons]uint64
+	Refused    [numReasons]uint64 // packets that were answered with a RST or an ICMP error instead of being dropped, of those Answered
 }
 
 // ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
@@ -69,6 +71,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent
 	s.Echoes += b.Echoes
+	s.Recomputed += b.Recomputed
 	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Stateless += b.Stateless

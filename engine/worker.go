@@ -78,6 +78,8 @@ type worker struct {
 	sentErrors answers
 	capture    *capture // nil but while packets are captured
 	sentEchoes answers
+	sums       []sums      // by port
+	checked    []SumPolicy // by port; nil: no packet's checksum is looked at but samples'
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 	placed   int // packets of the burst that have come with a note about their member
@@ -156,6 +158,16 @@ func (w *worker) take(port uint16, n int) {
 			bytes += uint64(w.in[i&(burstSize-1)].Len)
 			w.parse(&w.in[i&(burstSize-1)], port)
 		}
+		if from == 0 {
+			if s := &w.sums[port]; s.in == 1 {
+				w.sample(port)
+			} else {
+				s.in--
+			}
+		}
+		if w.checked != nil {
+			w.checkSums(first)
+		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
 	w.stats.RxBytes += bytes
@@ -197,6 +209,11 @@ func (w *worker) parseAny(d rings.Desc, port uint16) {
 
 // unusual deals with what is not a plain TCP, UDP or SCTP packet. It reports whether the packet stays in hand.
 func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.Key) bool {
+	if w.checked != nil && !w.handedIn && v.IsPacket() {
+		if p := &w.pkts[w.n&(burstSize-1)]; (v == rewrite.Fragment || p.ICMP == rewrite.ICMPError) && !w.checkSum(d, p, port, v == rewrite.Fragment) {
+			return false // others are looked at with their burst
+		}
+	}
 	switch v {
 	case rewrite.NoPorts:
 		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {

@@ -38,6 +38,9 @@ const (
 	ExtensionLimit         // more IPv6 extension headers than are followed
 )
 
+// IsPacket reports whether Parse has left a Packet and a tuple.
+func (v Verdict) IsPacket() bool { return v == OK || v == NoPorts || v == Fragment }
+
 // Packet is what the parser found. Offsets count from the start of the frame, in bytes; numbers are in host byte
 // order. It is valid for the frame it was parsed from until that frame is changed in length.
 type Packet struct {

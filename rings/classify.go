@@ -46,7 +46,7 @@ func NewClassifier(r Rules) (*Classifier, error) {
 type classified struct {
 	src, dst netip.Addr
 	srcPort  uint16 // 0 where there is none
-	dstPort  uint16 // the identifier of an ICMP echo reply
+	dstPort  uint16 // the identifier of an ICMP echo reply; in an error the source port, or identifier, that is quoted
 	proto    uint8
 	v6       bool
 	icmp     bool // ICMP of its own family
@@ -195,13 +195,31 @@ func isICMPError(kind uint8, v6 bool) bool {
 	return kind == 3 || kind == 4 || kind == 11 || kind == 12
 }
 
-// readQuote reads the destination in the IP header that an ICMP error quotes.
+// readQuote reads the destination and the source port in the packet that an ICMP error quotes.
 func (p *classified) readQuote(b []byte) {
-	switch {
-	case p.v6 && len(b) >= 8+40:
-		p.quoted = netip.AddrFrom16([16]byte(b[8+24 : 8+40]))
-	case !p.v6 && len(b) >= 8+20:
-		p.quoted = netip.AddrFrom4([4]byte(b[8+16 : 8+20]))
+	proto, at := uint8(0), 0
+	switch q := b[min(8, len(b)):]; {
+	case p.v6 && len(q) >= 40:
+		p.quoted = netip.AddrFrom16([16]byte(q[24:40]))
+		proto, at = q[6], 40
+	case !p.v6 && len(q) >= 20:
+		p.quoted = netip.AddrFrom4([4]byte(q[16:20]))
+		if binary.BigEndian.Uint16(q[6:])&0x1fff != 0 {
+			return
+		}
+		proto, at = q[9], int(q[0]&15)*4
+	default:
+		return
+	}
+	switch proto {
+	case p.proto:
+		at += 4 // a query's identifier
+	case unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP:
+	default:
+		return
+	}
+	if len(b) >= 8+at+2 {
+		p.dstPort = binary.BigEndian.Uint16(b[8+at:])
 	}
 }
 

@@ -23,6 +23,8 @@ type testPacket struct {
 	icmp       uint8  // type
 	id         int    // ICMP identifier
 	quoted     string // with an ICMP error: the destination of the packet that it quotes; "" for no quote
+	quotedAs   int    // its protocol; 0: a header of zeros follows
+	quotedPort int    // its source port, or a query's identifier
 	options    int    // words of IPv4 options
 	extensions []uint8
 	fragment   bool // with this,
@@ -173,15 +175,24 @@ func testRules(wildcard bool) Rules {
 
 // quote is a header to the quoted destination, and 8 bytes more.
 func (p testPacket) quote() []byte {
+	at := 0
+	if p.quotedAs == protoICMP {
+		at = 4
+	}
 	if p.v6 {
 		b := make([]byte, 48)
-		b[0] = 0x60
+		b[0], b[6] = 0x60, byte(p.quotedAs)
+		if p.quotedAs == protoICMP {
+			b[6] = 58
+		}
 		copy(b[24:], toV6(p.quoted).AsSlice())
+		binary.BigEndian.PutUint16(b[40+at:], uint16(p.quotedPort))
 		return b
 	}
-	b := make([]byte, 28)
-	b[0] = 0x45
+	b := make([]byte, 20+4*p.options+8)
+	b[0], b[9] = byte(0x45+p.options), byte(p.quotedAs)
 	copy(b[16:], netip.MustParseAddr(p.quoted).AsSlice())
+	binary.BigEndian.PutUint16(b[20+4*p.options+at:], uint16(p.quotedPort))
 	return b
 }
 
@@ -229,7 +240,8 @@ func naiveVerdict(r Rules, p testPacket) string {
 			continue
 		}
 		if p.fragment && proto != protoICMP || ported && p.dport >= int(s.First) && p.dport <= int(s.Last) ||
-			!p.fragment && proto == protoICMP && reply && p.id >= int(s.First) && p.id <= int(s.Last) {
+			!p.fragment && proto == protoICMP && reply && p.id >= int(s.First) && p.id <= int(s.Last) ||
+			failure && p.quoted != "" && slices.Contains([]int{protoTCP, protoUDP, protoSCTP, protoICMP}, p.quotedAs) && p.quotedPort >= int(s.First) && p.quotedPort <= int(s.Last) {
 			return verdictOurs
 		}
 	}

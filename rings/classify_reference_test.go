@@ -26,6 +26,7 @@ func randomPacket(rnd *rand.Rand) testPacket {
 	}
 	if rnd.IntN(3) > 0 {
 		p.quoted = addrs[rnd.IntN(len(addrs))]
+		p.quotedAs, p.quotedPort = pick(0, protoTCP, protoUDP, protoSCTP, protoICMP, protoGRE), pick(80, 19999, 20000, 30000, 40000)
 	}
 	if rnd.IntN(3) == 0 {
 		p.tags = append(p.tags, layers.EthernetTypeDot1Q)

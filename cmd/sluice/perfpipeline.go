@@ -16,11 +16,12 @@ import (
 func perfPipelineCommand() *cli.Command {
 	return &cli.Command{
 		Name: "pipeline", Usage: "the whole packet path on memory rings; needs no root and no network",
-		UsageText: "sluice perf pipeline [--quick] [--connections LIST] [--pattern LIST] [--size LIST] [--family LIST] [--workers LIST] [--json FILE]",
+		UsageText: "sluice perf pipeline [--quick] [--connections LIST] [--pattern LIST] [--size LIST] [--family LIST] [--workers LIST] [--modes] [--json FILE]",
 		Description: "Half of the packets are UDP, half established TCP, half go each way. ns/packet is time of a core, the generator's taken\n" +
 			"off. Lists are separated by commas; with any of them given, the product of all is measured.",
 		Flags: perfFlags(5,
 			&cli.StringFlag{Name: "mode", Usage: "`LIST` of " + strings.Join(pipeline.Modes(), ", ")},
+			&cli.BoolFlag{Name: "modes", Usage: "every mode beside nat, each with 100k connections"},
 			&cli.StringFlag{Name: "connections", Usage: "`LIST` of numbers: 1, 1k, 100k, 1M, 10M, and new for every packet the first of one"},
 			&cli.StringFlag{Name: "pattern", Usage: "`LIST` of " + strings.Join(pipeline.Patterns, ", ")},
 			&cli.StringFlag{Name: "size", Usage: "`LIST` of " + strings.Join(pipeline.Sizes, ", ")},
@@ -34,6 +35,9 @@ func perfPipelineCommand() *cli.Command {
 				return err
 			}
 			o := pipeline.Default(c.Bool("quick"))
+			if c.Bool("modes") {
+				o = pipeline.EveryMode(c.Bool("quick"))
+			}
 			if err := perfPipelineOptions(c, &o); err != nil {
 				return err
 			}

@@ -126,6 +126,9 @@ func writeIP(b []byte, t tuple, s *segment, n int) (pseudo uint32, rest []byte) 
 
 // readHead is the tuple and the identification of a frame without IP options or extension headers.
 func readHead(b []byte) (t tuple, id uint16) {
+	if b[12] == 0x81 { // a VLAN tag
+		b = b[4:]
+	}
 	h := b[etherLen:]
 	if binary.BigEndian.Uint16(b[12:]) == etherIP6 {
 		return tuple{

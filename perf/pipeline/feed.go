@@ -36,6 +36,7 @@ type sequence struct {
 	heads   []byte // headLen each
 	headLen int
 	lengths []uint16
+	frames  [][]byte // instead: whole ones
 }
 
 // Refill is the first call of a step for a port: here the packets arrive.
@@ -54,6 +55,13 @@ func (f *feed) Refill(p *rings.Pool) int {
 func (f *feed) send() {
 	s := f.seq
 	if s == nil {
+		return
+	}
+	if s.frames != nil {
+		f.lane.sent += f.wire.SendBurst(s.frames[f.at : f.at+burst])
+		if f.at += burst; f.at == len(s.frames) {
+			f.at = 0
+		}
 		return
 	}
 	f.lane.sent += f.wire.SendHeads(s.heads[f.at*s.headLen:(f.at+burst)*s.headLen], s.headLen, s.lengths[f.at:f.at+burst])

@@ -23,7 +23,7 @@ type Curves struct {
 
 // DefaultCurves are measured when nothing is asked for: within 60 seconds if quick.
 func DefaultCurves(quick bool) (Curves, Options) {
-	o := Options{Modes: Modes(), Patterns: Patterns[:1], Sizes: Sizes[:1], Duration: time.Second}
+	o := Options{Modes: []string{baseline}, Patterns: Patterns[:1], Sizes: Sizes[:1], Duration: time.Second}
 	c := Curves{
 		Connections: []int{1000, 10_000, 100_000, 1_000_000, 10_000_000},
 		Members:     []int{4, 40, 400, 4000}, Virtuals: []int{1, 10, 100, 1000, 10_000}, Rules: []int{1, 10, 100, 1000, 10_000}, Base: 100_000,

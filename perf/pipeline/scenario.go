@@ -58,11 +58,18 @@ const variationsAt = 1_000_000
 // Default is what is measured when nothing is asked for: within 60 seconds if quick.
 func Default(quick bool) Options {
 	if quick {
-		return Options{Modes: Modes(), Connections: []int{1000, variationsAt, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1], Workers: []int{1},
+		return Options{Modes: []string{baseline}, Connections: []int{1000, variationsAt, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1], Workers: []int{1},
 			Duration: 200 * time.Millisecond, Stages: time.Second}
 	}
-	return Options{Modes: Modes(), Connections: []int{1, 1000, 100_000, 1_000_000, 10_000_000, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1],
+	return Options{Modes: []string{baseline}, Connections: []int{1, 1000, 100_000, 1_000_000, 10_000_000, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1],
 		Workers: []int{1}, Variations: true, Duration: time.Second, Stages: 4 * time.Second}
+}
+
+// EveryMode is what compares all modes with nat: one case each, whose repetitions take turns.
+func EveryMode(quick bool) Options {
+	o := Default(quick)
+	o.Modes, o.Connections, o.Variations = Modes(), []int{100_000}, false
+	return o
 }
 
 // point is a case.
@@ -111,7 +118,7 @@ func (o *Options) points() (all []point, err error) {
 				s := shape{mode: m, connections: n, members: 4, virtuals: 1, workers: workers}
 				for i, pattern := range o.Patterns {
 					for j, size := range o.Sizes {
-						if n != Each || i+j == 0 {
+						if n != Each || i+j == 0 && m.frame == nil {
 							all = append(all, o.ofFamilies(point{shape: s, pattern: pattern, size: size})...)
 						}
 					}
@@ -198,7 +205,15 @@ func Run(ctx context.Context, o Options, host result.Host) (*result.File, error)
 	host.Driver = "memory rings"
 	rec := result.NewRecorder("pipeline", host)
 	s := newSession(ctx, &o, rec, len(all)*(o.Runs+2))
-	err = s.measureAll(all, func(*point, cost, result.Metrics) {})
+	nat := map[string]float64{} // of the repetition in hand, by the rest of the name
+	err = s.measureAll(all, func(p *point, _ cost, m result.Metrics) {
+		_, rest, _ := strings.Cut(p.name(), "/")
+		if p.mode.name == baseline {
+			nat[rest] = m["ns_per_packet"]
+		} else if nat[rest] > 0 {
+			m["to_nat"] = m["ns_per_packet"] / nat[rest]
+		}
+	})
 	return rec.File(), errors.Join(err, s.close())
 }
 

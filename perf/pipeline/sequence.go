@@ -45,11 +45,17 @@ func (b *bed) newTraffic(pattern, size string) (_ *traffic, err error) {
 		}
 	}()
 	for w, own := range b.owned {
+		if own = b.withTraffic(own); len(own) == 0 && b.mode.proto != 0 {
+			return nil, fmt.Errorf("worker %d has no connection of protocol %d", w, b.mode.proto)
+		}
 		if len(own) == 0 {
 			return nil, fmt.Errorf("worker %d of %d owns none of %d connections", w, b.workers, b.connections)
 		}
 		var seqs [ports]*sequence
 		for p := range ports {
+			if p == inside && b.mode.oneSided {
+				continue
+			}
 			random := rand.New(rand.NewPCG(uint64(b.connections), uint64(w*ports+p)))
 			pick, err := picker(pattern, len(own), random)
 			if err != nil {
@@ -58,6 +64,10 @@ func (b *bed) newTraffic(pattern, size string) (_ *traffic, err error) {
 			length, err := sizer(size, random)
 			if err != nil {
 				return nil, err
+			}
+			if b.mode.frame != nil {
+				seqs[p] = b.newFrames(p, sequenceLen(len(own)), func() uint32 { return own[pick()] })
+				continue
 			}
 			seqs[p], err = t.newSequence(sequenceLen(len(own)), b.headLen(), func(_ int, head []byte) uint16 {
 				i := own[pick()]
@@ -70,7 +80,7 @@ func (b *bed) newTraffic(pattern, size string) (_ *traffic, err error) {
 				} else {
 					b.reply(head, i, n)
 				}
-				return frameLen(n)
+				return b.mode.tag(p, head, frameLen(n))
 			})
 			if err != nil {
 				return nil, err
@@ -92,10 +102,33 @@ func (b *bed) newTrafficOfNew(n int) (_ *traffic, err error) {
 	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 	s, err := t.newSequence(len(order), b.headLen(), func(at int, head []byte) uint16 {
 		b.first(head, order[at], 0)
-		return sentLen(head)
+		return b.mode.tag(outside, head, sentLen(head))
 	})
 	t.seqs = [][ports]*sequence{{outside: s}}
 	return t, err
+}
+
+// withTraffic are those of the connections that the mode has packets for.
+func (b *bed) withTraffic(own []uint32) (out []uint32) {
+	if b.mode.proto == 0 {
+		return own
+	}
+	for _, i := range own {
+		if _, proto := b.tuple(i); proto == b.mode.proto {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// newFrames builds n packets of a mode that makes its own, in pairs on the connections that pick says.
+func (b *bed) newFrames(port, n int, pick func() uint32) *sequence {
+	s := &sequence{}
+	for at := 0; at < n; at += 2 {
+		i := pick()
+		s.frames = append(s.frames, b.mode.frame(b, port, at, i), b.mode.frame(b, port, at+1, i))
+	}
+	return s
 }
 
 // newSequence builds n packets.

@@ -38,6 +38,7 @@ var known = []Metric{
 	{Name: "raw_mpps", Title: "Mpps with generator", Higher: true, Group: Detail},
 	{Name: "gbit_per_second", Title: "Gbit/s", Higher: true},
 	{Name: "to_first", Title: "x smallest"},
+	{Name: "to_nat", Title: "x nat"},
 	{Name: "core_percent", Title: "core %", Info: true},
 	{Name: "speedup", Title: "x one worker", Higher: true},
 	{Name: "allocations_per_packet", Title: "allocs/packet"},

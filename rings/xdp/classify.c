@@ -7,7 +7,8 @@
 //  1. ARP, neighbour discovery, multicast, broadcast, link-local, what is not IP      pass
 //  2. destination is a virtual address: a virtual server matches, or the engine
 //     wants what no server matches; fragments always; ICMP by a flag, its errors always ours
-//  3. destination is a SNAT address, port inside its range                            ours
+//  3. destination is a SNAT address, port inside its range; of an ICMP error the
+//     source port, or query id, of the packet that it quotes                          ours
 //  4. destination is a virtual address left to the host, or another local one         pass
 //  5. source is a member (address, protocol, port), or a fragment from its address;
 //     or an ICMP error, whoever sends it, about a packet to a member's address        ours
@@ -37,6 +38,7 @@
 #define MAX_EXTENSIONS 6 // IPv6 extension headers in front of the transport header
 
 #define IP_FRAGMENT 0x3fff  // more fragments, or an offset (RFC 791)
+#define IP_OFFSET 0x1fff
 #define IP6_FRAGMENT 0xfff9 // the same two in the fragment header (RFC 8200 4.5)
 
 #define ICMP_ECHO_REPLY 0
@@ -147,7 +149,9 @@ enum verdict { VERDICT_PASS, VERDICT_MALFORMED, VERDICT_OURS, VERDICT_WILDCARD, 
 
 struct packet {
 	__be32 src[4], dst[4];
-	__be16 src_port, dst_port; // 0 where there is none; dst_port is the identifier of an ICMP echo reply
+	// 0 where there is none; dst_port is the identifier of an ICMP echo reply, and in an error the source port, or
+	// identifier, that is quoted
+	__be16 src_port, dst_port;
 	__u8 proto;
 	__u8 family; // 0 or KIND_V6
 	__u8 icmp;   // ICMP of its own family
@@ -174,19 +178,36 @@ static __always_inline int is_error(__u8 type, int v6)
 	return type == 3 || type == 4 || type == 11 || type == 12;
 }
 
-// The destination in the IP header that an ICMP error quotes; whether it is one is the engine's to check.
+// The destination and the source port in the packet that an ICMP error quotes; whether it is one is the engine's to check.
 static __always_inline void read_quote(struct packet *p, void *quote, void *end)
 {
 	struct ipv6hdr *ip6 = quote;
 	struct iphdr *ip = quote;
+	__be16 *port;
+	__u8 proto;
 
 	if (p->family) {
-		if ((void *)(ip6 + 1) <= end)
-			__builtin_memcpy(p->quoted, &ip6->daddr, sizeof(p->quoted));
-	} else if ((void *)(ip + 1) <= end) {
+		if ((void *)(ip6 + 1) > end)
+			return;
+		__builtin_memcpy(p->quoted, &ip6->daddr, sizeof(p->quoted));
+		port = (void *)(ip6 + 1);
+		proto = ip6->nexthdr;
+	} else {
+		if ((void *)(ip + 1) > end)
+			return;
 		p->quoted[2] = bpf_htonl(0xffff);
 		p->quoted[3] = ip->daddr;
+		port = quote + ip->ihl * 4;
+		proto = ip->protocol;
+		if (ip->frag_off & bpf_htons(IP_OFFSET))
+			return;
 	}
+	if (proto == p->proto)
+		port += 2; // a query's identifier
+	else if (proto != IPPROTO_TCP && proto != IPPROTO_UDP && proto != IPPROTO_SCTP)
+		return;
+	if ((void *)(port + 1) <= end)
+		p->dst_port = *port;
 }
 
 // Ports sit at the same place in TCP, UDP and SCTP. Returns 1 for neighbour and listener discovery.
