@@ -34,6 +34,8 @@ type Config struct {
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
 	snatPools   []snatPool
+	tunnels     []rewrite.Tunnel // by node id
+	tunnelEnds  services         // of all of them, the far ones
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -171,6 +173,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.virtuals[id].VirtualSpec = v
 			c.services.addAddress(flow.AddrFrom(v.Addr))
 		}
+	}
+	if err := c.compileTunnels(&spec, dict); err != nil {
+		return nil, err
 	}
 	return c, c.compileSNAT(&spec, c.snatPools)
 }

@@ -5,6 +5,7 @@ import (
 
 	"sluice/flow"
 	"sluice/rewrite"
+	"sluice/rings"
 )
 
 // Direct return: the member has the virtual address itself, on a loopback, and answers the client past us.
@@ -18,13 +19,15 @@ import (
 // concluded from answers that do not come.
 
 // directReturn reports whether answers of members bypass us.
-func (m Mode) directReturn() bool { return m == DirectReturn }
+func (m Mode) directReturn() bool { return m == DirectReturn || m == Tunnel }
 
 // kind is that of the records of connections.
 func (m Mode) kind() (k flow.Kind, oneSided bool) {
 	switch m {
 	case DirectReturn:
 		return flow.Routed, true
+	case Tunnel:
+		return flow.Tunnelled, true
 	}
 	return flow.Translated, false
 }
@@ -61,12 +64,15 @@ func (w *worker) keepsPorts(k *flow.Key) bool {
 }
 
 // followClient is follow for a connection whose answers bypass us.
-func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rings.Desc) bool {
 	if ref.Side() == flow.FromServer {
 		return true // one that came this way after all
 	}
 	switch p.Proto {
 	case flow.TCP:
+		if p.TCP.Flags&flow.FlagSYN != 0 {
+			w.clampMSS(rec, p, d)
+		}
 		return w.judged(rec, ref, rec.TrackClient(&p.TCP))
 	case flow.SCTP:
 		return w.judged(rec, ref, rec.TrackSCTPClient(&p.SCTP))

@@ -31,8 +31,9 @@ type Explanation struct {
 	Turn       uint64
 	Candidates []CandidateInfo
 	Member     string
-	ToServer   *Rewrite // what the member receives
-	ToClient   *Rewrite // what the client receives of the answer; nil where answers bypass us
+	ToServer   *Rewrite    // what the member receives
+	ToClient   *Rewrite    // what the client receives of the answer; nil where answers bypass us
+	Tunnel     *TunnelInfo // what the member receives it in; nil without a tunnel
 }
 
 // CandidateInfo is a member as the scheduler sees it.
@@ -169,6 +170,9 @@ func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *memb
 	e.ToServer = &Rewrite{
 		Before: Tuple{client, virtual}, After: Tuple{source, server},
 		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
+	}
+	if v.Mode == Tunnel {
+		e.Tunnel = c.explainTunnel(m)
 	}
 	if !v.Mode.directReturn() {
 		e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}

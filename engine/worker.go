@@ -75,6 +75,7 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
+	outerID    uint16 // of the last packet that went into a tunnel
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 
