@@ -41,10 +41,10 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
 	s.SNAT = f.snat(t)
-	pools := map[string]int{}
+	pools, tunnelled := map[string]int{}, f.tunnelled()
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
-		s.Pools = append(s.Pools, f.Pools[i].spec(t))
+		s.Pools = append(s.Pools, f.Pools[i].spec(t, tunnelled[f.Pools[i].Name]))
 	}
 	for i := range f.Pools {
 		s.Pools[i].AllDown, s.Pools[i].Fallback = f.Pools[i].AllDown.compile(), pools[f.Pools[i].AllDown.Pool]
@@ -56,7 +56,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
-			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(),
+			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(), MSSClamp: v.MSSClamp,
 		})
 	}
 	return s
@@ -65,18 +65,21 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 // HostPortName is the port through which frames without a flow go to the kernel.
 const HostPortName = "host"
 
-func (p *Pool) spec(t *topology) engine.PoolSpec {
+func (p *Pool) spec(t *topology, tunnelled bool) engine.PoolSpec {
 	s := engine.PoolSpec{
 		Name: p.Name, Scheduler: string(p.Scheduler), Minimum: p.MinimumActive,
 		Options:     sched.Options{TableSize: p.TableSize, HalfLife: milliseconds(p.HalfLife)},
 		Hash:        sched.HashInput{Ports: p.Hash.Ports, Prefix4: uint8(p.Hash.Prefix4), Prefix6: uint8(p.Hash.Prefix6)},
-		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart),
+		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart), Tunnel: p.Tunnel.compile(),
 	}
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
 			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()),
 		})
+		if tunnelled {
+			t.withoutSource(&s.Tunnel, &s.Members[len(s.Members)-1])
+		}
 	}
 	return s
 }

@@ -171,6 +171,7 @@ type Pool struct {
 	AllDown        AllDown
 	OnDown         OnDown
 	StartUp        StartUp
+	Tunnel         Tunnel
 }
 
 // Hash is what tells clients apart for schedulers that hash.
@@ -219,6 +220,7 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	MSSClamp        int // 0: none, engine.ClampAuto
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -300,6 +302,7 @@ const (
 	ModeFullNAT Mode = "fullnat"
 
 	ModeDirectReturn Mode = "direct-return"
+	ModeTunnel       Mode = "tunnel"
 
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"

@@ -48,6 +48,7 @@ func TestExample(t *testing.T) {
 	echo.Name, echo.Port, echo.UDP.Send, echo.UDP.Expect = "echo", 7, "ping\r\n", "ping"
 	zone.Name, zone.Port, zone.DNS.Name, zone.DNS.Answer = "zone", 53, "www.example.org", addr("192.0.2.1")
 	script.Name, script.Exec = "script", monitor.ExecOptions{Argv: []string{"/usr/local/bin/check", "--fast"}, Env: []string{"LANG=C"}}
+	plainTunnel := Tunnel{Encapsulation: IPIP, Port: 6080, DF: DFCopy, Checksum: ChecksumAuto}
 	want := &File{
 		Name: "testdata/example.yaml",
 		Engine: Engine{
@@ -73,14 +74,18 @@ func TestExample(t *testing.T) {
 				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
 				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0},
 			}, Monitors: []string{"ping", "banner", "page", "echo", "script"}, Passive: monitor.DefaultPassive(), AllDown: AllDown{Policy: AllDownDrop},
-				OnDown: OnDownKeep, StartUp: StartUpUp},
+				OnDown: OnDownKeep, StartUp: StartUpUp, Tunnel: plainTunnel},
 			{Name: "resolvers", Scheduler: WeightedRoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "192.168.20.1", Address: netip.AddrPortFrom(addr("192.168.20.1"), 0), Weight: 3},
 				{Name: "192.168.20.2", Address: netip.AddrPortFrom(addr("192.168.20.2"), 0), Weight: 1},
-			}, Monitors: []string{"zone"}, MonitorsNeeded: monitor.Any, AllDown: AllDown{AllDownPool, "spare"}, OnDown: OnDownKeep, StartUp: StartUpChecking},
+			}, Monitors: []string{"zone"}, MonitorsNeeded: monitor.Any, AllDown: AllDown{AllDownPool, "spare"}, OnDown: OnDownKeep, StartUp: StartUpChecking, Tunnel: plainTunnel},
 			{Name: "spare", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "r3", Address: netip.AddrPortFrom(addr("192.168.20.3"), 0), Weight: 1},
-			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp},
+			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp, Tunnel: plainTunnel},
+			{Name: "far", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
+				{Name: "f1", Address: netip.AddrPortFrom(addr("192.168.20.9"), 0), Weight: 1},
+			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp,
+				Tunnel: Tunnel{Encapsulation: GUE, Port: 6080, Sources: []netip.Addr{addr("192.168.20.254")}, DF: DFCopy, Checksum: ChecksumAuto}},
 		},
 		VirtualServers: []VirtualServer{
 			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
@@ -89,15 +94,17 @@ func TestExample(t *testing.T) {
 				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
 				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
+			{Name: "edge", Address: end("10.10.1.101:443"), Protocol: TCP, Pool: "far", Mode: ModeTunnel, Port: "outside", AddressHandling: AddressManaged,
+				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinForward},
 		},
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 167 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 170 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 164 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 167 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -8,7 +8,7 @@ import (
 // What the modes have in common in which addresses and ports stay as the client sent them, and answers go past us.
 
 // translates reports whether members get packets with their own address.
-func (m Mode) translates() bool { return m != ModeDirectReturn }
+func (m Mode) translates() bool { return m != ModeDirectReturn && m != ModeTunnel }
 
 // checkUntranslated refuses what has no meaning where no address changes and no answer is seen.
 func (v *validator) checkUntranslated(s *VirtualServer, at string) {

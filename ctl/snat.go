@@ -114,6 +114,8 @@ func (m Mode) compile() engine.Mode {
 		return engine.FullNAT
 	case ModeDirectReturn:
 		return engine.DirectReturn
+	case ModeTunnel:
+		return engine.Tunnel
 	}
 	return engine.NAT
 }

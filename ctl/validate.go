@@ -87,6 +87,7 @@ func validate(c *collector, f *File) {
 	v.checkPools()
 	v.checkMonitors()
 	v.checkVirtualServers()
+	v.checkTunnels()
 }
 
 func (v *validator) errorf(key, format string, args ...any) {

@@ -18,24 +18,26 @@ func (h *Host) enslave(bridge, ifname string) error {
 	})
 }
 
-// DirectReturn gives every server the virtual addresses, on its loopback, and the client an interface on the servers' network,
-// eth1 with 192.168.20.250 and fd00:192:168:20::250, which is the servers' way to all clients. What the balancer sends on
-// without a change is answered past it.
-func (t *TwoArm) DirectReturn() error {
+// DirectReturn gives the owners, hosts of the network, the virtual addresses, on their loopback, and the client an interface on
+// the servers' network, eth1 with 192.168.20.250 and fd00:192:168:20::250, which is the servers' way to all clients. What the
+// balancer sends on without a change of addresses is answered past it.
+func (t *TwoArm) DirectReturn(owners ...*Host) error {
 	via4, via6 := netip.MustParseAddr("192.168.20.250"), netip.MustParseAddr("fd00:192:168:20::250")
 	var b builder
 	b.do(func() error { return t.Lab.Wire(t.Client, "eth1", t.Switch, "client", WireOptions{}) })
 	b.join(t.Client, "eth1", via4, via6)
 	b.do(func() error { return t.Switch.enslave("br0", "client") })
 	for _, s := range t.Servers {
+		b.do(func() error { return s.Route("172.16.0.0/16", via4.String()) })
+		b.do(func() error { return s.Route("fd00:172::/32", via6.String()) })
+	}
+	for _, s := range owners {
 		// For the virtual address nobody but the balancer may answer ARP (Documentation/networking/ip-sysctl.rst). In IPv6 an
 		// address is only ever answered for on its own interface.
 		b.do(func() error { return s.Sysctl("net.ipv4.conf.all.arp_ignore", "1") })
 		b.do(func() error { return s.Sysctl("net.ipv4.conf.all.arp_announce", "2") })
 		b.do(func() error { return s.Addr("lo", t.VIP4.String()+"/32") })
 		b.do(func() error { return s.Addr("lo", t.VIP6.String()+"/128") })
-		b.do(func() error { return s.Route("172.16.0.0/16", via4.String()) })
-		b.do(func() error { return s.Route("fd00:172::/32", via6.String()) })
 	}
 	if b.err != nil {
 		return fmt.Errorf("direct return: %w", b.err)
