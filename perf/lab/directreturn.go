@@ -2,9 +2,11 @@ package lab
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // enslave makes an interface a port of a bridge that there is.
@@ -15,6 +17,14 @@ func (h *Host) enslave(bridge, ifname string) error {
 			return err
 		}
 		return netlink.LinkSetMaster(port, master)
+	})
+}
+
+// loopback adds an address to lo. It can be bound to at once: nobody is asked whether it is taken.
+func (h *Host) loopback(a netip.Addr) error {
+	return h.withLink("lo", func(lo netlink.Link) error {
+		n := &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+		return netlink.AddrAdd(lo, &netlink.Addr{IPNet: n, Flags: unix.IFA_F_NODAD})
 	})
 }
 
@@ -36,8 +46,8 @@ func (t *TwoArm) DirectReturn(owners ...*Host) error {
 		// address is only ever answered for on its own interface.
 		b.do(func() error { return s.Sysctl("net.ipv4.conf.all.arp_ignore", "1") })
 		b.do(func() error { return s.Sysctl("net.ipv4.conf.all.arp_announce", "2") })
-		b.do(func() error { return s.Addr("lo", t.VIP4.String()+"/32") })
-		b.do(func() error { return s.Addr("lo", t.VIP6.String()+"/128") })
+		b.do(func() error { return s.loopback(t.VIP4) })
+		b.do(func() error { return s.loopback(t.VIP6) })
 	}
 	if b.err != nil {
 		return fmt.Errorf("direct return: %w", b.err)
