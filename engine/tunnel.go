@@ -368,6 +368,17 @@ func (c *Config) explainTunnel(m *member) *TunnelInfo {
 	return info
 }
 
+// Forwarding is how the packets of a connection go on, in a word.
+func Forwarding(r *flow.Record) string {
+	switch r.Kind() {
+	case flow.Routed:
+		return "routed"
+	case flow.Tunnelled:
+		return TunnelName(rewrite.TunnelKind(r.L4Diff))
+	}
+	return "translated"
+}
+
 // TunnelName is the word for a kind.
 func TunnelName(k rewrite.TunnelKind) string {
 	if k == rewrite.GUE {

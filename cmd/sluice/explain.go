@@ -94,6 +94,13 @@ func printExplanation(w io.Writer, args []string, e *engine.Explanation) {
 	row("verdict", "a new connection to %s", e.Member)
 	row("to the server", "%s > %s becomes %s > %s", e.ToServer.Before.Src, e.ToServer.Before.Dst, e.ToServer.After.Src, e.ToServer.After.Dst)
 	row("", "out of port %s to %s", e.ToServer.Port, e.ToServer.MAC)
+	if t := e.Tunnel; t != nil {
+		port := ""
+		if t.Port != 0 {
+			port = fmt.Sprintf(" port %d", t.Port)
+		}
+		row("", "inside %s from %s to %s%s, packets of at most %d bytes", t.Kind, t.Src, t.Dst, port, t.MTU)
+	}
 	if e.ToClient == nil {
 		row("to the client", "from the member itself, past sluice")
 		return
