@@ -31,7 +31,11 @@ func (f *File) Check(offline bool) ([]string, error) {
 	if err := f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
-	ways, err := f.ways(ifaces)
+	vlans, err := f.vlanInterfaces(ifaces)
+	if err != nil {
+		return nil, err
+	}
+	ways, err := f.ways(f.reach(ifaces, vlans))
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +43,10 @@ func (f *File) Check(offline bool) ([]string, error) {
 	for i := range ifaces {
 		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
 	}
+	f.eachVLAN(func(n, _ int, v *VLAN, p *Port, _ string) {
+		i := &vlans[n-f.firstVLAN()]
+		out = append(out, fmt.Sprintf("VLAN %s: %s on port %s, MTU %d", v.Name, i.name, p.Name, i.mtu))
+	})
 	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,

@@ -13,13 +13,34 @@ import (
 // topology is what the configuration needs to know of the network around it. It comes from the kernel (network.go)
 // or, for replay and explain, from the file alone (offline.go).
 type topology struct {
-	ports []engine.PortSpec         // of the file, without names
-	down  []bool                    // by port of the file; nil: none is
+	ports []engine.PortSpec         // by number of port, without names
+	down  []bool                    // by number of port; nil: none is
 	hops  map[netip.Addr]engine.Hop // by address of a member
 	host  *engine.HostSpec
-	own   [][]netip.Prefix // own addresses, by port of the file, that stand for a network
+	own   [][]netip.Prefix // own addresses, by number of port, that stand for a network
+	tpids map[int]uint16   // of VLANs, by number of port
 
 	unmanaged []way // live: neighbours that the kernel does not keep resolved
+
+	parents map[int]int // of VLANs, by number of port
+}
+
+// noteVLANs notes which ports have the queues of VLANs.
+func (t *topology) noteVLANs(f *File) {
+	f.eachVLAN(func(n, port int, _ *VLAN, _ *Port, _ string) {
+		if t.parents == nil {
+			t.parents = map[int]int{}
+		}
+		t.parents[n] = port
+	})
+}
+
+// physical is the port that has the queues of a port or VLAN.
+func (t *topology) physical(number int) int {
+	if port, ok := t.parents[number]; ok {
+		return port
+	}
+	return number
 }
 
 // spec turns the file into what the engine compiles.
@@ -40,6 +61,12 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	if t.host != nil {
 		s.Ports = append(s.Ports, engine.PortSpec{Name: HostPortName, MAC: t.host.MAC})
 	}
+	f.eachVLAN(func(n, port int, v *VLAN, _ *Port, _ string) {
+		p := t.ports[n]
+		p.Name, p.VLAN = v.Name, v.spec(port, t.tpids[n])
+		p.Down = n < len(t.down) && t.down[n]
+		s.Ports = append(s.Ports, p)
+	})
 	s.SNAT = f.snat(t)
 	pools, tunnelled := map[string]int{}, f.tunnelled()
 	for i := range f.Pools {
@@ -53,7 +80,9 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		v := &f.VirtualServers[i]
 		s.Virtuals = append(s.Virtuals, engine.VirtualSpec{
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
-			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost,
+			Destinations: v.Destinations, Ingress: f.portIndex(v.Port),
+			Allow: v.Allow, Deny: v.Deny, SourceRate: v.SourceRate,
+			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost, Echo: v.Echo.compile(),
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(), MSSClamp: v.MSSClamp,

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"sluice/ctl/monitor"
+	"sluice/engine"
 )
 
 // File is a whole configuration, checked, with every default filled in.
@@ -138,6 +139,7 @@ type Port struct {
 	Queues    int              // 0: auto
 	MAC       net.HardwareAddr // nil: the interface's own
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
+	VLANs     []VLAN
 }
 
 // Neighbour is a static answer to "which MAC has this address".
@@ -199,16 +201,20 @@ func (m *Member) Target(virtualPort uint16) netip.AddrPort {
 	return m.Address
 }
 
-// VirtualServer is an address, port and protocol that clients connect to.
+// VirtualServer is what clients connect to: addresses or prefixes, with ports, and a protocol.
 type VirtualServer struct {
-	Name            string
-	Address         netip.AddrPort // port 0: any
+	Name string
+	// Destinations are all that it takes, and Address the beginning of the first: its address, or a prefix's first one, and
+	// port, 0 for any or a range.
+	Destinations    []engine.Destination
+	Address         netip.AddrPort
 	Protocol        Protocol
 	Pool            string // name of a Pool
 	Mode            Mode
 	Port            string // name of a Port
 	AddressHandling AddressHandling
 	Unmatched       Unmatched
+	Echo            Echo
 	Timeouts        Timeouts
 	MidStream       MidStream
 	OnePacket       bool
@@ -220,7 +226,15 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
-	MSSClamp        int // 0: none, engine.ClampAuto
+	MSSClamp        int            // 0: none, engine.ClampAuto
+	Allow, Deny     []netip.Prefix // of sources
+	SourceRate      int            // new connections a second of a source prefix; 0: no limit
+	Withdraw        bool           // addresses are taken off their port while every member is down
+	Hook            []string       // a program and its arguments; nil: none
+
+	ends     ends     // of address
+	moreEnds []ends   // of addresses
+	endKeys  []string // where each of Destinations is from
 }
 
 // Words of the configuration: each type holds exactly the words that the file may use.
@@ -239,6 +253,7 @@ type (
 	Mode            string
 	AddressHandling string
 	Unmatched       string
+	Echo            string
 	MidStream       string
 	OutOfWindow     string
 	Refused         string
@@ -313,6 +328,11 @@ const (
 
 	UnmatchedDrop Unmatched = "drop"
 	UnmatchedHost Unmatched = "host"
+
+	EchoKernel  Echo = "kernel"
+	EchoEngine  Echo = "engine"
+	EchoOff     Echo = "off"
+	EchoWhileUp Echo = "while-up"
 
 	MidStreamDrop  MidStream = "drop"
 	MidStreamAdopt MidStream = "adopt"

@@ -3,6 +3,7 @@ package ctl
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -62,8 +63,9 @@ func TestExample(t *testing.T) {
 		Control:  Control{Socket: "/run/sluice/sluice.sock", Metrics: end("127.0.0.1:9090")},
 		Log:      Log{LogInfo, LogText},
 		Ports: []Port{
-			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")}},
-			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}},
+			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")},
+				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}},
+			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}, nil},
 		},
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
@@ -89,22 +91,47 @@ func TestExample(t *testing.T) {
 		},
 		VirtualServers: []VirtualServer{
 			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT},
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT},
 			{Name: "dns", Address: end("10.10.1.100:53"), Protocol: UDP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "edge", Address: end("10.10.1.101:443"), Protocol: TCP, Pool: "far", Mode: ModeTunnel, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinForward},
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinForward},
 		},
+	}
+	for i, texts := range [][]string{{"10.10.1.100:80"}, {"10.10.1.100:53"}, {"10.10.1.100:2905", "10.10.1.101:2905,2910-2919", "10.20.0.0/16:2905"}, {"10.10.1.101:443"}} {
+		v := &want.VirtualServers[i]
+		for j, text := range texts {
+			e, err := parseEnds(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j == 0 {
+				v.ends = e
+			} else {
+				v.moreEnds = append(v.moreEnds, e)
+			}
+		}
+		address := v.Address
+		v.completeEnds()
+		if v.Address != address {
+			t.Errorf("%s begins at %s, want %s", v.Name, v.Address, address)
+		}
+	}
+	last := &want.VirtualServers[2]
+	last.Allow, last.Deny, last.SourceRate, last.Withdraw = []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}, []netip.Prefix{netip.MustParsePrefix("172.16.66.0/24")}, 20, true
+	last.Hook = []string{"/usr/local/bin/tell-routers", "--fast"}
+	if got := fmt.Sprint(f.VirtualServers[2].Destinations); got != "[10.10.1.100:2905 10.10.1.101:2905 10.10.1.101:2910-2919 10.20.0.0/16:2905]" {
+		t.Error(got)
 	}
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 170 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 172 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 167 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 169 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

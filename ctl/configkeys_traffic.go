@@ -12,6 +12,8 @@ import (
 
 // The keys of ports, pools and virtual servers.
 
+const endLimits = "ip:ports, [ip]:ports or prefix:ports; ports with commas, ranges, or any"
+
 const nameLimits = "1 to 64 letters, digits and ._-:[]"
 
 // nameKey is the key "name". One that is not required gets its default from File.complete.
@@ -20,7 +22,7 @@ func nameKey[T any](otherwise, example, text string, field func(*T) *string) con
 		parseName, field)
 }
 
-var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "vlan", "snat", "mtu"}, keys: []configKey[Port]{
+var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "snat", "mtu"}, keys: []configKey[Port]{
 	nameKey("that of the interface", "outside", "Name of the port, unique.", func(p *Port) *string { return &p.Name }),
 	textKey(keyDoc{name: "interface", kind: "interface name", required: true, limits: "at most 15 characters", example: "eth1", text: "The network interface, unique."},
 		parseInterface, func(p *Port) *string { return &p.Interface }),
@@ -30,6 +32,8 @@ var portKeys = mapping[Port]{what: "a port", later: []string{"checksum", "vlan",
 		parseMAC, func(p *Port) *net.HardwareAddr { return &p.MAC }),
 	scalarsKey(keyDoc{name: "addresses", kind: "list of addresses with prefix length", otherwise: "those of the interface", example: "[172.16.10.1/24]", text: "Only used offline (replay, explain)."},
 		textKey(keyDoc{kind: "address with prefix length"}, parsePrefix, func(p *netip.Prefix) *netip.Prefix { return p }), func(p *Port) *[]netip.Prefix { return &p.Addresses }),
+	listKey(keyDoc{name: "vlans", example: "[{name: red, id: 10}]", text: "VLANs (802.1Q) whose frames come tagged on this interface, each like a port of its own: its frames have the tag, on arrival and when they leave. The port itself then stands for frames without a tag; those with other tags are dropped. Without this list tags are kept as they come, and say nothing. The NIC must leave tags in the frames (ethtool -K DEV rxvlan off; sluice doctor)."},
+		&vlanKeys, func(p *Port) *[]VLAN { return &p.VLANs }),
 }}
 
 var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{
@@ -47,13 +51,6 @@ var routeKeys = mapping[Route]{what: "a route", later: []string{"port", "metric"
 	textKey(keyDoc{name: "via", kind: "IP address", required: true, limits: "same family as prefix", example: "172.16.10.55", text: "The next hop, a neighbour of a port."},
 		parseAddr, func(r *Route) *netip.Addr { return &r.Via }),
 }}
-
-// virtualKey is the address of a virtual server.
-func virtualKey(doc keyDoc) configKey[VirtualServer] {
-	k := textKey(doc, parseVirtual, func(v *VirtualServer) *netip.AddrPort { return &v.Address })
-	k.show = func(v *VirtualServer, at string, emit func(Setting)) { emit(Setting{at, endText(v.Address)}) }
-	return k
-}
 
 var snatPoolKeys = mapping[SNATPool]{what: "a SNAT pool", keys: []configKey[SNATPool]{
 	nameKey("", "out", "Name of the pool, unique, and not automap.", func(p *SNATPool) *string { return &p.Name }),
@@ -109,21 +106,26 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: []configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: append([]configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
-	virtualKey(keyDoc{name: "address", kind: "address", required: true, limits: "ip:port, [ip]:port or ip:any", example: "10.10.1.100:80", text: "Where clients connect to; unique with the protocol. any is every port that has no virtual server of its own; a member without a port is then reached on the port that the client asked for. No multicast, broadcast, loopback or link-local address."}),
-	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol but ICMP that has no virtual server of its own, by address alone where ports are not known. Both have no ports: the address is ip:any."},
+	textKey(keyDoc{name: "address", kind: "address", limits: endLimits, otherwise: "those of addresses", example: "10.10.1.100:80", text: "Where clients connect to: an address or a prefix with its ports, such as 10.10.1.100:80, 10.10.1.100:80,443, 10.10.1.100:8000-8999, 10.20.0.0/16:any. A member without a port is reached on the port that the client asked for. A prefix takes what arrives on port; it is put on no port and nothing announces it: routes lead it here. No multicast, broadcast, loopback or link-local address. Of several virtual servers the one with the longest prefix that wants a packet gets it (an address before all prefixes, 0.0.0.0/0 last); of those the one with its port alone, then a range, then any; then the one with its protocol before any. The same destination twice is refused."},
+		parseEnds, func(v *VirtualServer) *ends { return &v.ends }),
+	scalarsKey(keyDoc{name: "addresses", kind: "list of addresses", example: "[10.10.1.101:80, 10.20.0.0/16:80-89]", text: "Further ones. All share the pool, limits and counters; the virtual server is known by the first, over reloads and restarts."},
+		textKey(keyDoc{kind: "address", limits: endLimits}, parseEnds, func(e *ends) *ends { return e }), func(v *VirtualServer) *[]ends { return &v.moreEnds }),
+	wordKey(keyDoc{name: "protocol", required: true, example: "tcp", text: "The protocol. Of SCTP, ends with one address each: other addresses of a multi-homed end belong to no connection. icmp is queries, such as echo, which the kernel answers otherwise; any is every protocol that has no virtual server of its own, by address alone where ports are not known; ICMP only of prefixes, as an address answers it itself. Both have no ports: the address is ip:any."},
 		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
 	textKey(keyDoc{name: "pool", kind: "name", required: true, limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
 	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network. direct-return changes neither: the member has the virtual address itself, on a loopback, gets the client's packets by its MAC address, on a network of a port, and answers the client past sluice. tunnel does the same for members anywhere: the packet goes to the member's own address inside another, as the pool's tunnel says, and the member may be of the other family."},
 		[]Mode{ModeNAT, ModeFullNAT, ModeDirectReturn, ModeTunnel}, []Mode{"mat", "splice", "cluster", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
-	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive, and on which the address is put. The same for all virtual servers of an address."},
+	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive: addresses are put on it, and prefixes take only what arrives on it. The same for all virtual servers of an address."},
 		parseName, func(v *VirtualServer) *string { return &v.Port }),
 	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the address on the port and announces it. external leaves both to you. The same for all virtual servers of an address."},
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(v *VirtualServer) *AddressHandling { return &v.AddressHandling }),
 	wordKey(keyDoc{name: "unmatched", def: "drop", example: "host", text: "What happens to packets to this address for which there is no virtual server: host hands them to the kernel. The same for all virtual servers of an address."},
 		[]Unmatched{UnmatchedDrop, UnmatchedHost}, []Unmatched{"reset"}, func(v *VirtualServer) *Unmatched { return &v.Unmatched }),
+	wordKey(keyDoc{name: "echo", def: "kernel", example: "while-up", text: "Who answers echo requests (ping) to this address: the kernel, if the address is the host's, as one that is managed is; the engine, at most engine.icmp-rate times a second; off, nobody; while-up, the engine as long as a virtual server of this address has a member that is up. A virtual server for icmp goes before it. The same for all virtual servers of an address."},
+		[]Echo{EchoKernel, EchoEngine, EchoOff, EchoWhileUp}, nil, func(v *VirtualServer) *Echo { return &v.Echo }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of this virtual server's connections."},
 		timeoutKeys(false), func(v *VirtualServer) *Timeouts { return &v.Timeouts }),
 	wordKey(keyDoc{name: "mid-stream", def: "drop", example: "adopt", text: "What happens to a TCP segment that is neither of a known connection nor a SYN: adopt chooses a member and goes on with it there, reset answers with a RST."},
@@ -147,7 +149,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
 		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
 	mssKey,
-}}
+}, accessKeys...)}
 
 // coresKey is engine.cores, the one key that is a word or a list.
 func coresKey(doc keyDoc) configKey[Engine] {

@@ -49,7 +49,7 @@ func (s *Server) drainAdopted(inUse *engine.InUse) {
 	}
 	for id := range inUse.Virtuals {
 		if e, ok := s.dict.Virtual(id); ok && s.file.virtual(e) == nil {
-			s.drain.virtuals[id] = engine.VirtualSpec{Addr: e.Addr, Port: e.Port, Proto: e.Proto}
+			s.drain.virtuals[id] = e.Spec(s.file.portNames())
 		}
 	}
 }
@@ -59,7 +59,7 @@ func (s *Server) drainNode(id uint32, e engine.Entry, name string, tunnel engine
 	w, known := s.ways[e.Addr]
 	if _, static := s.file.staticHop(e.Addr); !known && !static {
 		var err error
-		if w, err = route(e.Addr, s.ifaces[:len(s.file.Ports)]); err != nil {
+		if w, err = route(e.Addr, s.reach()); err != nil {
 			s.log.Warn("connections to a member that is no longer configured cannot go on", "member", e.Addr, "reason", err)
 			return
 		}
@@ -98,7 +98,7 @@ func (s *Server) drainRemoved(old *File, spec *engine.Spec) {
 				s.drain.virtuals[e.ID] = v
 			}
 			for i := range spec.Virtuals {
-				if v := &spec.Virtuals[i]; v.Addr == e.Addr && v.Port == e.Port && v.Proto == e.Proto {
+				if v := &spec.Virtuals[i]; e.Same(v.Entry(spec.Ports)) {
 					s.drain.virtuals[e.ID] = *v
 				}
 			}
@@ -170,8 +170,10 @@ func (f *File) member(e engine.Entry) *Member {
 func (f *File) virtual(e engine.Entry) *VirtualServer {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) && v.number() == e.Proto {
-			return v
+		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) || e.Last != 0 { // the rest costs more to compare
+			if e.Same(f.entry(v)) {
+				return v
+			}
 		}
 	}
 	return nil
@@ -197,11 +199,7 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.virtuals)) { // in an order: rules are compared
 		v := d.virtuals[id]
-		into.Virtuals = append(into.Virtuals, rings.VirtualRule{Addr: v.Addr, Proto: v.Proto, Port: v.Port})
-		if !have[v.Addr] {
-			have[v.Addr] = true
-			into.Addresses = append(into.Addresses, rings.AddressRule{Addr: v.Addr})
-		}
+		destinationRules(into, v.All(), v.Proto, t.physical(v.Ingress) == port, rings.AddressRule{}, have)
 	}
 	for _, id := range slices.Sorted(maps.Keys(d.snat)) {
 		a := d.snat[id]
@@ -217,7 +215,7 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	into.Local = local
 	for e := range d.ends {
-		if hop, ok := t.hops[e.Addr]; ok && hop.Port == port {
+		if hop, ok := t.hops[e.Addr]; ok && t.physical(hop.Port) == port {
 			into.Members = append(into.Members, e)
 		}
 	}

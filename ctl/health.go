@@ -29,6 +29,7 @@ type health struct {
 	checker *monitor.Checker
 
 	kick    chan struct{} // there are changes; capacity 1
+	moved   chan struct{} // the workers go by changes; capacity 1
 	telling sync.Mutex    // one at a time tells the workers, in the order of the changes
 	lines   lineBudget    // of who tells
 
@@ -73,7 +74,7 @@ type verdictNote struct {
 }
 
 func newHealth(log *slog.Logger) *health {
-	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}, kick: make(chan struct{}, 1)}
+	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}, kick: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
 }
 
 // state is the kind that follows from order and verdict.
@@ -100,6 +101,7 @@ func (h *health) compile(f *File, spec *engine.Spec, dict *engine.Dictionary) (*
 			spec.Pools[i].Members[j].State = engine.MemberState{Kind: m.kind, Since: m.upSince}
 		}
 	}
+	h.compileVirtuals(spec)
 	cfg, err := engine.NewConfig(*spec, dict)
 	if err != nil {
 		return nil, err
@@ -154,14 +156,14 @@ func (h *health) begin(f *File, e *engine.Engine) error {
 	return errors.Join(h.flush(), h.follow(f))
 }
 
-// prepare looks at what monitors need beside the file, such as certificates.
+// prepareMonitors looks at what monitors and hooks need beside the file, such as certificates.
 func (f *File) prepareMonitors() error {
 	for i := range f.Monitors {
 		if _, err := monitor.NewProber(f.Monitors[i]); err != nil {
 			return f.problem(fmt.Sprintf("monitors[%d]", i), err)
 		}
 	}
-	return nil
+	return f.prepareHooks()
 }
 
 // follow gives the Checker the members of a file that is in force, and forgets those that it does not have.
@@ -191,10 +193,10 @@ func (h *health) follow(f *File) error {
 			delete(h.observed, k)
 		}
 	}
-	err := h.orders.keep(func(k memberKey) bool { return have[k] })
+	err := errors.Join(h.orders.keep(func(k memberKey) bool { return have[k] }), h.orders.keepVirtuals(f))
 	h.mu.Unlock()
 	if err != nil {
-		h.log.Warn("orders for members that are gone are still in the file", "error", err)
+		h.log.Warn("orders for what is gone are still in the file", "error", err)
 	}
 	return h.checker.Apply(list)
 }
@@ -278,6 +280,10 @@ func (h *health) flush() error {
 	h.mu.Unlock()
 	for i := range events {
 		h.logEvent(&events[i], now, err)
+	}
+	select {
+	case h.moved <- struct{}{}:
+	default: // it is told already
 	}
 	return err
 }

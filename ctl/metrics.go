@@ -47,6 +47,7 @@ var (
 	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
 	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
 	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
+	descEchoes        = desc("answered_echo_requests_total", "Echo requests to virtual addresses that the engine answered.")
 
 	descVirtualOpened  = desc("virtual_connections_opened_total", "Connections opened at a virtual server.", serviceLabels...)
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
@@ -119,6 +120,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	count(descOutside, sum.Outside)
 	count(descErrors, sum.Errors)
 	count(descICMPSent, sum.ICMPSent)
+	count(descEchoes, sum.Echoes)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
 		count(opened, v.Opened, labels...)
 		gauge(active, float64(v.Connections), labels...)

@@ -24,6 +24,7 @@ type iface struct {
 	mtu    int
 	// Its first global addresses that are not virtual; not valid without.
 	addr4, addr6 netip.Addr
+	tpid         uint16 // of a VLAN's outermost tag
 }
 
 // interfaces looks up the interface of every port.
@@ -96,7 +97,9 @@ func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 }
 
 func (f *File) isVirtual(a netip.Addr) bool {
-	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Address.Addr() == a })
+	return slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+		return slices.ContainsFunc(v.Destinations, func(d engine.Destination) bool { return d.IsAddress() && d.Prefix.Addr() == a })
+	})
 }
 
 // problem is an error about a place in the file.
@@ -260,12 +263,21 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 	return out, errors.Join(errs...)
 }
 
-// live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK.
+// live makes a topology from the kernel's tables. A member whose next hop has no MAC yet is not OK. ifaces are by number of
+// port (reach).
 func (f *File) live(ifaces []iface, ways, draining map[netip.Addr]way, host *engine.HostSpec) (*topology, error) {
-	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host}
+	t := &topology{hops: map[netip.Addr]engine.Hop{}, host: host, tpids: map[int]uint16{}}
+	t.noteVLANs(f)
 	known := make([]map[netip.Addr]neighbour, len(ifaces))
 	for i := range ifaces {
 		t.ports = append(t.ports, engine.PortSpec{MAC: ifaces[i].mac, MTU: ifaces[i].mtu, Addr4: ifaces[i].addr4, Addr6: ifaces[i].addr6})
+		if ifaces[i].tpid != 0 {
+			t.tpids[i] = ifaces[i].tpid
+		}
+		if ifaces[i].index == 0 {
+			t.own = append(t.own, nil)
+			continue
+		}
 		own, err := networks(ifaces[i].index)
 		if err != nil {
 			return nil, err

@@ -18,20 +18,25 @@ func (f *File) offline() (*topology, error) {
 		if f.Ports[i].MAC != nil {
 			mac = [6]byte(f.Ports[i].MAC)
 		}
-		p := engine.PortSpec{MAC: mac}
-		for _, prefix := range f.Ports[i].Addresses {
-			switch a := prefix.Addr(); {
-			case f.isVirtual(a):
-			case a.Is4() && !p.Addr4.IsValid():
-				p.Addr4 = a
-			case a.Is6() && !p.Addr6.IsValid():
-				p.Addr6 = a
-			}
-		}
+		p := f.offlinePort(f.Ports[i].Addresses)
+		p.MAC = mac
 		t.ports = append(t.ports, p)
 		t.own = append(t.own, slices.DeleteFunc(slices.Clone(f.Ports[i].Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
 	}
 	onLink := f.onLinkMembers()
+	t.noteVLANs(f)
+	if len(t.parents) > 0 && f.Engine.HostPort { // its place
+		t.ports, t.own = append(t.ports, engine.PortSpec{}), append(t.own, nil)
+	}
+	f.eachVLAN(func(_, port int, v *VLAN, _ *Port, _ string) {
+		p := f.offlinePort(v.Addresses)
+		p.MAC = t.ports[port].MAC
+		if v.MAC != nil {
+			p.MAC = [6]byte(v.MAC)
+		}
+		t.ports = append(t.ports, p)
+		t.own = append(t.own, slices.DeleteFunc(slices.Clone(v.Addresses), func(p netip.Prefix) bool { return !isNetwork(p) }))
+	})
 	for _, a := range f.memberAddrs() {
 		hop, err := f.offlineHop(a)
 		if err != nil {
@@ -58,6 +63,20 @@ func (f *File) offline() (*topology, error) {
 	return t, nil
 }
 
+// offlinePort is a port with these addresses.
+func (f *File) offlinePort(addresses []netip.Prefix) (p engine.PortSpec) {
+	for _, prefix := range addresses {
+		switch a := prefix.Addr(); {
+		case f.isVirtual(a):
+		case a.Is4() && !p.Addr4.IsValid():
+			p.Addr4 = a
+		case a.Is6() && !p.Addr6.IsValid():
+			p.Addr6 = a
+		}
+	}
+	return p
+}
+
 // offlineHop finds the way to a member: a static neighbour, a port whose addresses cover it, a route to a gateway
 // for which one of these holds, or the last port where the file says nothing at all about addresses.
 func (f *File) offlineHop(a netip.Addr) (engine.Hop, error) {
@@ -70,8 +89,8 @@ func (f *File) offlineHop(a netip.Addr) (engine.Hop, error) {
 		}
 		return engine.Hop{}, fmt.Errorf("%s: the gateway %s of route %s is on no port; give a port addresses or list it under neighbours", f.Name, r.Via, r.Prefix)
 	}
-	for i := range f.Ports {
-		if len(f.Ports[i].Addresses) > 0 {
+	for _, network := range f.networks() {
+		if len(network) > 0 {
 			return engine.Hop{}, fmt.Errorf("%s: no port reaches member %s; give a port an address in its subnet, or list it under neighbours or its subnet under routes", f.Name, a)
 		}
 	}
@@ -92,8 +111,8 @@ func (f *File) onLink(a netip.Addr) (engine.Hop, bool) {
 	if hop, ok := f.staticHop(a); ok {
 		return hop, true
 	}
-	for i := range f.Ports {
-		for _, p := range f.Ports[i].Addresses {
+	for i, network := range f.networks() {
+		for _, p := range network {
 			if p.Contains(a) {
 				return engine.Hop{Port: i, MAC: madeUpMAC(a), OK: true}, true
 			}
@@ -106,10 +125,8 @@ func (f *File) onLink(a netip.Addr) (engine.Hop, bool) {
 func (f *File) staticHop(a netip.Addr) (engine.Hop, bool) {
 	for _, n := range f.Neighbours {
 		if n.Address == a {
-			for i := range f.Ports {
-				if f.Ports[i].Name == n.Port {
-					return engine.Hop{Port: i, MAC: [6]byte(n.MAC), OK: true}, true
-				}
+			if i, ok := f.portNumber(n.Port); ok {
+				return engine.Hop{Port: i, MAC: [6]byte(n.MAC), OK: true}, true
 			}
 		}
 	}

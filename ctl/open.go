@@ -17,6 +17,7 @@ import (
 type assembly struct {
 	file     *File
 	ifaces   []iface // by port; the host port, if any, is last
+	vlans    []iface // of VLANs, whose numbers come after these
 	plan     *plan
 	region   *rings.Region
 	programs []*rings.Program // by port of the file

@@ -49,19 +49,23 @@ type orderFile struct {
 	path   string
 	cookie uint64
 	list   map[memberKey]*memberOrder
+
+	virtuals map[string]time.Time // virtual servers that are disabled, since when
 }
 
 type orderNote struct {
 	// Cookie is that of the network namespace: the inode in the file's name may be that of another by now.
 	Cookie uint64
 	Orders []*memberOrder
+	// Virtuals are the virtual servers that are disabled.
+	Virtuals map[string]time.Time `json:",omitempty"`
 }
 
 func ordersPath(base string) string { return base + ".orders" }
 
 // loadOrders reads the orders of this network namespace.
 func loadOrders(base string) (*orderFile, error) {
-	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}}
+	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}, virtuals: map[string]time.Time{}}
 	b, err := os.ReadFile(o.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return o, nil
@@ -77,6 +81,7 @@ func loadOrders(base string) (*orderFile, error) {
 		for _, order := range n.Orders {
 			o.list[memberKey{order.Pool, order.Member}] = order
 		}
+		maps.Copy(o.virtuals, n.Virtuals)
 	}
 	return o, nil
 }
@@ -135,13 +140,13 @@ func (o *orderFile) keep(want func(memberKey) bool) error {
 }
 
 func (o *orderFile) save() error {
-	if len(o.list) == 0 {
+	if len(o.list)+len(o.virtuals) == 0 {
 		if err := os.Remove(o.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("note what was ordered: %w", err)
 		}
 		return nil
 	}
-	n := orderNote{Cookie: o.cookie, Orders: slices.SortedFunc(maps.Values(o.list), func(a, b *memberOrder) int {
+	n := orderNote{Cookie: o.cookie, Virtuals: o.virtuals, Orders: slices.SortedFunc(maps.Values(o.list), func(a, b *memberOrder) int {
 		return strings.Compare(a.Pool+"/"+a.Member, b.Pool+"/"+b.Member)
 	})}
 	b, err := json.Marshal(n)
@@ -276,8 +281,9 @@ func (h *health) reread(base string) error {
 		m.order = o.of(k)
 		h.change(m, engine.EndNone)
 	}
+	err = h.tellVirtuals()
 	h.mu.Unlock()
-	return h.flush()
+	return errors.Join(err, h.flush())
 }
 
 // WaitDrained asks the API at socket until a member has no connection, calling progress with how many there are each time; it

@@ -68,12 +68,15 @@ func (s *Server) followPorts(ctx context.Context) {
 }
 
 // isOpen reports whether a port has sockets, or will have them when the start has come that far.
-func (s *Server) isOpen(i int) bool { return i >= len(s.queues) || len(s.queues[i]) > 0 }
+func (s *Server) isOpen(i int) bool {
+	i = s.file.physical(i)
+	return i >= len(s.queues) || len(s.queues[i]) > 0
+}
 
 // isOpenInterface reports whether a port has sockets on the interface of that index.
 func (s *Server) isOpenInterface(index int) bool {
-	for i := range s.file.Ports {
-		if s.ifaces[i].index == index {
+	for i, f := range s.reach() {
+		if f.index == index && index != 0 {
 			return s.isOpen(i)
 		}
 	}
@@ -339,6 +342,12 @@ func (s *Server) noteLink(i int) {
 
 // stateOf is up, down, no carrier, or gone; another interface of the same name is not the one that was opened.
 func (s *Server) stateOf(i int) string {
+	if i >= len(s.file.Ports) {
+		if i < s.file.firstVLAN() {
+			return "up" // the host port
+		}
+		return vlanState(s.ifaceOf(i))
+	}
 	l, err := netlink.LinkByIndex(s.ifaces[i].index)
 	switch {
 	case err != nil, !s.programs[i].Attached():
@@ -354,16 +363,16 @@ func (s *Server) stateOf(i int) string {
 // followLinks notes which ports are up, and says so once when that changes. That an interface has gone or come back is for
 // followPorts to say.
 func (s *Server) followLinks() {
-	now := make([]string, len(s.file.Ports))
+	now := make([]string, len(s.file.enginePorts()))
 	for i := range now {
 		now[i] = s.stateOf(i)
 		before := s.linkState(i)
 		switch {
 		case now[i] == before || now[i] == "gone" || before == "gone":
 		case now[i] == "up":
-			s.log.Info("a port has its link again", "port", s.file.Ports[i].Name, "interface", s.ifaces[i].name)
+			s.log.Info("a port has its link again", "port", s.file.portName(i), "interface", s.ifaceOf(i).name)
 		default:
-			s.log.Warn("a port has no link: what is to leave on it is dropped", "port", s.file.Ports[i].Name, "interface", s.ifaces[i].name, "state", now[i])
+			s.log.Warn("a port has no link: what is to leave on it is dropped", "port", s.file.portName(i), "interface", s.ifaceOf(i).name, "state", now[i])
 		}
 	}
 	s.links.Store(&now)

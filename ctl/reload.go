@@ -47,7 +47,7 @@ var ErrNeedsRestart = errors.New("cannot be changed while the engine runs")
 func (c Change) NeedsRestart() bool {
 	section, key, _ := strings.Cut(c.Path, ".")
 	port := strings.HasPrefix(section, "ports[")
-	offline := port && (key == "mac" || key == "addresses")
+	offline := port && (key == "mac" || key == "addresses" || strings.HasPrefix(key, "vlans[") && (strings.HasSuffix(key, "].mac") || strings.HasSuffix(key, "].addresses")))
 	return !live[c.Path] && !offline && (section == "engine" || section == "control" || section == "log" || port)
 }
 
@@ -128,7 +128,7 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
-	ways, err := f.newWays(s.ways, s.ifaces)
+	ways, err := f.newWays(s.ways, s.reach())
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (f *File) newWays(old map[netip.Addr]way, ifaces []iface) (map[netip.Addr]w
 		w, known := old[a]
 		if !known {
 			var err error
-			if w, err = route(a, ifaces[:len(f.Ports)]); err != nil {
+			if w, err = route(a, ifaces); err != nil {
 				errs = append(errs, f.problem(f.memberKey(a), err))
 				continue
 			}

@@ -117,7 +117,7 @@ func (r *replay) makeEngine(cfg *engine.Config, dict *engine.Dictionary) (err er
 	}
 	r.region = rings.NewHeapRegion(replayRing*(len(cfg.Ports)+1), r.file.Engine.FrameSize)
 	var queues []engine.PortQueue
-	for port := range cfg.Ports {
+	for port := range r.file.firstVLAN() { // VLANs have the queues of their ports
 		q := rings.NewPcap(r.region, replayRing)
 		r.queues = append(r.queues, q)
 		queues = append(queues, engine.PortQueue{Port: port, Queue: q, TxOnly: port == len(r.file.Ports)})

@@ -138,7 +138,7 @@ func (r *ReplayReport) account(s *engine.Stats, waiting uint64) error {
 		return fmt.Errorf("packets are unaccounted for on the ports: %+v", t)
 	case t.Engine != s.RxPackets || t.Out != s.TxPackets:
 		return fmt.Errorf("the ports gave %d packets and got %d, the engine took %d and sent %d", t.Engine, t.Out, s.RxPackets, s.TxPackets)
-	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Answered+waiting+s.Dropped()-s.Drops[engine.TxFull]:
+	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Answered+waiting+s.Dropped()-s.Drops[engine.TxFull]-s.Drops[engine.VLANTags]:
 		return fmt.Errorf("packets are unaccounted for in the engine: %+v", *s)
 	}
 	return nil

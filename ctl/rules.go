@@ -14,12 +14,8 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 	virtual := map[netip.Addr]bool{}
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		a := v.Address.Addr()
-		r.Virtuals = append(r.Virtuals, rings.VirtualRule{Addr: a, Proto: v.number(), Port: v.Address.Port()})
-		if !virtual[a] {
-			virtual[a] = true
-			r.Addresses = append(r.Addresses, rings.AddressRule{Addr: a, UnmatchedHost: v.Unmatched == UnmatchedHost})
-		}
+		destinationRules(&r, v.Destinations, v.number(), t.physical(f.portIndex(v.Port)) == port,
+			rings.AddressRule{UnmatchedHost: v.Unmatched == UnmatchedHost, ICMPEngine: v.Echo != EchoKernel}, virtual)
 		if v.Mode == ModeNAT { // answers of others go to a SNAT address, or past us
 			r.Members = append(r.Members, f.memberRules(t, port, v)...)
 		}
@@ -62,30 +58,35 @@ func (f *File) ends() (out []rings.MemberRule) {
 		}
 		f.eachServing(v, func(pool *Pool) {
 			for j := range pool.Members {
-				out = append(out, v.end(&pool.Members[j]))
+				out = append(out, v.serverEnds(&pool.Members[j])...)
 			}
 		})
 	}
 	return out
 }
 
-// end is the server end of connections of v to m. A virtual server for any port, or a protocol without ports, has all.
-func (v *VirtualServer) end(m *Member) rings.MemberRule {
-	end := m.Target(v.Address.Port())
-	r := rings.MemberRule{Addr: end.Addr(), Proto: v.number(), Port: end.Port()}
-	if v.Protocol == ICMP || v.Protocol == AnyProtocol {
-		r.Port = 0
+// serverEnds are the server ends of connections of v to m. A virtual server for any port, for a range, or of a protocol without
+// ports has all: what has no connection is handed to the kernel.
+func (v *VirtualServer) serverEnds(m *Member) (out []rings.MemberRule) {
+	for _, from := range v.firstEnds() {
+		end := m.Target(from.Port())
+		r := rings.MemberRule{Addr: end.Addr(), Proto: v.number(), Port: end.Port()}
+		if v.Protocol == ICMP || v.Protocol == AnyProtocol {
+			r.Port = 0
+		}
+		if !slices.Contains(out, r) {
+			out = append(out, r)
+		}
 	}
-	return r
+	return out
 }
 
 // memberRules are the server ends of a virtual server's connections that are behind the port.
 func (f *File) memberRules(t *topology, port int, v *VirtualServer) (out []rings.MemberRule) {
 	f.eachServing(v, func(pool *Pool) {
 		for i := range pool.Members {
-			end := v.end(&pool.Members[i])
-			if hop, ok := t.hops[end.Addr]; ok && hop.Port == port {
-				out = append(out, end)
+			if hop, ok := t.hops[pool.Members[i].Address.Addr()]; ok && t.physical(hop.Port) == port {
+				out = append(out, v.serverEnds(&pool.Members[i])...)
 			}
 		}
 	})
@@ -104,8 +105,8 @@ func compareRules(a, b rings.MemberRule) int {
 
 // ownAddresses are the host's addresses as far as the file gives them, for where no kernel is asked.
 func (f *File) ownAddresses() (out []netip.Addr) {
-	for i := range f.Ports {
-		for _, p := range f.Ports[i].Addresses {
+	for _, network := range f.networks() {
+		for _, p := range network {
 			out = append(out, p.Addr())
 		}
 	}

@@ -36,12 +36,15 @@ type Server struct {
 	nics   *nics
 	rates  rates
 	placed map[placedAddress]bool // managed virtual addresses
-	due    []announcement         // of them
-	dict   *engine.Dictionary
-	ways   map[netip.Addr]way
-	host   *engine.HostSpec
-	api    *api
-	began  time.Time
+	// withdrawn are those that are taken off while their members are down; hooks are told.
+	withdrawn map[reach]bool
+	hooks     *hookRunner
+	due       []announcement // of them
+	dict      *engine.Dictionary
+	ways      map[netip.Addr]way
+	host      *engine.HostSpec
+	api       *api
+	began     time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
@@ -98,7 +101,10 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if err = f.checkLocalPorts(); err != nil {
 		return nil, err
 	}
-	if s.ways, err = f.ways(s.ifaces); err != nil {
+	if s.vlans, err = f.vlanInterfaces(s.ifaces); err != nil {
+		return nil, err
+	}
+	if s.ways, err = f.ways(s.reach()); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -161,6 +167,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 
 // giveUp undoes a start that failed. What a killed engine left stays for another try: its connections can still be saved.
 func (s *Server) giveUp() error {
+	s.endHooks()
 	if !s.state.inherited {
 		return errors.Join(s.close(false), s.tables.close(true), s.state.release())
 	}
@@ -260,18 +267,18 @@ func (s *Server) resolveHops() error {
 			if !s.isOpen(w.port) {
 				continue // its interface is gone, and the kernel has forgotten them
 			}
-			want[placedNeighbour{s.ifaces[w.port].index, w.via}] = true
+			want[placedNeighbour{s.ifaceOf(w.port).index, w.via}] = true
 		}
 	}
 	return s.state.keepNeighbours(want)
 }
 
 func (s *Server) topology() (*topology, error) {
-	t, err := s.file.live(s.ifaces[:len(s.file.Ports)], s.ways, s.drain.ways, s.host)
+	t, err := s.file.live(s.reach(), s.ways, s.drain.ways, s.host)
 	if err != nil {
 		return nil, err
 	}
-	for i := range s.file.Ports {
+	for i := range s.file.enginePorts() {
 		t.down = append(t.down, s.linkState(i) != "up")
 	}
 	for a, h := range t.hops {
@@ -334,8 +341,8 @@ func (s *Server) manageAgain(t *topology) {
 	s.managed = time.Now()
 	for _, w := range t.unmanaged {
 		// With an old kernel this starts another resolution.
-		_ = manage(s.ifaces[w.port].index, w.via)
-		n := placedNeighbour{s.ifaces[w.port].index, w.via}
+		_ = manage(s.ifaceOf(w.port).index, w.via)
+		n := placedNeighbour{s.ifaceOf(w.port).index, w.via}
 		if !slices.Contains(s.state.Neighbours, n) {
 			s.state.Neighbours = append(s.state.Neighbours, n)
 			_ = s.state.save() // only for a successor that cleans up
@@ -348,11 +355,7 @@ func (s *Server) noteIDs() error {
 	if s.tables.dictionary != nil {
 		return s.tables.note(s.dict)
 	}
-	var ports []string
-	for i := range s.file.Ports {
-		ports = append(ports, s.file.Ports[i].Name)
-	}
-	return s.tables.begin(ports, s.dict)
+	return s.tables.begin(s.file.enginePorts(), s.dict)
 }
 
 func describeRules(rules []rings.Rules) (out []string) {
@@ -364,21 +367,21 @@ func describeRules(rules []rings.Rules) (out []string) {
 
 // want adds addresses to those that shall be on a port.
 func (s *Server) want(want map[placedAddress]bool, port string, addrs ...netip.Addr) {
-	for p := range s.file.Ports {
-		if s.file.Ports[p].Name == port {
-			for _, a := range addrs {
-				want[placedAddress{s.ifaces[p].index, s.ifaces[p].mac, a}] = true
-			}
+	if n, ok := s.file.portNumber(port); ok {
+		f := s.ifaceOf(n)
+		for _, a := range addrs {
+			want[placedAddress{f.index, f.mac, a}] = true
 		}
 	}
 }
 
 // placeAddresses puts the managed virtual and SNAT addresses on their ports and takes off those of an earlier engine.
 func (s *Server) placeAddresses() error {
+	s.withdraw()
 	want := map[placedAddress]bool{}
 	for i := range s.file.VirtualServers {
 		if v := &s.file.VirtualServers[i]; v.AddressHandling == AddressManaged {
-			s.want(want, v.Port, v.Address.Addr())
+			s.want(want, v.Port, s.announced(v)...)
 		}
 	}
 	for i := range s.file.SNATPools {
@@ -388,8 +391,10 @@ func (s *Server) placeAddresses() error {
 	}
 	for _, p := range s.state.Addresses {
 		for _, v := range s.drain.virtuals {
-			if p.Address == v.Addr {
-				want[p] = true
+			for _, d := range v.All() {
+				if d.IsAddress() && p.Address == d.Prefix.Addr() {
+					want[p] = true
+				}
 			}
 		}
 	}
@@ -449,6 +454,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 func (s *Server) shutdown() error {
 	errs := []error{s.state.keepAddresses(nil)}
+	s.endHooks()
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(true))
 	}

@@ -214,7 +214,7 @@ func (v *validator) checkSNATAddress(p *SNATPool, a netip.Addr, at string, own m
 	case ok && port < 0:
 		v.errorf(at, "%s is the broadcast address of a port's network", a)
 	case ok:
-		v.errorf(at, "%s is the own address of port %q, whose connections would be lost", a, v.file.Ports[port].Name)
+		v.errorf(at, "%s is the own address of port %q, whose connections would be lost", a, v.file.portName(port))
 	}
 	for i := range v.file.Pools {
 		for j := range v.file.Pools[i].Members {

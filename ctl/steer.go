@@ -114,7 +114,10 @@ func (f *File) steeredPorts(ifaces []iface, ways func(addr endpoint) (port int, 
 	everywhere := !slices.ContainsFunc(out, func(p steeredPort) bool { return !p.server })
 	for i := range out {
 		p := &out[i]
-		p.client = !p.server || everywhere && slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool { return v.Port == p.name })
+		p.client = !p.server || everywhere && slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+			n, ok := f.portNumber(v.Port)
+			return ok && f.physical(n) == i
+		})
 		if !p.client {
 			p.targets = slices.DeleteFunc(p.targets, func(t target) bool { return !t.member })
 		}
@@ -237,10 +240,10 @@ func (s *Server) steer(cfg *engine.Config) {
 	on := want.setting == SteeringAuto && want.workers > 1
 	want.ports = s.file.steeredPorts(s.ifaces, func(a endpoint) (int, bool) {
 		if hop, ok := s.file.staticHop(a.Addr()); ok {
-			return hop.Port, true
+			return s.file.physical(hop.Port), true
 		}
 		w, ok := s.ways[a.Addr()]
-		return w.port, ok
+		return s.file.physical(w.port), ok
 	})
 	if s.steered != nil && reflect.DeepEqual(*s.steered, want) {
 		return

@@ -358,10 +358,8 @@ func (t *savedTables) portsNow(f *File) []int {
 	out := make([]int, len(t.ports))
 	for i, name := range t.ports {
 		out[i] = -1
-		for j := range f.Ports {
-			if f.Ports[j].Name == name {
-				out[i] = j
-			}
+		if j, ok := f.portNumber(name); ok {
+			out[i] = j
 		}
 	}
 	return out

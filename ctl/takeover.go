@@ -281,7 +281,7 @@ func (t *taking) resolveMore() error {
 		want[n] = true
 	}
 	for _, w := range t.ways {
-		want[placedNeighbour{t.ifaces[w.port].index, w.via}] = true
+		want[placedNeighbour{t.ifaceOf(w.port).index, w.via}] = true
 	}
 	return t.state.keepNeighbours(want)
 }

@@ -253,14 +253,14 @@ func (s *Server) nodeName(id uint32) string {
 // virtualSpec is what is known of a virtual server, also of one that drains.
 func (s *Server) virtualSpec(id uint32, e engine.Entry) engine.VirtualSpec {
 	for i := range s.spec.Virtuals {
-		if v := &s.spec.Virtuals[i]; v.Addr == e.Addr && v.Port == e.Port && v.Proto == e.Proto {
+		if v := &s.spec.Virtuals[i]; e.Same(v.Entry(s.spec.Ports)) {
 			return *v
 		}
 	}
 	if v, ok := s.drain.virtuals[id]; ok {
 		return v
 	}
-	return engine.VirtualSpec{Addr: e.Addr, Port: e.Port, Proto: e.Proto}
+	return e.Spec(s.spec.Ports)
 }
 
 // restartHint is what to do where a takeover cannot be.
@@ -410,6 +410,9 @@ func (s *Server) leave() error {
 	}
 	s.heirs.close(false)
 	s.api.leave()
+	if s.hooks != nil {
+		s.hooks.wait(stopTimeout) // what they tell is the successor's from now on
+	}
 	errs := []error{s.resting.Leave()}
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(false))

@@ -330,6 +330,12 @@ func (s *Server) fixedSettings(workers int) []Setting {
 		add(at+"ifindex", s.ifaces[i].index)
 		add(at+"queues", s.ifaces[i].queues)
 	}
+	s.file.eachVLAN(func(n, _ int, v *VLAN, _ *Port, at string) {
+		add(at+".name", v.Name)
+		add(at+".id", v.ID)
+		add(at+".inner", v.Inner)
+		add(at+".ifindex", s.ifaceOf(n).index)
+	})
 	return out
 }
 

@@ -12,6 +12,7 @@ func (f *File) complete() {
 			p.Name = p.Interface
 		}
 	}
+	f.completeVLANs()
 	f.completeMonitors()
 	for i := range f.Pools {
 		for j := range f.Pools[i].Members {
@@ -28,6 +29,7 @@ func (f *File) complete() {
 		if v.Port == "" && len(f.Ports) > 0 {
 			v.Port = f.Ports[0].Name
 		}
+		v.completeEnds()
 		v.Timeouts.inherit(&f.Timeouts)
 		if v.Hairpin == "" && !v.Mode.translates() {
 			v.Hairpin = HairpinForward
@@ -65,14 +67,18 @@ type validator struct {
 	pools     map[string]*poolFacts
 	poolNames []string
 	virtual   map[netip.Addr]int // the first virtual server of each address
+	prefixes  map[prefixOn]int   // and of each prefix
+	lengths   map[prefixLengths][]int
+	claims    map[claimKey][]taken // what virtual servers take
 }
 
 // validate checks what no key can check for itself. A value that is zero was refused before or is missing,
 // and was reported then.
 func validate(c *collector, f *File) {
-	v := &validator{collector: c, file: f, ports: map[string]int{}, pools: map[string]*poolFacts{}, virtual: map[netip.Addr]int{}}
+	v := &validator{collector: c, file: f, ports: map[string]int{}, pools: map[string]*poolFacts{}, virtual: map[netip.Addr]int{},
+		prefixes: map[prefixOn]int{}, lengths: map[prefixLengths][]int{}, claims: map[claimKey][]taken{}}
 	for i := range f.VirtualServers {
-		if a := f.VirtualServers[i].Address.Addr(); a.IsValid() {
+		for _, a := range f.VirtualServers[i].addresses() {
 			if _, ok := v.virtual[a]; !ok {
 				v.virtual[a] = i
 			}
@@ -179,6 +185,7 @@ func (v *validator) checkPorts() {
 			}
 		}
 	}
+	v.checkVLANs(names)
 }
 
 func (v *validator) checkNeighbours() {
@@ -240,8 +247,8 @@ func (v *validator) checkRoutes() {
 
 // onLink tells whether a is on the network of a port, and whether any port has a network.
 func (v *validator) onLink(a netip.Addr) (on, any bool) {
-	for _, p := range v.file.Ports {
-		for _, prefix := range p.Addresses {
+	for _, network := range v.file.networks() {
+		for _, prefix := range network {
 			any = true
 			if prefix.Contains(a) {
 				return true, true

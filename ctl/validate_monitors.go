@@ -183,10 +183,10 @@ func (f *File) servicePorts() map[string]uint16 {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
 		f.eachServing(v, func(p *Pool) {
-			if port, ok := ports[p.Name]; ok && port != v.Address.Port() {
+			if port, ok := ports[p.Name]; ok && port != v.onePort() {
 				ports[p.Name] = 0
 			} else {
-				ports[p.Name] = v.Address.Port()
+				ports[p.Name] = v.onePort()
 			}
 		})
 	}

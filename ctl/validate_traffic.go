@@ -2,10 +2,13 @@ package ctl
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
+	"sluice/engine"
 	"sluice/sched"
 )
 
@@ -97,15 +100,8 @@ func (v *validator) checkMembers(p *Pool, at string) *poolFacts {
 	return facts
 }
 
-// service is what tells virtual servers apart.
-type service struct {
-	netip.AddrPort
-	protocol Protocol
-}
-
 func (v *validator) checkVirtualServers() {
 	names := newUnique[string](v)
-	services := map[service]int{}
 	own := v.portAddresses()
 	for i := range v.file.VirtualServers {
 		s, at := &v.file.VirtualServers[i], fmt.Sprintf("virtual-servers[%d]", i)
@@ -115,17 +111,8 @@ func (v *validator) checkVirtualServers() {
 		if s.Port != "" {
 			v.checkPortName(at+".port", s.Port)
 		}
-		if s.Address.IsValid() {
-			v.checkAddress(s, at, own)
-			first, ok := services[service{s.Address, s.Protocol}]
-			if ok && s.Protocol != "" {
-				v.errorf(at+".address", "%s %s is already virtual server %q, in line %d", s.Protocol, s.Address,
-					v.file.VirtualServers[first].Name, v.line(fmt.Sprintf("virtual-servers[%d].address", first)))
-			} else {
-				services[service{s.Address, s.Protocol}] = i
-			}
-			v.checkSameAddress(s, at, v.virtual[s.Address.Addr()])
-		}
+		v.checkEnds(s, i, at, own)
+		v.checkAccess(s, at)
 		if s.Pool != "" {
 			v.checkPoolOf(s, at)
 		}
@@ -133,6 +120,7 @@ func (v *validator) checkVirtualServers() {
 		v.checkConnections(s, at)
 		v.checkSNATOf(s, at)
 		v.checkUntranslated(s, at)
+		v.checkEcho(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -146,13 +134,14 @@ func (v *validator) checkVirtualServers() {
 
 // checkConnections refuses settings that the protocol has no use for.
 func (v *validator) checkConnections(s *VirtualServer, at string) {
+	ported := slices.IndexFunc(s.Destinations, func(d engine.Destination) bool { return !d.AnyPort() })
 	switch portless := s.Protocol == ICMP || s.Protocol == AnyProtocol; {
-	case portless && s.Address.IsValid() && s.Address.Port() != 0:
-		v.errorf(at+".address", "protocol %s has no ports; write %s", s.Protocol, endText(netip.AddrPortFrom(s.Address.Addr(), 0)))
-	case s.OnePacket && (portless || s.Address.IsValid() && s.Address.Port() == 0):
-		v.errorf(at+".one-packet", "one-packet is for one port of UDP: answers are told by the member's port")
-	case s.TableFull == TableFullForward && (portless || s.Address.IsValid() && s.Address.Port() == 0):
-		v.errorf(at+".table-full", "forward is for one port of TCP or UDP: answers are told by the member's port")
+	case portless && ported >= 0:
+		v.errorf(at+s.endKeys[ported], "protocol %s has no ports; write %s:any", s.Protocol, s.Destinations[ported].Host())
+	case s.OnePacket && (portless || s.Address.IsValid() && !s.simple()):
+		v.errorf(at+".one-packet", "one-packet is for one port of UDP of one address: answers are told by the member's port")
+	case s.TableFull == TableFullForward && (portless || s.Address.IsValid() && !s.simple()):
+		v.errorf(at+".table-full", "forward is for one port of TCP or UDP of one address: answers are told by the member's port")
 	case s.Protocol == ICMP && s.MidStream != MidStreamDrop && s.MidStream != "":
 		v.errorf(at+".mid-stream", "ICMP has no streams; mid-stream is for TCP")
 	case s.Protocol == ICMP && s.ResetExpired:
@@ -187,13 +176,14 @@ func (v *validator) hashes(pool string) bool {
 // portAddresses maps the ports' own addresses, and the broadcast addresses of their networks (-1).
 func (v *validator) portAddresses() map[netip.Addr]int {
 	own := map[netip.Addr]int{}
-	for i, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	networks := v.file.networks()
+	for i := range networks {
+		for _, a := range networks[i] {
 			own[a.Addr()] = i
 		}
 	}
-	for _, p := range v.file.Ports {
-		for _, a := range p.Addresses {
+	for i := range networks {
+		for _, a := range networks[i] {
 			if b, ok := broadcast(a); ok {
 				own[b] = -1
 			}
@@ -214,33 +204,33 @@ func broadcast(p netip.Prefix) (netip.Addr, bool) {
 	return netip.AddrFrom4(a), true
 }
 
-func (v *validator) checkAddress(s *VirtualServer, at string, own map[netip.Addr]int) {
-	a := s.Address.Addr()
+func (v *validator) checkAddress(s *VirtualServer, a netip.Addr, key string, own map[netip.Addr]int) {
 	if why := noStation(a); why != "" {
-		v.errorf(at+".address", "a virtual server cannot have %s", why)
+		v.errorf(key, "a virtual server cannot have %s", why)
 		return
 	}
 	switch port, ok := own[a]; {
 	case ok && port < 0:
-		v.errorf(at+".address", "%s is the broadcast address of a port's network", a)
+		v.errorf(key, "%s is the broadcast address of a port's network", a)
 	case ok && s.AddressHandling == AddressManaged:
-		v.warn(at+".address", "%s is the own address of port %q: address-handling should be external", a, v.file.Ports[port].Name)
+		v.warn(key, "%s is the own address of port %q: address-handling should be external", a, v.file.portName(port))
 	case ok && s.Unmatched == UnmatchedDrop:
-		v.warn(at+".address", "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.Ports[port].Name)
+		v.warn(key, "%s is the own address of port %q, and unmatched is drop: the host is not reached by it", a, v.file.portName(port))
 	}
 }
 
 // checkSameAddress compares what belongs to the address rather than to one virtual server.
-func (v *validator) checkSameAddress(s *VirtualServer, at string, first int) {
+func (v *validator) checkSameAddress(s *VirtualServer, at string, a netip.Addr, first int) {
 	f := &v.file.VirtualServers[first]
 	for _, k := range []struct{ key, mine, other string }{
 		{"unmatched", string(s.Unmatched), string(f.Unmatched)},
+		{"echo", string(s.Echo), string(f.Echo)},
 		{"address-handling", string(s.AddressHandling), string(f.AddressHandling)},
 		{"port", s.Port, f.Port},
 	} {
 		if k.mine != "" && k.other != "" && k.mine != k.other {
 			v.errorf(at+"."+k.key, "%s is %s here and %s in virtual server %q (line %d), which has the same address %s", k.key, k.mine, k.other,
-				f.Name, v.line(fmt.Sprintf("virtual-servers[%d].%s", first, k.key)), s.Address.Addr())
+				f.Name, v.line(fmt.Sprintf("virtual-servers[%d].%s", first, k.key)), a)
 		}
 	}
 }
@@ -265,10 +255,14 @@ func (v *validator) checkPoolOf(s *VirtualServer, at string) {
 		v.errorf(at+".pool", "virtual server %q (%s) is %s, and member %q of pool %q (line %d) is %s",
 			s.Name, s.Address, familyOf(a), name, s.Pool, line, familyOf(members[j].Address.Addr()))
 	}
-	if j, ok := facts.twice[s.Address.Port()]; ok {
-		name, line := member(j)
-		v.errorf(at+".pool", "with port %d, member %q of pool %q (line %d) is the same as one without a port",
-			s.Address.Port(), name, s.Pool, line)
+	for _, d := range s.Destinations {
+		for _, port := range slices.Sorted(maps.Keys(facts.twice)) {
+			if !d.AnyPort() && d.Ports.Contains(port) {
+				name, line := member(facts.twice[port])
+				v.errorf(at+".pool", "with port %d, member %q of pool %q (line %d) is the same as one without a port", port, name, s.Pool, line)
+				return
+			}
+		}
 	}
 }
 

@@ -286,7 +286,7 @@ func noEnd(text string) *problem {
 	case err != nil:
 		return w.orUse("names are not looked up; such as 10.10.1.100:80 or [2001:db8::1]:80")
 	case port == "*" || port == "any" || strings.Contains(port, "-") || strings.Contains(port, ","):
-		return wrong("several ports, %q, are not in this release; want one", shorten(port))
+		return wrong("several ports, %q; want one", shorten(port))
 	}
 	return wrong("%q is not a port; want 1 to 65535", shorten(port))
 }
@@ -307,17 +307,6 @@ func parseVirtual(text string) (netip.AddrPort, error) {
 		return netip.AddrPort{}, wrong("want ip:any, found %q", shorten(text)).orUse("such as 10.10.1.100:any or [2001:db8::1]:any")
 	}
 	return netip.AddrPortFrom(a, 0), checkUsable(a)
-}
-
-// endText is the address of a virtual server as the file would have it.
-func endText(a netip.AddrPort) string {
-	switch {
-	case a.Port() != 0:
-		return a.String()
-	case a.Addr().Is6():
-		return "[" + a.Addr().String() + "]:any"
-	}
-	return a.Addr().String() + ":any"
 }
 
 // parseTarget reads a member's address, whose port may be left out.

@@ -39,6 +39,10 @@ type VirtualView struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 	Pool     string `json:"pool"`
+	State    string `json:"state,omitempty"` // up | down (no member is) | disabled (ordered)
+	Since    string `json:"since,omitempty"` // of an order; RFC 3339
+	// Withdrawn says that its addresses are off their port, because every member is down.
+	Withdrawn bool `json:"withdrawn,omitempty"`
 	CounterView
 }
 
@@ -80,8 +84,8 @@ type ConnView struct {
 	ServerSequence   uint32 `json:"server_sequence"`
 
 	State         string `json:"state"`
-	Forwarding    string `json:"forwarding"` // translated | routed | ipip | gue
-	OneSided      bool   `json:"one_sided"`  // answers go past us, and are not counted
+	Forwarding    string `json:"forwarding,omitempty"` // routed | ipip | gue; empty where addresses are translated
+	OneSided      bool   `json:"one_sided,omitempty"`  // answers go past us, and are not counted
 	VirtualServer string `json:"virtual_server"`
 	Pool          string `json:"pool"`
 	Member        string `json:"member"`
@@ -167,13 +171,15 @@ type DropView struct {
 	Reason string `json:"reason"`
 	Text   string `json:"text"`
 	Count  uint64 `json:"count"`
+	// Answered are packets that were refused for the reason with a RST or an ICMP error instead of being dropped.
+	Answered uint64 `json:"answered,omitempty"`
 }
 
 // Drops lists every reason with its count.
 func Drops(s *engine.Stats) []DropView {
 	var out []DropView
 	for i, r := range engine.Reasons() {
-		out = append(out, DropView{r.Name, r.Text, s.Drops[i]})
+		out = append(out, DropView{r.Name, r.Text, s.Drops[i], s.Refused[i]})
 	}
 	return out
 }
@@ -265,6 +271,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 }
 
 // MemoryView is a piece of memory taken at start.
@@ -278,8 +285,10 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	out := []VirtualView{}
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
+		state, since := s.virtualState(v.Name)
 		out = append(out, VirtualView{
-			Name: v.Name, Address: endText(netip.AddrPortFrom(v.Addr, v.Port)), Protocol: protocolName(v.Proto),
+			State: state, Since: since, Withdrawn: s.isWithdrawn(s.file.VirtualServer(v.Name)),
+			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}
@@ -325,7 +334,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			sum := sumService(snaps, nodesOf, m.ID)
 			v := MemberView{
 				Pool: p.Name, Name: m.Name, Address: netip.AddrPortFrom(m.Addr, m.Port).String(), Weight: m.Weight,
-				State: "active", Port: s.file.Ports[m.Hop.Port].Name, CounterView: countersOf(&sum),
+				State: "active", Port: s.file.portName(m.Hop.Port), CounterView: countersOf(&sum),
 			}
 			if m.Port == 0 {
 				v.Address = m.Addr.String()
@@ -423,7 +432,7 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 			v.Invalid += q.RxInvalid + q.TxInvalid
 		}
 	}
-	return out
+	return append(out, s.vlanViews()...)
 }
 
 func (s *Server) memoryViews() []MemoryView {

@@ -63,6 +63,8 @@ func (s *Server) watch(ctx context.Context) error {
 			if s.successor != 0 {
 				return nil
 			}
+		case <-s.health.moved:
+			s.followDown()
 		case <-changed:
 			if quiet == nil {
 				quiet = time.After(settle)
@@ -138,6 +140,7 @@ func forward[T any](in <-chan T, note func()) {
 func (s *Server) reconcile(ctx context.Context) error {
 	s.followLinks()
 	s.followPorts(ctx)
+	s.followVLANs()
 	s.followRoutes()
 	s.keepPlaced()
 	hops, old := s.lastHops, s.lastRules
@@ -211,7 +214,7 @@ func (s *Server) followRoutes() {
 		if !known {
 			continue // a static neighbour
 		}
-		w, err := route(a, s.ifaces[:len(s.file.Ports)])
+		w, err := route(a, s.reach())
 		if err != nil {
 			w = old
 			w.gone = true

@@ -128,6 +128,16 @@ type Entry struct {
 	Addr  netip.Addr `json:"addr"`
 	Port  uint16     `json:"port"`
 	Proto uint8      `json:"proto,omitempty"`
+	// Of a virtual server that has more than one port of one address.
+	Last    uint16       `json:"last,omitempty"` // last port of a range
+	Prefix  netip.Prefix `json:"prefix,omitzero"`
+	Ingress string       `json:"ingress,omitempty"` // port that the prefix is bound to
+}
+
+// Same reports whether two entries stand for the same, whatever their ids.
+func (e Entry) Same(o Entry) bool {
+	e.ID, o.ID = 0, 0
+	return e == o
 }
 
 // Entries are all ids that were given since the first n.
@@ -138,7 +148,7 @@ func (d *Dictionary) Entries(n int) []Entry { return d.log[min(n, len(d.log)):] 
 func (d *Dictionary) Restore(e Entry) bool {
 	switch e.Kind {
 	case "virtual":
-		return d.virtual(e.Addr, e.Port, e.Proto) == e.ID
+		return d.virtual(e) == e.ID
 	case "node":
 		return d.node(e.Pool, e.Addr, e.Port) == e.ID
 	case "snat":

@@ -159,7 +159,7 @@ func TestAdoptDraining(t *testing.T) {
 		spec.Virtuals = spec.Virtuals[1:] // without web
 		spec.Virtuals = append(spec.Virtuals[:1:1], spec.Virtuals[2:]...)
 		spec.Pools[0].Members = spec.Pools[0].Members[1:] // and without server 1
-		removed := old.dict.virtual(vip, 80, flow.TCP)
+		removed := old.dict.virtual(Entry{Kind: "virtual", Addr: vip, Port: 80, Proto: flow.TCP})
 		node := old.dict.node("web", serverIP(1), 80)
 		spec.Draining = Draining{
 			Nodes:    map[uint32]DrainingNode{node: {Hop: Hop{Port: inside, MAC: mac(serverMAC(1)), OK: true}}},

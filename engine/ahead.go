@@ -37,12 +37,12 @@ func (w *worker) propose() {
 		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
 		}
-		id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+		id := w.cfg.find(k, w.ports[i])
 		if id == 0 {
 			continue
 		}
 		v := &w.cfg.virtuals[id]
-		if v.OnePacket || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 { // limits are met in the order of arrival
+		if v.OnePacket || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 || v.SourceRate > 0 { // limits are met in the order of arrival
 			continue
 		}
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {

@@ -89,3 +89,26 @@ func TestCollectionAndMessagesInBoundedTime(t *testing.T) {
 		}
 	}
 }
+
+// A worker that sleeps ends at once when it is told to, not when its sleep is over.
+func TestStopEndsSleep(t *testing.T) {
+	fastest := time.Hour
+	for range 5 {
+		bn := newBench(t, a4(1), 64, 1024)
+		bn.clock = newClock(nil)
+		w := bn.workers[0]
+		w.runtime.polling, w.rx = PollAdaptive, nil // nothing keeps it from a long sleep
+		if err := bn.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Millisecond) // asleep
+		begin := time.Now()
+		if err := bn.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		fastest = min(fastest, time.Since(begin))
+	}
+	if fastest > sleepTime/2 {
+		t.Errorf("the fastest of five stops took %v", fastest)
+	}
+}

@@ -23,8 +23,10 @@ type Config struct {
 	addrs       []flow.Addr
 	pools       []pool
 	services    services
+	echoes      []echo // what entries of services for addresses point to
 	owners      owners
 	answers     services // of members of virtual servers that may do without entries: whose answers they are
+	serverEnds  services // members' ends of connections, with the port that leads there; only where there are prefixes
 	sources     SourceLimit
 	dropOutside bool
 	places      []place  // by node id
@@ -36,6 +38,9 @@ type Config struct {
 	snatPools   []snatPool
 	tunnels     []rewrite.Tunnel // by node id
 	tunnelEnds  services         // of all of them, the far ones
+	sourceRates *sourceRates     // nil: no virtual server has a limit
+	lanes       []lane           // by port; nil: no port is a VLAN
+	lanePorts   []lanePort       // by key
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -53,6 +58,7 @@ type virtual struct {
 	snat   *snatPool
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
+	access   *access
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -118,6 +124,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		c.sources.HalfOpen = share(c.sources.HalfOpen, c.owners.workers)
 	}
 	c.compileExits(spec.ICMPRate)
+	if err := c.compileVLANs(); err != nil {
+		return nil, err
+	}
 	c.pools = make([]pool, len(spec.Pools))
 	for i := range spec.Pools {
 		c.pools[i].index = i
@@ -171,13 +180,16 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		}
 		if !c.virtuals[id].exists {
 			c.virtuals[id].VirtualSpec = v
-			c.services.addAddress(flow.AddrFrom(v.Addr))
+			c.addDraining(&v)
 		}
 	}
 	if err := c.compileTunnels(&spec, dict); err != nil {
 		return nil, err
 	}
-	return c, c.compileSNAT(&spec, c.snatPools)
+	if err := c.compileSNAT(&spec, c.snatPools); err != nil {
+		return nil, err
+	}
+	return c, c.sortServices()
 }
 
 func (c *Config) compileExits(rate int) {
@@ -274,31 +286,48 @@ func (p *pool) compile(spec *PoolSpec, dict *Dictionary) error {
 }
 
 func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining int) error {
-	c.services = newServices(len(specs) + draining)
+	n := draining + 2*len(c.Ports)
+	for i := range specs {
+		n += len(specs[i].All())
+	}
+	c.services = newServices(n)
+	c.addPortAddresses()
+	var err error
 	for _, s := range specs {
 		if s.Pool < 0 || s.Pool >= len(c.pools) {
 			return fmt.Errorf("virtual server %s: no pool %d", s.Name, s.Pool)
 		}
-		id := dict.virtual(s.Addr, s.Port, s.Proto)
+		first := s.All()[0]
+		id := dict.virtual(s.Entry(c.Ports))
 		for len(c.virtuals) <= int(id) {
 			c.virtuals = append(c.virtuals, virtual{})
 		}
 		if c.virtuals[id].exists {
-			return fmt.Errorf("virtual server %s: %s already has %v port %d", s.Name, c.virtuals[id].Name, s.Addr, s.Port)
+			return fmt.Errorf("virtual server %s: %s already has %s", s.Name, c.virtuals[id].Name, first)
 		}
-		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(s.Addr), pool: &c.pools[s.Pool], shared: dict.services[id]}
+		v := virtual{VirtualSpec: s, exists: true, addr: flow.AddrFrom(first.Prefix.Addr()), pool: &c.pools[s.Pool], shared: dict.services[id]}
 		if v.Timeouts == (Timeouts{}) {
 			v.Timeouts = DefaultTimeouts
 		}
 		if s.HalfOpenLimit > 0 {
 			v.halfOpen = int32(share(s.HalfOpenLimit, c.owners.workers))
 		}
+		if v.access, err = s.compileAccess(); err != nil {
+			return err
+		}
+		if s.SourceRate > 0 {
+			c.sourceRates = dict.sourceRates()
+		}
+		v.shared.disable(s.Disabled)
 		if err := v.resolveSNAT(c.snatPools); err != nil {
 			return err
 		}
 		c.virtuals[id] = v
-		c.services.add(v.addr, s.Port, s.Proto, id, s.UnmatchedHost)
+		if err := c.addDestinations(&c.virtuals[id], id); err != nil {
+			return err
+		}
 	}
+	c.compileEchoes()
 	return c.compileAnswers()
 }
 
@@ -330,8 +359,8 @@ func (c *Config) compileAnswers() error {
 		}
 		var err error
 		v.pool.eachServing(func(m *member) {
-			port := m.servicePort(v.Port)
-			if other := c.answers.find(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
+			port := m.servicePort(v.All()[0].Ports.First)
+			if other := c.answers.findAddress(m.addr, port, v.Proto); other != 0 && other != uint32(id) {
 				err = fmt.Errorf("virtual servers %s and %s may both forward without an entry in the table and share member %s port %d: its answers could belong to either",
 					v.Name, c.virtuals[other].Name, m.Name, port)
 				return

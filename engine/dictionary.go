@@ -14,7 +14,7 @@ import (
 // workers share: whose turn it is in a pool and how many connections a node has. It belongs to the control side;
 // workers only follow the pointers that a Config carries.
 type Dictionary struct {
-	virtuals map[virtualKey]uint32
+	virtuals map[Entry]uint32 // entries without their ids
 	nodes    map[nodeKey]uint32
 	values   []flow.Addr // by node id
 	mu       sync.RWMutex
@@ -23,12 +23,7 @@ type Dictionary struct {
 	turns    map[turnKey]*atomic.Uint64
 	sources  map[netip.Addr]uint32 // SNAT addresses; their ids are among those of nodes
 	log      []Entry               // every id in the order it was given
-}
-
-type virtualKey struct {
-	addr  netip.Addr
-	port  uint16
-	proto uint8
+	rates    *sourceRates          // nil until it is needed
 }
 
 type nodeKey struct {
@@ -45,19 +40,20 @@ type turnKey struct {
 // NewDictionary makes an empty dictionary. Id 0 means none in both spaces.
 func NewDictionary() *Dictionary {
 	return &Dictionary{
-		virtuals: map[virtualKey]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{}, sources: map[netip.Addr]uint32{},
+		virtuals: map[Entry]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{}, sources: map[netip.Addr]uint32{},
 		values: make([]flow.Addr, 1), shared: []*shared{new(shared)}, services: []*shared{new(shared)},
 	}
 }
 
-func (d *Dictionary) virtual(addr netip.Addr, port uint16, proto uint8) uint32 {
-	k := virtualKey{addr, port, proto}
-	id, ok := d.virtuals[k]
+func (d *Dictionary) virtual(e Entry) uint32 {
+	e.ID = 0
+	id, ok := d.virtuals[e]
 	if !ok {
 		id = uint32(len(d.virtuals) + 1)
-		d.virtuals[k] = id
+		d.virtuals[e] = id
 		d.services = append(d.services, new(shared))
-		d.log = append(d.log, Entry{Kind: "virtual", ID: id, Addr: addr, Port: port, Proto: proto})
+		e.ID = id
+		d.log = append(d.log, e)
 	}
 	return id
 }
@@ -100,6 +96,14 @@ func (d *Dictionary) snat(addr netip.Addr) uint32 {
 		d.log = append(d.log, Entry{Kind: "snat", ID: id, Addr: addr})
 	}
 	return id
+}
+
+// sourceRates is what workers share about sources.
+func (d *Dictionary) sourceRates() *sourceRates {
+	if d.rates == nil {
+		d.rates = new(sourceRates)
+	}
+	return d.rates
 }
 
 // turn is whose turn it is in a pool's group.

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"slices"
 
 	"sluice/flow"
 	"sluice/rewrite"
@@ -50,7 +51,7 @@ func (v *virtual) checkUntranslated() error {
 	}
 	var err error
 	v.pool.eachServing(func(m *member) {
-		if m.Port != 0 && m.Port != v.Port {
+		if m.Port != 0 && slices.ContainsFunc(v.All(), func(d Destination) bool { return d.Ports != flow.PortRange{First: m.Port, Last: m.Port} }) {
 			err = fmt.Errorf("virtual server %s: member %s has port %d, and ports stay as they are in this mode", v.Name, m.Name, m.Port)
 		}
 	})
@@ -58,8 +59,8 @@ func (v *virtual) checkUntranslated() error {
 }
 
 // keepsPorts reports whether a packet is for a virtual server that leaves it as it is.
-func (w *worker) keepsPorts(k *flow.Key) bool {
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+func (w *worker) keepsPorts(k *flow.Key, port uint16) bool {
+	id := w.cfg.find(k, port)
 	return id != 0 && !w.cfg.virtuals[id].Mode.translates()
 }
 

@@ -24,6 +24,7 @@ type Explanation struct {
 	Reason   string // for a drop: its name; for the host: why
 	Bin      int    // of the client's end
 	Worker   int    // owner of the connection
+	Ingress  string // port that the packet is taken to arrive on
 
 	Virtual    string
 	Pool       string
@@ -57,16 +58,29 @@ type Rewrite struct {
 // Tuple is source and destination.
 type Tuple struct{ Src, Dst netip.AddrPort }
 
-// Owner is the worker that owns packets of a tuple: where a NIC whose hash is ours delivers them.
-func (c *Config) Owner(k *flow.Key) int { return c.owner(k) }
+// Owner is the worker that owns packets of a tuple that arrive on a port: where a NIC whose hash is ours delivers them.
+func (c *Config) Owner(k *flow.Key, ingress int) int { return c.owner(k, uint16(ingress)) }
 
-// Explain says what would happen to the first packet from src to dst under c.
+// Explain says what would happen under c to the first packet from src to dst, if it arrived where clients do: on the first
+// port on which a virtual server wants it.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
-	e := Explanation{Worker: c.owner(&k), Bin: int(c.owners.bin(k.Src, k.SrcPort()))}
-	id := c.services.find(k.Dst, k.DstPort(), k.Proto)
+	for ingress := range c.services.networks.lengths {
+		if c.find(&k, uint16(ingress)) != 0 {
+			return c.ExplainOn(ingress, proto, src, dst)
+		}
+	}
+	return c.ExplainOn(0, proto, src, dst)
+}
+
+// ExplainOn is Explain for a packet that arrives on a port, by its index. That an address of the host's own is never taken
+// by a prefix is the XDP program's to see.
+func (c *Config) ExplainOn(ingress int, proto uint8, src, dst netip.AddrPort) Explanation {
+	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
+	e := Explanation{Worker: c.owner(&k, uint16(ingress)), Bin: int(c.owners.bin(k.Src, k.SrcPort())), Ingress: c.Ports[ingress].Name}
+	id := c.find(&k, uint16(ingress))
 	if id == 0 {
-		switch virtual, host := c.services.address(k.Dst); {
+		switch virtual, host := c.covered(&k, uint16(ingress)); {
 		case virtual && host:
 			e.Decision, e.Reason = DecideHost, "the address is virtual, no virtual server has this protocol and port, and unmatched is host"
 		case virtual:
@@ -78,6 +92,10 @@ func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 	}
 	v := &c.virtuals[id]
 	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
+	if why, ok := v.admits(k.Src); !ok {
+		e.Decision, e.Reason = DecideDrop, why.String()
+		return e
+	}
 	var search choice
 	search.apply(c)
 	c.explainPick(&e, v, &k, &search, 0)

@@ -107,7 +107,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	table := w.fragments.table
 	why := Fragmented
 	refused := rewrite.ReadFirst(w.region.Packet(d), p, k) != rewrite.Done
-	if !refused && k.Proto == flow.SCTP && !w.keepsPorts(k) { // its checksum covers what is not here
+	if !refused && k.Proto == flow.SCTP && !w.keepsPorts(k, port) { // its checksum covers what is not here
 		refused, why = true, Untranslatable
 	}
 	if refused {
@@ -122,7 +122,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 		w.releaseFragments(fragmentReason(r))
 		return false
 	}
-	mine := int(w.slots[w.cfg.owner(k)]) == w.slot
+	mine := int(w.slots[w.cfg.owner(k, port)]) == w.slot
 	if !mine {
 		w.resolved(d, port, k)
 	}
@@ -137,7 +137,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 // resolved passes a part whose tuple is known to the owner of its connection.
 func (w *worker) resolved(d rings.Desc, port uint16, k *flow.Key) {
 	w.putNote(d, note{ports: k.Ports, proto: k.Proto, len: d.Len, port: port})
-	if o := int(w.slots[w.cfg.owner(k)]); o != w.slot {
+	if o := int(w.slots[w.cfg.owner(k, port)]); o != w.slot {
 		w.give(o, fragmentKind|uint32(port), d)
 		return
 	}
@@ -163,6 +163,9 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 	if rewrite.Parse(b, p, k) != rewrite.Fragment || f.Read(b, p) != rewrite.Done {
 		w.drop(d, Fragmented)
 		return
+	}
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &port)
 	}
 	if f.Offset != 0 {
 		w.keepPart(d)
@@ -197,13 +200,16 @@ func (w *worker) passPart(d rings.Desc) {
 		return
 	}
 	k.Ports, k.Proto = n.ports, n.proto
+	if p.VLAN != 0 {
+		w.enterVLAN(&d, &n.port) // it is that port's already: only how many tags say so is found again
+	}
 	r := w.table.Lookup(&k)
 	if l := w.leaving; l != nil && (r == 0 || l.isSent(r.Index())) {
-		w.give(int(l.slots[l.next.owner(&k)]), fragmentKind|uint32(n.port), d)
+		w.give(int(l.slots[l.next.owner(&k, n.port)]), fragmentKind|uint32(n.port), d)
 		return
 	}
 	if r == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {
 			w.toHost(d)

@@ -23,7 +23,7 @@ const (
 	movedKind    = 5 << 16 // such a frame on its way back: the connections are in the receiver's table
 	fragmentKind = 6 << 16 // part of a datagram, arrived on the port in the low bits; its note has the tuple, the receiver's
 	kindMask     = 7 << 16
-	portMask     = 1<<16 - 1
+	portMask     = 1<<16 - 1 // tagMask is of vlan.go
 )
 
 // steer gives the packets of the burst that other workers own to them and keeps the rest; it returns how many of those have
@@ -33,7 +33,7 @@ func (w *worker) steer() (missed int) {
 	kept := 0
 	for i := range w.n {
 		if w.refs[i] == 0 {
-			if o := int(w.slots[w.cfg.owner(&w.keys[i])]); o != w.slot {
+			if o := int(w.slots[w.cfg.owner(&w.keys[i], w.ports[i])]); o != w.slot {
 				p := &w.peers[o]
 				d := w.descs[i]
 				d.Options = processKind | uint32(w.ports[i])
@@ -72,7 +72,7 @@ func (w *worker) flushPeers() {
 // handOver gives a batch to worker to.
 func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) {
 	for i := range batch {
-		batch[i].Options = kind | uint32(port)
+		batch[i].Options = batch[i].Options&tagMask | kind | uint32(port)
 	}
 	w.put(&w.peers[to], batch)
 }
@@ -120,11 +120,11 @@ func (w *worker) takeHandoff(n int) {
 	w.n, w.opening, w.handedIn = 0, 0, true
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
-		d.Options = 0
+		d.Options &= tagMask
 		switch kind {
 		case processKind:
 			w.stats.HandedIn++
-			w.parse(d, port)
+			w.parse(&d, port)
 		case fragmentKind:
 			w.stats.HandedIn++
 			w.takePart(d, port)

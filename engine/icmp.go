@@ -21,13 +21,13 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 	if w.relateTunnel(d, p, &q, port, &k) {
 		return
 	}
-	if o := int(w.slots[w.cfg.owner(&k)]); o != w.slot && !w.handedIn {
+	if o := int(w.slots[w.cfg.owner(&k, port)]); o != w.slot && !w.handedIn {
 		w.give(o, processKind|uint32(port), d)
 		return
 	}
 	r := w.table.Lookup(&k)
 	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
-		w.give(int(w.leaving.slots[w.leaving.next.owner(&k)]), processKind|uint32(port), d)
+		w.give(int(w.leaving.slots[w.leaving.next.owner(&k, port)]), processKind|uint32(port), d)
 		return
 	}
 	if r == 0 {
@@ -90,21 +90,21 @@ func (w *worker) give(slot int, options uint32, d rings.Desc) {
 	w.stats.HandedOut += uint64(w.put(&w.peers[slot], w.one[:]))
 }
 
-// answers limits the ICMP errors that a worker makes: so many each second of its clock.
+// answers limits the ICMP messages of one kind that a worker makes: so many each second of its clock.
 type answers struct {
 	second uint64
 	n      int
 }
 
-// mayError takes one of them.
-func (w *worker) mayError() bool {
-	if s := w.now / 1000; s != w.sentErrors.second {
-		w.sentErrors = answers{second: s}
+// take takes one of rate a second at the time now, in milliseconds, if there is one left.
+func (a *answers) take(now uint64, rate int) bool {
+	if s := now / 1000; s != a.second {
+		*a = answers{second: s}
 	}
-	if w.sentErrors.n >= w.cfg.icmpRate {
+	if a.n >= rate {
 		return false
 	}
-	w.sentErrors.n++
+	a.n++
 	return true
 }
 
@@ -121,7 +121,7 @@ func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about
 	if p.V6 {
 		a.Src = e.addr6
 	}
-	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, p, about) || !w.mayError() {
+	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, p, about) || !w.sentErrors.take(w.now, w.cfg.icmpRate) {
 		w.drop(d, why)
 		return
 	}

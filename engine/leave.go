@@ -67,7 +67,7 @@ func (w *worker) passOn() {
 			kept++
 			continue
 		}
-		p := &w.peers[l.slots[l.next.owner(&w.keys[i])]]
+		p := &w.peers[l.slots[l.next.owner(&w.keys[i], w.ports[i])]]
 		d := w.descs[i]
 		d.Options = processKind | uint32(w.ports[i])
 		p.batch[p.n] = d

@@ -46,7 +46,7 @@ func (w *worker) forwardOne(i int, v *virtual) {
 	*w.clientEntry(k.Src) = clientEntry{addr: k.Src, mac: rewrite.SourceMAC(b), port: w.ports[i]}
 	port := m.servicePort(k.DstPort())
 	diff := rewrite.AddrDiff(k.Dst, m.addr)
-	w.countService(w.cfg.services.find(k.Dst, k.DstPort(), k.Proto), m.id, flow.FromClient, p)
+	w.countService(w.cfg.find(k, w.ports[i]), m.id, flow.FromClient, p)
 	rewrite.ToServer(b, p, &n.l2, m.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.DstPort(), port)))
 	w.stats.ToServer++
 	w.send(int(n.port), d)
@@ -78,10 +78,14 @@ func (w *worker) answerOne(i int, a *service) {
 		return
 	}
 	v := &w.cfg.virtuals[a.id]
+	port := v.Port
+	if len(v.Destinations) > 0 {
+		port = v.Destinations[0].Ports.First
+	}
 	diff := rewrite.AddrDiff(k.Src, v.addr)
 	l2 := rewrite.MakeL2(c.mac, w.cfg.Ports[c.port].MAC)
 	w.countService(a.id, a.node, flow.FromServer, p)
-	rewrite.ToClient(w.region.Packet(d), p, &l2, v.addr, v.Port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.SrcPort(), v.Port)))
+	rewrite.ToClient(w.region.Packet(d), p, &l2, v.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.SrcPort(), port)))
 	w.stats.ToClient++
 	w.send(int(c.port), d)
 }

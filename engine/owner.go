@@ -74,16 +74,26 @@ func (o *owners) bin(addr flow.Addr, port uint16) uint8 {
 	return uint8(toeplitz[0][w>>8] ^ toeplitz[1][w&0xff])
 }
 
-// owner is the worker that owns a packet: by its source if it goes to a virtual address,
-// by its destination port if to a SNAT address, else by its destination.
-func (c *Config) owner(k *flow.Key) int {
+// owner is the worker that owns a packet that arrived on a port: by its source if it is a client's, by its destination port
+// if it goes to a SNAT address, else by its destination.
+func (c *Config) owner(k *flow.Key, ingress uint16) int {
 	if virtual, _ := c.services.address(k.Dst); virtual {
 		return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
 	}
 	if c.isSNAT(k.Dst) {
 		return int(c.owners.worker[uint8(k.DstPort())])
 	}
+	if len(c.services.networks.lengths) > 0 {
+		if virtual, _ := c.covered(k, ingress); virtual {
+			return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
+		}
+	}
 	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
+}
+
+// clientOwner is the worker that owns a packet of which is known that a client sent it, whatever port it is seen on.
+func (c *Config) clientOwner(k *flow.Key) int {
+	return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
 }
 
 // ownerOf is the worker that owns a connection.

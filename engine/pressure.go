@@ -20,8 +20,11 @@ func (w *worker) shrunk(timeout uint32) uint32 {
 	return uint32(uint64(timeout) * uint64(w.table.Shrink()) / wholeTimeouts)
 }
 
-// mayOpen checks the quotas of half-open connections. What is over them is refused before a member sees it.
+// mayOpen checks who may open connections, and the quotas of half-open ones. What is refused no member sees.
 func (w *worker) mayOpen(v *virtual, id uint32, client flow.Addr) (Reason, bool) {
+	if why, ok := v.admits(client); !ok {
+		return why, false
+	}
 	if v.halfOpen > 0 && w.half.virtual[id] >= v.halfOpen {
 		return HalfOpenVirtual, false
 	}
@@ -50,12 +53,16 @@ func (w *worker) settled(r *flow.Record) {
 // sourceCounter is the counter of the prefix of an address. The prefix lengths of a running engine do not change: a
 // connection must find the counter that it was counted in.
 func (w *worker) sourceCounter(a flow.Addr) uint64 {
+	return w.runtime.secret.Hash(&flow.Key{Src: w.sourcePrefix(a)}) & (sourceCounters - 1)
+}
+
+// sourcePrefix is the prefix of an address that sources are counted by.
+func (w *worker) sourcePrefix(a flow.Addr) flow.Addr {
 	if a.Is4() {
 		a.Lo &^= 1<<(32-w.runtime.sourceBits4) - 1
-	} else {
-		a = maskAddr(a, w.runtime.sourceBits6)
+		return a
 	}
-	return w.runtime.secret.Hash(&flow.Key{Src: a}) & (sourceCounters - 1)
+	return maskAddr(a, w.runtime.sourceBits6)
 }
 
 func maskAddr(a flow.Addr, bits int) flow.Addr {

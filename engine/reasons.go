@@ -6,6 +6,8 @@ type Reason uint8
 // The reasons.
 const (
 	NotIP Reason = iota
+	VLANUnknown
+	VLANTags
 	Truncated
 	BadHeader
 	BadLength
@@ -20,9 +22,14 @@ const (
 	NoVirtualServer
 	Untranslatable
 	NoConnection
+	EchoRefused
+	EchoRate
 	NoMember
 	MemberLimit
 	VirtualLimit
+	VirtualDisabled
+	SourceDenied
+	SourceRate
 	HalfOpenVirtual
 	HalfOpenSource
 	NoNeighbour
@@ -47,6 +54,8 @@ type ReasonInfo struct {
 
 var reasons = [numReasons]ReasonInfo{
 	NotIP:            {"not_ip", "not IPv4 or IPv6"},
+	VLANUnknown:      {"vlan_unknown", "a VLAN tag that none of the port's vlans has"},
+	VLANTags:         {"vlan_tags", "it would leave with more than two VLAN tags"},
 	Truncated:        {"truncated", "the frame ends inside a header"},
 	BadHeader:        {"bad_header", "a header contradicts itself, or an IPv6 UDP checksum is zero"},
 	BadLength:        {"bad_length", "a length field exceeds the frame"},
@@ -61,9 +70,14 @@ var reasons = [numReasons]ReasonInfo{
 	NoVirtualServer:  {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	Untranslatable:   {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:     {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN; or to a SNAT address, of no connection"},
+	EchoRefused:      {"echo_refused", "an echo request to a virtual address with echo: off, or with echo: while-up and no member that is up"},
+	EchoRate:         {"echo_rate", "an echo request to a virtual address beyond icmp-rate"},
 	NoMember:         {"no_member", "the pool has no member that takes new connections"},
 	MemberLimit:      {"member_limit", "every member that could take the connection has as many as it may, or as many new ones this second (connection-limit, rate-limit of members)"},
 	VirtualLimit:     {"virtual_limit", "the virtual server has as many connections as it may, or as many new ones this second (connection-limit, rate-limit)"},
+	VirtualDisabled:  {"virtual_disabled", "a new connection to a virtual server that an operator has disabled (`sluice virtual enable`)"},
+	SourceDenied:     {"source_denied", "a new connection from a source that may not (allow and deny of the virtual server)"},
+	SourceRate:       {"source_rate", "the source prefix has had as many new connections to the virtual server as it may this second (source-rate-limit)"},
 	HalfOpenVirtual:  {"half_open_virtual", "the virtual server has as many half-open connections as it may (half-open-limit)"},
 	HalfOpenSource:   {"half_open_source", "the source prefix has as many half-open connections as it may (half-open-per-source)"},
 	NoNeighbour:      {"no_neighbour", "the next hop towards the member has no MAC address yet"},

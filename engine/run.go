@@ -31,10 +31,10 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 			idleSince = 0
 			continue
 		}
-		switch w.runtime.polling {
-		case PollBusy:
+		switch {
+		case w.runtime.stopped, w.runtime.polling == PollBusy:
 			continue
-		case PollAdaptive:
+		case w.runtime.polling == PollAdaptive:
 			if idleSince == 0 {
 				idleSince = now
 			}

@@ -61,9 +61,11 @@ func (w *worker) remove(index uint32) {
 // packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
 	k, d := &w.keys[i], w.descs[i]
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 {
-		if virtual, host := w.cfg.services.address(k.Dst); virtual && !host {
+		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
+			w.echo(i)
+		} else if virtual && !host {
 			w.drop(d, NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			w.drop(d, NoConnection)
@@ -89,7 +91,13 @@ func (w *worker) admit(i int) flow.Ref {
 		return 0
 	}
 	if v.OnePacket {
-		w.forwardOne(i, v)
+		if why, ok := v.admits(k.Src); !ok {
+			w.drop(d, why)
+		} else if v.SourceRate > 0 && !w.takeSource(v, id, k.Src) {
+			w.drop(d, SourceRate)
+		} else {
+			w.forwardOne(i, v)
+		}
 		return 0
 	}
 	adopt := false
@@ -129,7 +137,7 @@ func (w *worker) admit(i int) flow.Ref {
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, VirtualDisabled, SourceRate:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
 			w.stats.Refused[why]++
@@ -178,7 +186,7 @@ func (w *worker) opens(i int) bool {
 	if !begins(&w.pkts[i]) {
 		return false
 	}
-	id := w.cfg.services.find(k.Dst, k.DstPort(), k.Proto)
+	id := w.cfg.find(k, w.ports[i])
 	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
 		return false
 	}
@@ -202,6 +210,10 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	}
 	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
+	}
+	if v.SourceRate > 0 && !w.takeSource(v, id, w.keys[i].Src) {
+		v.shared.cancel(uint32(v.Rate), w.now)
+		return 0, SourceRate
 	}
 	c, proto := &w.runtime.choice, w.keys[i].Proto
 	c.begin(v.pool, &w.keys[i], w.now, false)

@@ -69,6 +69,7 @@ func (c *Config) compileSNAT(spec *Spec, pools []snatPool) error {
 		if virtual, _ := c.services.address(addr); virtual {
 			return fmt.Errorf("SNAT address %s is also a virtual address: answers could not be told from requests", a)
 		}
+		c.services.addOwn(addr)
 		if s := c.snat.slot(addr, 0); !s.used {
 			*s = service{addr: addr, node: id, id: uint32(ports.First)<<16 | uint32(ports.Last), used: true}
 		}

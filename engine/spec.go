@@ -71,6 +71,7 @@ type PortSpec struct {
 	MTU  int  // bytes of IP packet; 0: not known, nothing is too big
 	// Addr4 and Addr6 are the port's own addresses, where ICMP errors come from; not valid: none are sent.
 	Addr4, Addr6 netip.Addr
+	VLAN         VLANSpec
 }
 
 // HostSpec is the host port: frames that have no flow go there.
@@ -151,21 +152,36 @@ const (
 
 // VirtualSpec is a virtual server.
 type VirtualSpec struct {
-	Name     string
-	Addr     netip.Addr
-	Port     uint16 // 0: any
-	Proto    uint8  // 0: any but ICMP
-	Pool     int    // index in Pools
-	Timeouts Timeouts
+	Name string
+	// Addr and Port are where it is, if Destinations says nothing; port 0 is any.
+	Addr  netip.Addr
+	Port  uint16
+	Proto uint8 // 0: any, ICMP only where Destinations are prefixes
+	// Destinations are all that it takes, the first of which is what it is known by; they share the pool, limits and counters.
+	// Prefixes among them take only what arrives on the port Ingress, an index in Ports.
+	Destinations []Destination
+	Ingress      int
+	Pool         int // index in Pools
+	Timeouts     Timeouts
 	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
 	UnmatchedHost bool
-	MidStream     MidStream
+	// Echo is who answers echo requests to this address; the same for all of its virtual servers.
+	Echo      Echo
+	MidStream MidStream
 	// OnePacket treats each UDP datagram by itself: no entry in the table, a member for each, the answer translated back.
 	OnePacket bool
 	// ResetExpired sends a RST to both ends of a TCP connection that expires.
 	ResetExpired bool
 	// HalfOpenLimit bounds the half-open and unanswered connections; 0: no limit.
 	HalfOpenLimit int
+	// Allow and Deny are prefixes of sources that may open connections, or not. The longest that holds a source decides; in none,
+	// it may if Allow is empty.
+	Allow, Deny []netip.Prefix
+	// SourceRate bounds the new connections per second of a source prefix, whose lengths are those of Sources; at most
+	// MaxSourceRate, 0: no limit.
+	SourceRate int
+	// Disabled refuses new connections; SetVirtual changes it.
+	Disabled bool
 	// Limit bounds the connections over all workers, Rate the new ones per second; 0: no limit.
 	Limit, Rate int
 	// Stateless forwards what finds the table full by the pool's hash alone, without an entry: the member is the same for

@@ -2,7 +2,7 @@ package engine
 
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
 // or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
-// full transmit or handoff ring was counted on its way there too.
+// full transmit or handoff ring, or because of its VLAN tags, was counted on its way there too.
 type Stats struct {
 	RxPackets uint64
 	RxBytes   uint64 // of the frames, without check sequence
@@ -18,6 +18,7 @@ type Stats struct {
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
+	Echoes    uint64 // echo requests that the engine answered
 	Answered  uint64 // packets that became one of these
 	Outside   uint64 // TCP segments outside their connection's window, SCTP packets with a wrong tag
 	Stateless uint64 // packets of those ToServer that found the table full and went by their hash
@@ -57,6 +58,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent
+	s.Echoes += b.Echoes
 	s.Answered += b.Answered
 	s.Outside += b.Outside
 	s.Stateless += b.Stateless

@@ -38,7 +38,12 @@ func (w *worker) transmit() {
 func (w *worker) flush(e *egress, port int) {
 	batch := e.batch[:e.n]
 	e.n = 0
-	if w.cfg.Ports[port].Down || e.queue == nil && e.via == nobody {
+	logical := port
+	if w.cfg.lanes != nil {
+		port = int(w.cfg.lanes[port].parent)
+		e = &w.tx[port]
+	}
+	if w.cfg.Ports[port].Down || w.cfg.Ports[logical].Down || e.queue == nil && e.via == nobody {
 		// Not to the ring: it would keep them for as long as the link is down, and send what nobody waits for any more.
 		for _, d := range batch {
 			w.drop(d, PortDown)
@@ -46,8 +51,11 @@ func (w *worker) flush(e *egress, port int) {
 		return
 	}
 	if e.queue == nil {
-		w.handOver(e.via, transmitKind, uint16(port), batch)
+		w.handOver(e.via, transmitKind, uint16(logical), batch)
 		return
+	}
+	if w.cfg.lanes != nil {
+		batch = w.leaveVLAN(batch, logical)
 	}
 	sent := e.queue.Transmit(batch)
 	e.queue.Flush()

@@ -169,7 +169,7 @@ func (w *worker) enterTunnel(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pac
 		w.drop(d, TooBig)
 		return
 	}
-	d.Addr, d.Len = base+uint64(start), uint32(head+int(p.End)-start)
+	d.Addr, d.Len, d.Options = base+uint64(start), uint32(head+int(p.End)-start), 0 // the tags it came with are gone
 	w.send(int(w.cfg.nodes[rec.Node].port), d)
 }
 
@@ -232,7 +232,7 @@ func (w *worker) tunnelInParts(rec *flow.Record, t rewrite.Tunnel, p *rewrite.Pa
 		return
 	}
 	port := int(w.cfg.nodes[rec.Node].port)
-	d.Addr, d.Len = base+uint64(start), uint32(head+int(p.End)-start)
+	d.Addr, d.Len, d.Options = base+uint64(start), uint32(head+int(p.End)-start), 0
 	outer := rewrite.Packet{L3: etherLen, End: uint16(d.Len)}
 	for int(outer.End)-etherLen > mtu {
 		rest, ok := w.split(&outer, d, mtu)
@@ -277,13 +277,13 @@ func (w *worker) relateTunnel(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote,
 	if rewrite.ReadTunnelQuote(b, q, outer.SrcPort(), &inner, &k) != rewrite.Done { // of GUE, the port that it went to
 		return false
 	}
-	if o := int(w.slots[w.cfg.owner(&k)]); o != w.slot && !w.handedIn {
+	if o := int(w.slots[w.cfg.clientOwner(&k)]); o != w.slot && !w.handedIn {
 		w.give(o, processKind|uint32(port), d)
 		return true
 	}
 	r := w.table.Lookup(&k)
 	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
-		w.give(int(w.leaving.slots[w.leaving.next.owner(&k)]), processKind|uint32(port), d)
+		w.give(int(w.leaving.slots[w.leaving.next.clientOwner(&k)]), processKind|uint32(port), d)
 		return true
 	}
 	if r == 0 || r.Side() != flow.FromClient {
@@ -323,9 +323,9 @@ func (w *worker) answerInner(d rings.Desc, inner *rewrite.Packet, rec *flow.Reco
 		a.Src = e.addr6
 	}
 	d.Addr += uint64(rewrite.UncoverQuote(w.region.Packet(d), inner))
-	d.Len = uint32(inner.End)
+	d.Len, d.Options = uint32(inner.End), 0
 	b := w.region.Packet(d)
-	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, inner, about) || !w.mayError() {
+	if a.Src == (flow.Addr{}) || !rewrite.MayAnswer(b, inner, about) || !w.sentErrors.take(w.now, w.cfg.icmpRate) {
 		w.drop(d, TooBig)
 		return
 	}
@@ -368,7 +368,7 @@ func (c *Config) explainTunnel(m *member) *TunnelInfo {
 	return info
 }
 
-// Forwarding is how the packets of a connection go on, in a word.
+// Forwarding is how the packets of a connection go on, in a word; none where they are translated.
 func Forwarding(r *flow.Record) string {
 	switch r.Kind() {
 	case flow.Routed:
@@ -376,7 +376,7 @@ func Forwarding(r *flow.Record) string {
 	case flow.Tunnelled:
 		return TunnelName(rewrite.TunnelKind(r.L4Diff))
 	}
-	return "translated"
+	return ""
 }
 
 // TunnelName is the word for a kind.

@@ -76,6 +76,7 @@ type worker struct {
 	one        [1]rings.Desc
 	sentErrors answers
 	outerID    uint16 // of the last packet that went into a tunnel
+	sentEchoes answers
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 
@@ -145,7 +146,7 @@ func (w *worker) take(port uint16, n int) {
 		first := w.n
 		for i := from; i < min(from+portion, n); i++ {
 			bytes += uint64(w.in[i&(burstSize-1)].Len)
-			w.parse(w.in[i&(burstSize-1)], port)
+			w.parse(&w.in[i&(burstSize-1)], port)
 		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
@@ -153,9 +154,24 @@ func (w *worker) take(port uint16, n int) {
 }
 
 // parse adds one frame to the burst, or disposes of it.
-func (w *worker) parse(d rings.Desc, port uint16) {
+func (w *worker) parse(d *rings.Desc, port uint16) {
+	j := w.n & (burstSize - 1)
+	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, &w.pkts[j], &w.keys[j]) {
+		w.descs[j], w.ports[j] = *d, port
+		w.n++
+		return
+	}
+	w.parseAny(*d, port)
+}
+
+// parseAny is parse for a packet that is not plain.
+func (w *worker) parseAny(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
+		w.drop(d, VLANUnknown)
+		return
+	}
 	if v != rewrite.OK {
 		if !w.unusual(v, d, port, &w.keys[j]) {
 			return

@@ -6,6 +6,11 @@ package flow
 //go:noescape
 func prefetchBuckets(buckets []bucket, index []uint64)
 
+// candidates is findCandidates, and asks for both lines of the records found.
+//
+//go:noescape
+func candidates(buckets []bucket, records []Record, s *scratch, n int)
+
 // prefetchRecords asks for both lines of the records that refs name.
 //
 //go:noescape

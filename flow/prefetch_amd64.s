@@ -21,6 +21,49 @@ next:
 	JB   bucket
 	RET
 
+// func candidates(buckets []bucket, records []Record, s *scratch, n int)
+// A bucket's ten tags are its first 20 bytes, its references begin at 24; bucket, cand and tag of the scratch at 0, 512 and 768.
+TEXT ·candidates(SB), NOSPLIT, $0-64
+	MOVQ buckets_base+0(FP), DI
+	MOVQ records_base+24(FP), R8
+	MOVQ s+48(FP), SI
+	MOVQ n+56(FP), CX
+	XORL R9, R9
+	XORL R11, R11
+	JMP  next
+
+tuple:
+	MOVQ       (SI)(R9*8), AX
+	SHLQ       $6, AX
+	ADDQ       DI, AX
+	MOVWLZX    768(SI)(R9*2), BX
+	MOVQ       BX, X2
+	PSHUFLW    $0, X2, X2
+	PSHUFD     $0, X2, X2
+	MOVOU      (AX), X0
+	MOVQ       16(AX), X1
+	PCMPEQW    X2, X0
+	PCMPEQW    X2, X1
+	PACKSSWB   X1, X0                // a byte per tag
+	PMOVMSKB   X0, DX
+	ANDL       $0x3ff, DX            // the others are counts
+	XORL       R10, R10
+	BSFL       DX, R10
+	CMOVLEQ    R11, R10
+	MOVL       24(AX)(R10*4), R10
+	CMOVLEQ    R11, R10
+	MOVL       R10, 512(SI)(R9*4)    // index<<1 | side
+	SHRL       $1, R10
+	SHLQ       $7, R10
+	PREFETCHT0 (R8)(R10*1)
+	PREFETCHT0 64(R8)(R10*1)
+	INCQ       R9
+
+next:
+	CMPQ R9, CX
+	JB   tuple
+	RET
+
 // func prefetchRecords(records []Record, refs []Ref)
 TEXT ·prefetchRecords(SB), NOSPLIT, $0-48
 	MOVQ  records_base+0(FP), DI

@@ -122,6 +122,9 @@ func (r *Record) Closed() bool { return r.TCPState() == TCPClosed }
 // HalfOpen reports whether the connection is neither established nor answered yet.
 func (r *Record) HalfOpen() bool { return r.state&halfOpenBit != 0 }
 
+// Answered reports whether the server has answered and the connection is not half open any more.
+func (r *Record) Answered() bool { return r.state&(seenServer|halfOpenBit) == seenServer }
+
 // Settle ends being half open, once, and reports whether it has done so now.
 func (r *Record) Settle() bool {
 	if r.state&halfOpenBit == 0 || r.TCPState() == TCPSynSent || r.TCPState() == TCPSynReceived ||

@@ -80,12 +80,15 @@ type Table struct {
 	live    int
 	hand    uint32 // of Sweep
 	wheel   wheel
-	scratch struct { // of LookupBurst
-		bucket [Burst]uint64
-		cand   [Burst]Ref
-		tag    [Burst]uint16
-		again  [Burst]uint8 // what goes to the secondary bucket
-	}
+	scratch scratch
+}
+
+// scratch is the look-ups of a burst under way.
+type scratch struct {
+	bucket [Burst]uint64
+	cand   [Burst]Ref
+	tag    [Burst]uint16
+	again  [Burst]uint8 // what goes to the secondary bucket
 }
 
 // MaxCapacity is the largest number of connections in one table: references have 31 bits.
@@ -164,8 +167,10 @@ func (t *Table) matches(r Ref, k *Key) bool {
 }
 
 // place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
-func (t *Table) place(h uint64) (primary uint64, tag uint16) {
-	primary, _ = bits.Mul64(h, uint64(len(t.buckets)))
+func (t *Table) place(h uint64) (primary uint64, tag uint16) { return place(h, uint64(len(t.buckets))) }
+
+func place(h, buckets uint64) (primary uint64, tag uint16) {
+	primary, _ = bits.Mul64(h, buckets)
 	tag = uint16(h)
 	if tag == 0 {
 		tag = 1
@@ -234,9 +239,9 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) (missed int) {
 // Hash is the first half of LookupBurst: for the tuples of a burst from from on it asks for the buckets, which come while the
 // caller works on the next tuples.
 func (t *Table) Hash(keys []Key, from int) {
-	s := &t.scratch
+	s, secret, buckets := &t.scratch, t.secret, uint64(len(t.buckets))
 	for i := from; i < len(keys); i++ {
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.place(t.secret.Hash(&keys[i]))
+		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = place(secret.Hash(&keys[i]), buckets)
 	}
 	prefetchBuckets(t.buckets, s.bucket[from:len(keys)])
 }
@@ -246,13 +251,26 @@ func (t *Table) Hash(keys []Key, from int) {
 func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 	n := len(keys)
 	refs = refs[:n]
-	t.fetch(n)
 	s := &t.scratch
+	candidates(t.buckets, t.records, s, n)
 	again := 0
+	records, nodes := t.records, t.nodes
 	for i := range n { // compare
 		j := i & (Burst - 1)
-		r := s.cand[j]
-		if r != 0 && t.matches(r, &keys[i]) {
+		r, k := s.cand[j], &keys[i]
+		// What matches does, for what it is nearly always asked.
+		if rec := &records[r.Index()]; rec.Proto() == k.Proto && rec.Plain() {
+			if r.Side() == FromClient {
+				if rec.Virtual == k.Dst && rec.Client == k.Src && rec.VPort == k.DstPort() && rec.CPort == k.SrcPort() {
+					refs[i] = r
+					continue
+				}
+			} else if rec.Client == k.Dst && nodes[rec.Node] == k.Src && rec.SPort == k.DstPort() && rec.NPort == k.SrcPort() {
+				refs[i] = r
+				continue
+			}
+		}
+		if r != 0 && t.matches(r, k) {
 			refs[i] = r
 			continue
 		}
@@ -283,7 +301,7 @@ func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
 		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(s.bucket[k&(Burst-1)], s.tag[k&(Burst-1)]), s.tag[k&(Burst-1)]
 	}
 	prefetchBuckets(t.buckets, s.bucket[:n])
-	t.fetch(n)
+	candidates(t.buckets, t.records, s, n)
 	for i, k := range s.again[:n] {
 		r := s.cand[i&(Burst-1)]
 		if r != 0 && !t.matches(r, &keys[k]) {
@@ -295,23 +313,4 @@ func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
 		}
 	}
 	return missed
-}
-
-// fetch finds the candidates among the records of n tuples, and asks for them.
-func (t *Table) fetch(n int) {
-	for i := range n {
-		t.candidate(i & (Burst - 1))
-	}
-	prefetchRecords(t.records, t.scratch.cand[:n])
-}
-
-// candidate notes the first slot of bucket j that has the tag, or 0. The words are searched as one set without a branch: bit
-// 16*i+w is lane i of word w; with none the slot is any, and the mask makes it 0.
-func (t *Table) candidate(j int) {
-	s := &t.scratch
-	bk, tag := &t.buckets[s.bucket[j]], s.tag[j]
-	m := match(bk.tags[0], tag)>>15 | match(bk.tags[1], tag)>>14 | match(bk.tags[2], tag)&lastTags>>13
-	at := bits.TrailingZeros64(m | 1<<63)
-	some := Ref(uint32(int64(m|-m) >> 63))
-	s.cand[j] = bk.refs[min(at&3<<2|at>>4, slots-1)] & some
 }

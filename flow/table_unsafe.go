@@ -10,6 +10,10 @@ var (
 	_ [recordSize]byte = [unsafe.Sizeof(Record{})]byte{}
 	_ [bucketSize]byte = [unsafe.Sizeof(bucket{})]byte{}
 	_ [linkSize]byte   = [unsafe.Sizeof(link{})]byte{}
+	// and those that prefetch_amd64.s knows
+	_ [24]byte  = [unsafe.Offsetof(bucket{}.refs)]byte{}
+	_ [512]byte = [unsafe.Offsetof(scratch{}.cand)]byte{}
+	_ [768]byte = [unsafe.Offsetof(scratch{}.tag)]byte{}
 )
 
 // lay puts the table's arrays over mem: buckets, records, links, in this order. They hold no Go pointers, so mem

@@ -70,6 +70,7 @@ func FuzzTrackTCP(f *testing.F) {
 				j = r.TrackClient(&s)
 			} else {
 				j = r.TrackTCP(side, &s)
+				sameSteady(t, &before, &r, side, &s, j)
 			}
 			if j > Changed {
 				t.Fatalf("judgement %d", j)

@@ -66,6 +66,7 @@ type model struct {
 	rec      Record
 	begun    bool
 	judged   int // segments of the endpoints
+	steady   int // of those, the ones that are told at a glance
 	attacks  int
 	hits     int
 	expected float64 // hits by chance
@@ -325,6 +326,9 @@ func (m *model) track(side Side, s *Segment) {
 	default:
 		before := m.rec
 		j := m.rec.TrackTCP(side, s)
+		if sameSteady(m.t, &before, &m.rec, side, s, j) {
+			m.steady++
+		}
 		// A SYN may come late, and a RST inexact: the ends do not heed them either.
 		if heeded := s.Flags&FlagRST == 0 && (s.Flags&FlagSYN == 0 || before.TCPState() <= TCPSynReceived); heeded && j == Outside {
 			m.t.Fatalf("%d from %d: %v\n%+v\n%+v", m.now, side, j, *s, before)
@@ -418,7 +422,7 @@ func TestTCPModel(t *testing.T) {
 	}
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
-	judged, attacks, hits, conns, resets, missed, expected := 0, 0, 0, 0, 0, 0, 0.0
+	judged, steady, attacks, hits, conns, resets, missed, expected := 0, 0, 0, 0, 0, 0, 0, 0.0
 	for start := time.Now(); conns < least || time.Since(start) < limit; conns++ {
 		m := newModel(t, rng)
 		if !m.run() {
@@ -434,12 +438,16 @@ func TestTCPModel(t *testing.T) {
 			t.Fatalf("connection %d ends in %v\n%+v\n%+v\n%+v", conns, m.rec.TCPState(), m.rec, m.end[0], m.end[1])
 		}
 		judged += m.judged
+		steady += m.steady
 		attacks += m.attacks
 		hits += m.hits
 		expected += m.expected
 	}
 	t.Logf("%d connections, %d segments, %d resets of which %d missed, %d guesses of which %d hit; by chance %.2f",
 		conns, judged, resets, missed, attacks, hits, expected)
+	if steady < judged/10 {
+		t.Errorf("only %d of %d segments are steady", steady, judged)
+	}
 	if missed > 5+resets/20 {
 		t.Errorf("%d of %d resets missed", missed, resets)
 	}

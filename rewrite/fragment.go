@@ -47,6 +47,15 @@ func hasFragment(b []byte, p *Packet) bool {
 	return e.skip(b, int(p.L3)+ipv6Len, int(p.L4), b[p.L3+6]) == OK && e.part
 }
 
+// IsPart reports whether the packet p of frame b is part of a fragmented datagram, also after ReadFirst.
+func IsPart(b []byte, p *Packet) bool {
+	if !p.V6 {
+		return binary.BigEndian.Uint16(b[p.L3+6:])&moreFragmentsOrOffset != 0
+	}
+	var e extensions
+	return e.skip(b, int(p.L3)+ipv6Len, int(p.End), b[p.L3+6]) == OK && e.part
+}
+
 // Check refuses parts that cannot be put together, or that would be put together over the transport header, so that
 // filters and the receiver see different ones (RFC 1858, RFC 3128, RFC 5722). Overlaps further back only show in the
 // table of fragments (flow.Fragments).

@@ -95,6 +95,14 @@ func (e *Ends) queryID(k ICMPKind) uint16 {
 	return e.SrcPort
 }
 
+// IsEchoRequest reports whether p, with its frame b, is an echo request of its family, of the other queries none.
+func IsEchoRequest(b []byte, p *Packet) bool {
+	if p.ICMP != ICMPRequest || !isICMP(p) {
+		return false
+	}
+	return b[p.L4] == icmpEcho && !p.V6 || b[p.L4] == icmp6Echo && p.V6
+}
+
 // AnswerEcho turns an echo request that Parse took into its reply, to the MAC that it came from, and returns the new
 // length of the frame: IPv4 options and IPv6 extension headers go. It returns 0 and changes nothing for what is not an
 // echo request or may not be answered. The payload's checksum is kept right incrementally: what was damaged stays so.

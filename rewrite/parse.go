@@ -50,6 +50,7 @@ type Packet struct {
 	TTL     uint8
 	Proto   uint8
 	Opens   bool         // a SYN without more, or an INIT: what begins a connection with a handshake
+	Plain   bool         // ParsePlain has read it
 	ICMP    ICMPKind     // with verdict NoPorts only
 	TCP     flow.Segment // for TCP only
 	SCTP    flow.Chunks  // for SCTP only
@@ -86,7 +87,7 @@ func Parse(b []byte, p *Packet, k *flow.Key) Verdict {
 	}
 	l3 := etherLen
 	etherType := binary.BigEndian.Uint16(b[12:])
-	p.VLAN = 0
+	p.VLAN, p.Plain = 0, false
 	if etherType == etherVLAN || etherType == etherQinQ {
 		var ok bool
 		if l3, etherType, ok = skipTags(b, p); !ok {

@@ -36,6 +36,7 @@ const (
 	TunnelSum
 	TunnelInner
 	TunnelCongestion
+	Untaggable
 )
 
 var refusals = [...]string{
@@ -62,6 +63,7 @@ var refusals = [...]string{
 	TunnelSum:          "checksum of a tunnel's or the inner header is wrong",
 	TunnelInner:        "inner header contradicts its protocol or its length",
 	TunnelCongestion:   "congestion marked on the way of a packet that is not capable of ECN (RFC 6040 section 4.2)",
+	Untaggable:         "frame would have more than two VLAN tags",
 }
 
 // String is the refusal in words.

@@ -69,3 +69,54 @@ func SetVLAN(b []byte, head int, p *Packet, id uint16) (int, Refusal) {
 	binary.BigEndian.PutUint16(b[head+tagAt:], p.VLAN)
 	return head, Done
 }
+
+// VLANMask is the id in a tag; priority and drop eligibility are above it.
+const VLANMask = vlanMask
+
+// VLANTags are the tags of a VLAN, outermost first.
+type VLANTags struct {
+	IDs  [2]uint16 // 1 to 4094
+	TPID uint16    // of the outermost; 0 is 0x8100, or 0x88a8 for the outer of two
+	N    uint8     // 0 to 2
+}
+
+// Retag gives the frame at b[head:], of which the outermost own tags are those of the VLAN that it comes from, the tags of
+// another: they take their place and keep their priority, and further tags stay behind them. Where own is 0, a tag that the
+// frame has all the same gives way to one that it gets. It returns where the frame begins now. A frame has at most two tags:
+// Untaggable is one that would have more, NoRoom one without room in front.
+func Retag(b []byte, head, own int, to *VLANTags) (int, Refusal) {
+	tags, n := Tags(b[head:])
+	if own == 0 {
+		own = int(to.N)
+	}
+	own = min(own, n)
+	grow := int(to.N) - own
+	switch {
+	case n+grow > 2:
+		return head, Untaggable
+	case head < grow*vlanLen:
+		return head, NoRoom
+	case grow == 0:
+		for i := range own {
+			binary.BigEndian.PutUint16(b[head+tagAt+i*vlanLen:], tags[i]&^vlanMask|to.IDs[i])
+		}
+		return head, Done
+	}
+	var p Packet // whose offsets nobody asks for
+	for range own {
+		head = PopTag(b, head, &p)
+	}
+	for i := int(to.N) - 1; i >= 0; i-- {
+		tpid, priority := uint16(etherVLAN), tags[min(i, max(own-1, 0))]&^vlanMask
+		if i == 0 && to.TPID != 0 {
+			tpid = to.TPID
+		} else if i == 0 && to.N == 2 {
+			tpid = etherQinQ
+		}
+		if own == 0 {
+			priority = 0
+		}
+		head, _ = PushTag(b, head, &p, tpid, priority|to.IDs[i])
+	}
+	return head, Done
+}

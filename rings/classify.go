@@ -15,7 +15,7 @@ const (
 	ActionPass      Action = iota // the kernel's
 	ActionMalformed               // the kernel's: the headers up to IP do not fit, and it counts them too
 	ActionEngine                  // ours
-	ActionWildcard                // ours, by a wildcard virtual server only
+	ActionWildcard                // ours, by a prefix of a virtual server only
 )
 
 func (a Action) String() string {
@@ -243,10 +243,34 @@ func (c *Classifier) decide(p *classified) Action {
 			return ActionEngine
 		}
 	}
-	if !p.v6 && c.wildcard&wildcardV4 != 0 || p.v6 && c.wildcard&wildcardV6 != 0 {
+	if (!p.v6 && c.wildcard&wildcardV4 != 0 || p.v6 && c.wildcard&wildcardV6 != 0) && c.inPrefix(p) {
 		return ActionWildcard
 	}
 	return ActionPass
+}
+
+// inPrefix reports whether the destination is in one of the prefixes.
+func (c *Classifier) inPrefix(p *classified) bool {
+	for i := range valueLengths {
+		v, ok := c.table[lengthsKey(p.v6, i)]
+		if !ok {
+			return false
+		}
+		var lengths [ruleValueSize]byte
+		binary.NativeEndian.PutUint32(lengths[:], v.flags)
+		binary.NativeEndian.PutUint16(lengths[4:], v.first)
+		binary.NativeEndian.PutUint16(lengths[6:], v.last)
+		for _, bits := range lengths {
+			if bits == noLength {
+				return false
+			}
+			network := netip.PrefixFrom(p.dst, int(bits)-128+p.dst.BitLen()).Masked()
+			if _, ok := c.find(network.Addr(), kindPrefix, bits, 0); ok {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // decideOwn is rules 2 to 4, for an address that the table has.

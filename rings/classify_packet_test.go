@@ -142,7 +142,10 @@ func (p testPacket) prepend(l4 []byte, proto uint8) ([]byte, uint8) {
 
 // testRules has every kind of rule, for both families.
 func testRules(wildcard bool) Rules {
-	r := Rules{Wildcard4: wildcard, Wildcard6: wildcard}
+	var r Rules
+	if wildcard {
+		r.Prefixes = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	}
 	for _, f := range []func(string) netip.Addr{netip.MustParseAddr, toV6} {
 		r.Virtuals = append(r.Virtuals,
 			VirtualRule{Addr: f("10.10.1.100"), Proto: protoTCP, Port: 80},
@@ -257,8 +260,10 @@ func naiveVerdict(r Rules, p testPacket) string {
 			return verdictOurs
 		}
 	}
-	if r.Wildcard4 {
-		return "wildcard pass"
+	for _, prefix := range r.Prefixes {
+		if prefix.Contains(dst) {
+			return "wildcard pass"
+		}
 	}
 	return verdictPass
 }

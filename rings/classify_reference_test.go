@@ -2,6 +2,7 @@ package rings
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -35,13 +36,30 @@ func randomPacket(rnd *rand.Rand) testPacket {
 	return p
 }
 
+// Prefixes: all, and some of more lengths than one value of the table holds, that hold some of randomPacket's addresses.
+var (
+	everything   = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+	somePrefixes = func() (out []netip.Prefix) {
+		for bits := 8; bits < 32; bits++ {
+			out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 99, 99, 98}), bits).Masked())
+			out = append(out, netip.PrefixFrom(toV6("10.99.99.98"), bits+96).Masked())
+		}
+		for _, p := range []string{"192.168.20.0/31", "10.10.1.200/30", "172.16.0.0/12", "10.10.1.0/31"} {
+			prefix := netip.MustParsePrefix(p).Masked()
+			out = append(out, prefix, netip.PrefixFrom(toV6(prefix.Addr().String()), prefix.Bits()+96).Masked())
+		}
+		return out
+	}()
+)
+
 // TestClassifierRandom compares Classify with the naive reading of the rules; no kernel takes part.
 func TestClassifierRandom(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for _, wildcard := range []bool{false, true} {
-		rules := testRules(wildcard)
+	for _, prefixes := range [][]netip.Prefix{nil, everything, somePrefixes} {
+		rules := testRules(false)
+		rules.Prefixes = prefixes
 		c, err := NewClassifier(rules)
 		if err != nil {
 			t.Fatal(err)
@@ -61,8 +79,10 @@ func TestClassifyMutated(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	for _, wildcard := range []bool{false, true} {
-		c := newClassifier(t, ProgramConfig{Rules: testRules(wildcard)})
+	for _, prefixes := range [][]netip.Prefix{nil, everything, somePrefixes} {
+		rules := testRules(false)
+		rules.Prefixes = prefixes
+		c := newClassifier(t, ProgramConfig{Rules: rules})
 		for range 5000 {
 			frame := randomPacket(rnd).build(t)
 			for range rnd.IntN(4) {

@@ -193,9 +193,6 @@ func (w *Wire) SendBurst(packets [][]byte) int {
 	return sent
 }
 
-// HeadLen is how many bytes of a packet SendHeads writes: headers without options, and the whole of a 64-byte frame.
-const HeadLen = 64
-
 // SendHeads is SendBurst for a generator that must cost little beside what it measures. Packet i is lengths[i] bytes long
 // and begins with heads[i*HeadLen:(i+1)*HeadLen]; the rest is what the frame holds, so that a long packet costs no more than
 // a short one, as with a NIC that writes frames itself. It returns how many were delivered.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,9 @@ type Rules struct {
 	// FarEnds are addresses that we send to from addresses of our own: ICMP errors about that come to local addresses.
 	FarEnds []netip.Addr
 
-	Wildcard4, Wildcard6 bool // a wildcard virtual server of the family listens on this port
+	// Prefixes are what virtual servers of this port take besides addresses: what goes to one and no other rule excepts. They
+	// have at most 32 lengths of each family.
+	Prefixes []netip.Prefix
 }
 
 // VirtualRule is one virtual server. Port 0 is any port; Proto 0 is any protocol, and then Port must be 0. A rule
@@ -73,6 +76,8 @@ const (
 	kindAddress = 1
 	kindService = 2
 	kindMember  = 3
+	kindLengths = 4
+	kindPrefix  = 5
 	kindV6      = 0x80
 
 	addrVirtual       = 1 << 0
@@ -135,14 +140,62 @@ func (r Rules) compile() (ruleTable, uint32, error) {
 		}
 		t.flag(a, addrFarEnd)
 	}
-	var wildcard uint32
-	if r.Wildcard4 {
-		wildcard |= wildcardV4
+	wildcard, err := r.compilePrefixes(t)
+	return t, wildcard, err
+}
+
+// The lengths of the prefixes of a family fill up to 4 values, a byte each, the longest first; the rest is noLength.
+const (
+	valueLengths = 4
+	maxLengths   = valueLengths * ruleValueSize
+	noLength     = 0xff
+)
+
+// compilePrefixes enters the prefixes and returns which families have any.
+func (r Rules) compilePrefixes(t ruleTable) (wildcard uint32, err error) {
+	var lengths [2][]byte
+	for _, p := range r.Prefixes {
+		if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+			return 0, fmt.Errorf("virtual prefix: %s is not a prefix", p)
+		}
+		family, flag := 0, uint32(wildcardV4)
+		if p.Addr().Is6() {
+			family, flag = 1, wildcardV6
+		}
+		wildcard |= flag
+		bits := mappedBits(p)
+		t[newRuleKey(kindPrefix, p.Addr(), bits, 0)] = ruleValue{}
+		if !slices.Contains(lengths[family], bits) {
+			lengths[family] = append(lengths[family], bits)
+		}
 	}
-	if r.Wildcard6 {
-		wildcard |= wildcardV6
+	for family, any := range [2]netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		l := lengths[family]
+		if len(l) > maxLengths {
+			return 0, fmt.Errorf("the virtual prefixes have %d lengths; at most %d", len(l), maxLengths)
+		}
+		slices.SortFunc(l, func(a, b byte) int { return int(b) - int(a) })
+		for i := 0; len(l) > 0; i++ {
+			value := [ruleValueSize]byte{noLength, noLength, noLength, noLength, noLength, noLength, noLength, noLength}
+			l = l[copy(value[:], l):]
+			t[lengthsKey(any.Is6(), i)] = ruleValue{
+				flags: binary.NativeEndian.Uint32(value[:]), first: binary.NativeEndian.Uint16(value[4:]), last: binary.NativeEndian.Uint16(value[6:]),
+			}
+		}
 	}
-	return t, wildcard, nil
+	return wildcard, nil
+}
+
+// mappedBits is the length of a prefix, counted from the beginning of an IPv4 address's mapped form.
+func mappedBits(p netip.Prefix) uint8 { return uint8(p.Bits() + 128 - p.Addr().BitLen()) }
+
+// lengthsKey is that of the ith value of lengths.
+func lengthsKey(v6 bool, i int) ruleKey {
+	k := ruleKey{kind: kindLengths, proto: uint8(i)}
+	if v6 {
+		k.kind |= kindV6
+	}
+	return k
 }
 
 func (r Rules) compileVirtuals(t ruleTable) error {

@@ -37,6 +37,9 @@ var examples = map[string][]example{
 	"member force-off": {{"sluice member force-off web s2", "no new connections, and those that it has end"}},
 	"member enable":    {{"sluice member enable web s2", "take the order back"}},
 
+	"virtual disable": {{"sluice virtual disable web", "no new connections, until it is enabled"}},
+	"virtual enable":  {{"sluice virtual enable web", "take the order back"}},
+
 	"conn":        {{"sluice conn --virtual web", "connections to a virtual server"}, {"sluice conn --member 192.168.20.1 --state established -o json", "by member and state, as JSON"}},
 	"conn show":   {{"sluice conn show 172.16.10.55:4003", "all that is known of a client's connection"}},
 	"conn delete": {{"sluice conn delete 172.16.10.55", "forget a client's connections"}, {"sluice conn delete --member server-1 --reset", "end a member's connections with resets"}},

@@ -27,12 +27,15 @@ var virtualColumns = append([]column[ctl.VirtualView]{
 	{"PROTO", false, func(v *ctl.VirtualView) any { return v.Protocol }},
 	{"ADDRESS", false, func(v *ctl.VirtualView) any { return v.Address }},
 	{"POOL", false, func(v *ctl.VirtualView) any { return v.Pool }},
+	{"STATE", false, func(v *ctl.VirtualView) any { return v.State }},
+	{"SINCE", true, func(v *ctl.VirtualView) any { return v.Since }},
+	{"WITHDRAWN", true, func(v *ctl.VirtualView) any { return v.Withdrawn }},
 }, counters(func(v *ctl.VirtualView) *ctl.CounterView { return &v.CounterView })...)
 
 func virtualCommand() *cli.Command {
 	return noun("virtual", "list virtual servers", clientFlags(), func(c *cli.Context) error {
 		return list(c, "/v1/virtuals", nil, virtualColumns)
-	})
+	}, virtualOrderCommands()...)
 }
 
 var poolColumns = append([]column[ctl.PoolView]{
@@ -98,6 +101,7 @@ func workerCommand() *cli.Command {
 var dropColumns = []column[ctl.DropView]{
 	{"REASON", false, func(v *ctl.DropView) any { return v.Reason }},
 	{"COUNT", false, func(v *ctl.DropView) any { return v.Count }},
+	{"ANSWERED", true, func(v *ctl.DropView) any { return v.Answered }},
 	{"MEANING", false, func(v *ctl.DropView) any { return v.Text }},
 }
 

@@ -42,7 +42,7 @@ func newExecMethod(m *Monitor) (*execMethod, error) {
 	if info.IsDir() || info.Mode()&0o111 == 0 {
 		return nil, fmt.Errorf("program %s is not executable", m.Exec.Argv[0])
 	}
-	e := &execMethod{ExecOptions: m.Exec, env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+	e := &execMethod{ExecOptions: m.Exec, env: []string{ProgramPath}}
 	e.env = append(e.env, m.Exec.Env...)
 	e.env = append(e.env, "SLUICE_MONITOR="+m.Name, "SLUICE_TIMEOUT="+strconv.FormatFloat(m.Timeout.Seconds(), 'f', -1, 64))
 	if m.Path.Interface != "" {
@@ -58,24 +58,9 @@ func (e *execMethod) run(ctx context.Context, a *attempt) (string, error) {
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
-	cmd := exec.Command(e.Argv[0], e.Argv[1:]...)
-	cmd.Dir = "/"
-	cmd.Env = e.environment(a)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
-	cmd.WaitDelay = outputDelay
-	out := &boundedOutput{}
-	cmd.Stdout, cmd.Stderr = out, out
-
-	var started bool
-	var err error
-	if cerr := onConfinedThread(func() {
-		if err = cmd.Start(); err != nil {
-			return
-		}
-		started = true
-		err = reap(ctx, cmd)
-	}); cerr != nil {
-		return "", localError{cerr}
+	cmd, out, started, err := runConfined(ctx, e.Argv, e.environment(a))
+	if cmd == nil {
+		return "", localError{err}
 	}
 	first := out.firstLine()
 	switch exit := (*exec.ExitError)(nil); {
@@ -94,6 +79,52 @@ func (e *execMethod) run(ctx context.Context, a *attempt) (string, error) {
 		return "", localError{fmt.Errorf("wait for program: %w", err)}
 	}
 	return withLine("exit code 0", first), nil
+}
+
+// runConfined runs a program on a confined thread. Without such a thread there is no command.
+func runConfined(ctx context.Context, argv, env []string) (cmd *exec.Cmd, out *boundedOutput, started bool, err error) {
+	cmd = exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = "/"
+	cmd.Env = env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
+	cmd.WaitDelay = outputDelay
+	out = &boundedOutput{}
+	cmd.Stdout, cmd.Stderr = out, out
+	if cerr := onConfinedThread(func() {
+		if err = cmd.Start(); err != nil {
+			return
+		}
+		started = true
+		err = reap(ctx, cmd)
+	}); cerr != nil {
+		return nil, nil, false, cerr
+	}
+	return cmd, out, started, err
+}
+
+// ProgramPath is the PATH of programs that are run.
+const ProgramPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// RunProgram runs a program as exec monitors are: without a shell and without capabilities, with env and nothing else for its
+// environment, killed with its group when ctx ends. It returns the first line that the program wrote, and an error unless its
+// exit code is 0.
+func RunProgram(ctx context.Context, argv, env []string) (line string, err error) {
+	cmd, out, started, err := runConfined(ctx, argv, env)
+	if cmd == nil {
+		return "", err
+	}
+	line = out.firstLine()
+	switch exit := (*exec.ExitError)(nil); {
+	case !started:
+		return "", fmt.Errorf("start program: %w", err)
+	case ctx.Err() != nil && (err != nil || !cmd.ProcessState.Success()):
+		return line, fmt.Errorf("killed: %w", ctx.Err())
+	case errors.As(err, &exit):
+		return line, errors.New(exitCause(exit.ProcessState))
+	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
+		return line, fmt.Errorf("wait for program: %w", err)
+	}
+	return line, nil
 }
 
 func (e *execMethod) environment(a *attempt) []string {

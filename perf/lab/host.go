@@ -129,7 +129,7 @@ func (h *Host) Addr(ifname, cidr string) error {
 	}
 	up := false
 	err = h.withLink(ifname, func(link netlink.Link) error {
-		up = link.Attrs().OperState == netlink.OperUp
+		up = link.Attrs().OperState == netlink.OperUp || link.Attrs().OperState == netlink.OperUnknown // a TAP's
 		return netlink.AddrAdd(link, addr)
 	})
 	if err != nil {

@@ -71,13 +71,13 @@ func (t *TwoArm) Plug(ifname string, o WireOptions) error {
 		})
 	})
 	for _, h := range t.Servers { // as an announcement would have it: they find out by themselves, but only after some seconds
-		b.do(func() error { return h.forget("eth0", t.Inside4, t.Inside6) })
+		b.do(func() error { return h.Forget("eth0", t.Inside4, t.Inside6) })
 	}
 	return b.err
 }
 
-// forget makes a host ask for the MACs of neighbours again.
-func (h *Host) forget(ifname string, addrs ...netip.Addr) error {
+// Forget makes a host ask for the MACs of neighbours again.
+func (h *Host) Forget(ifname string, addrs ...netip.Addr) error {
 	return h.withLink(ifname, func(link netlink.Link) error {
 		var errs []error
 		for _, a := range addrs {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os/exec"
 	"runtime"
 	"strconv"
@@ -67,7 +68,7 @@ func attachAll(ifname string) (*rings.Program, *net.Interface, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := rings.AttachProgram(rings.ProgramConfig{Interface: ifname, Queues: 1, Rules: rings.Rules{Wildcard4: true}})
+	p, err := rings.AttachProgram(rings.ProgramConfig{Interface: ifname, Queues: 1, Rules: rings.Rules{Prefixes: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}})
 	return p, i, err
 }
 

@@ -96,7 +96,7 @@ func (b *bed) ownersOf(from uint32, n int) []int {
 	for i := range owners {
 		t, proto := b.tuple(from + uint32(i))
 		k := flow.Key{Src: flow.AddrFrom4(t.src), Dst: flow.AddrFrom4(t.dst), Ports: flow.Ports(t.sport, t.dport), Proto: proto}
-		owners[i] = b.engine.Config().Owner(&k)
+		owners[i] = b.engine.Config().Owner(&k, 0)
 	}
 	return owners
 }

@@ -14,7 +14,7 @@
 //     destination is another local address                                            pass
 //  5. source is a member (address, protocol, port), or a fragment from its address;
 //     or an ICMP error, whoever sends it, about a packet to a member's address        ours
-//  6. the port has a wildcard virtual server of this family                           ours
+//  6. destination is in a prefix that a virtual server of the port has                ours
 //  7. anything else                                                                   pass
 //
 // What is ours goes to the socket while the heartbeat is fresh. With no socket in the slot it is dropped, since
@@ -35,6 +35,8 @@
 #include <bpf/bpf_endian.h>
 
 #define MAX_TAGS 2       // 802.1Q inside 802.1ad
+#define VALUE_LENGTHS 4  // values of KIND_LENGTHS for a family
+#define NO_LENGTH 0xff
 #define MAX_EXTENSIONS 6 // IPv6 extension headers in front of the transport header
 
 #define IP_FRAGMENT 0x3fff  // more fragments, or an offset (RFC 791)
@@ -54,6 +56,8 @@ enum kind {
 	KIND_ADDRESS = 1, // port and proto 0; flags and SNAT range
 	KIND_SERVICE = 2, // a virtual server, at an address with ADDR_UNMATCHED_HOST; port 0 is any port
 	KIND_MEMBER = 3,  // a member's end; port 0 is any port
+	KIND_LENGTHS = 4, // address and port 0, proto counts them: lengths that prefixes have, see in_prefix
+	KIND_PREFIX = 5,  // a virtual server's prefix; proto is its length
 	KIND_V6 = 0x80,
 };
 
@@ -68,6 +72,7 @@ enum address_flag {
 	ADDR_FAR_END = 1 << 7,    // we send to it from addresses of our own
 };
 
+// Which families have prefixes.
 enum wildcard_flag {
 	WILDCARD_V4 = 1 << 0,
 	WILDCARD_V6 = 1 << 1,
@@ -78,7 +83,7 @@ enum outcome {
 	COUNT_PASSED,             // the kernel's
 	COUNT_REDIRECTED,         // ours, to the socket
 	COUNT_HELD,               // ours, no socket: dropped
-	COUNT_WILDCARD_PASSED,    // ours by a wildcard only, no socket: passed
+	COUNT_WILDCARD_PASSED,    // ours by a prefix only, no socket: passed
 	COUNT_AFTER_HOLD_PASSED,  // ours, heartbeat stale: passed
 	COUNT_AFTER_HOLD_DROPPED, // ours, heartbeat stale: dropped
 	COUNT_MALFORMED_PASSED,   // headers up to IP do not fit: passed, the kernel counts them too
@@ -231,6 +236,39 @@ static __always_inline struct rule_value *lookup(void *table, struct rule_key *k
 	return bpf_map_lookup_elem(table, key);
 }
 
+// Whether the destination is in a prefix. A value of KIND_LENGTHS has 8 lengths, a byte each, counted from the beginning of
+// an IPv4 address's mapped form; NO_LENGTH ends them.
+static __always_inline int in_prefix(void *table, const struct packet *p)
+{
+	for (int i = 0; i < VALUE_LENGTHS; i++) {
+		struct rule_key key = {};
+		struct rule_value *v = lookup(table, &key, 0, i, KIND_LENGTHS | p->family);
+		__u64 lengths;
+
+		if (!v)
+			return 0;
+		__builtin_memcpy(&lengths, v, sizeof(lengths));
+		for (int j = 0; j < (int)sizeof(lengths); j++) {
+			__u32 bits = (lengths >> j * 8) & 0xff;
+
+			if (bits == NO_LENGTH)
+				return 0;
+			for (int word = 0; word < 4; word++) {
+				__u32 mask = 0, from = word * 32;
+
+				if (bits >= from + 32)
+					mask = ~0u;
+				else if (bits > from)
+					mask = ~0u << ((from + 32 - bits) & 31);
+				key.addr[word] = p->dst[word] & bpf_htonl(mask);
+			}
+			if (lookup(table, &key, 0, bits, KIND_PREFIX | p->family))
+				return 1;
+		}
+	}
+	return 0;
+}
+
 // Rules 2 to 7, the same for both families.
 static __always_inline int decide(const struct packet *p, const struct config *cfg)
 {
@@ -299,7 +337,7 @@ static __always_inline int decide(const struct packet *p, const struct config *c
 		}
 	}
 
-	if (cfg->wildcard & (p->family ? WILDCARD_V6 : WILDCARD_V4))
+	if ((cfg->wildcard & (p->family ? WILDCARD_V6 : WILDCARD_V4)) && in_prefix(table, p))
 		return VERDICT_WILDCARD;
 	return VERDICT_PASS;
 }

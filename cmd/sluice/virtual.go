@@ -1,0 +1,42 @@
+package main
+
+import (
+	"fmt"
+	"net/url"
+
+	"github.com/urfave/cli/v2"
+
+	"sluice/ctl"
+)
+
+func virtualOrderCommands() []*cli.Command {
+	return []*cli.Command{
+		{
+			Name: ctl.OrderDisable, Usage: "give a virtual server no new connections; those that it has go on",
+			UsageText:   "sluice virtual disable NAME",
+			Description: "The order holds, over reloads and restarts, until `sluice virtual enable`. New connections are dropped, or reset where the virtual server refuses so.",
+			Flags:       clientFlags()[:1:1],
+			Action:      func(c *cli.Context) error { return orderVirtual(c, ctl.OrderDisable) },
+		},
+		{
+			Name: ctl.OrderEnable, Usage: "take back that a virtual server is disabled",
+			UsageText: "sluice virtual enable NAME",
+			Flags:     clientFlags()[:1:1],
+			Action:    func(c *cli.Context) error { return orderVirtual(c, ctl.OrderEnable) },
+		},
+	}
+}
+
+// orderVirtual has an order about a virtual server put in force.
+func orderVirtual(c *cli.Context, action string) error {
+	if c.Args().Len() != 1 {
+		return usagef("virtual %s needs a virtual server: sluice virtual %s NAME", action, action)
+	}
+	var v ctl.VirtualOrderView
+	q := url.Values{"name": {c.Args().Get(0)}, "action": {action}}
+	if err := ctl.Post(c.Context, c.String("socket"), "/v1/virtuals/order?"+q.Encode(), &v); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "%s: %sd\n", v.Name, v.Action)
+	return nil
+}
