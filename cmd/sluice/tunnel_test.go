@@ -201,11 +201,13 @@ func noICMP(t *testing.T, routers ...*lab.Host) {
 // transfers stall unless SYNs are clamped, both ways.
 func TestMSSClamp(t *testing.T) {
 	for _, c := range []struct {
-		side, rest string
-		stalls     bool
+		side, rest   string
+		icmp, stalls bool
 	}{
-		{"server", "", true}, {"client", "", true}, {"server", ", mss-clamp: 1240", false}, {"client", ", mss-clamp: 1240", false},
-		{"server", ", mode: fullnat, snat: automap, mss-clamp: 1240", false},
+		{"server", "", false, true}, {"client", "", false, true},
+		{"server", ", mss-clamp: 1240", false, false}, {"client", ", mss-clamp: 1240", false, false},
+		{"server", ", mode: fullnat, snat: automap, mss-clamp: 1240", false, false},
+		{"server", ", mode: fullnat, snat: automap", true, false}, // errors come to our own address
 	} {
 		t.Run(c.side+strings.ReplaceAll(c.rest, " ", ""), func(t *testing.T) {
 			b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: 2}, settings{})
@@ -214,13 +216,17 @@ func TestMSSClamp(t *testing.T) {
 			if c.side == "client" {
 				far := must(b.BehindClient(1280))(t)
 				client = far.Far
-				noICMP(t, b.Client, far.Edge)
+				if !c.icmp {
+					noICMP(t, b.Client, far.Edge)
+				}
 			} else {
 				far := must(b.BehindServer(1280))(t)
 				listener = far.Far
 				text = strings.Replace(text, `"`+server.String()+`"`, `"`+far.Addr4.String()+`"`, 1)
 				server = far.Addr4
-				noICMP(t, b.Servers[0], far.Edge)
+				if !c.icmp {
+					noICMP(t, b.Servers[0], far.Edge)
+				}
 			}
 			b.write(text)
 			b.before = b.hostState(false)
@@ -237,6 +243,9 @@ func TestMSSClamp(t *testing.T) {
 			conn.Close()
 			if (err != nil) != c.stalls {
 				t.Fatalf("%v; dropped %v, %+v", err, b.drops(), b.totals())
+			}
+			if s := b.totals(); (s.ICMPErrors > 0) != c.icmp {
+				t.Errorf("%+v", s)
 			}
 			d.stop()
 		})
