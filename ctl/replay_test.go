@@ -53,6 +53,7 @@ func replayCases(t testing.TB) []replayCase {
 		{name: "partial", config: "a4.yaml", events: partial()},
 		{name: "plain", config: "a4.yaml", plain: true, events: plain},
 		{name: "demo", config: "demo.yaml", events: demo(t)},
+		{name: "past", config: "past.yaml", events: past(t)},
 	}
 }
 
