@@ -2,10 +2,10 @@ package ctl
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,37 +28,63 @@ import (
 // Version is the program's version.
 const Version = "0.1.0"
 
-// api serves HTTP/JSON over a unix socket that only its owner and group may use, and metrics over TCP where set.
-// A request never holds up a worker: what it asks of one is answered between two bursts, in bounded pieces.
+// api serves HTTP/JSON over a unix socket and, with mutual TLS, over TCP, and metrics over TCP where set. A request never holds up
+// a worker: what it asks of one is answered between two bursts, in bounded pieces.
+//
+//	door: connections ─▶ guard: who, what, how many ─▶ a handler of routes
 type api struct {
 	servers []*http.Server
+	doors   []*door
 	socket  string
-	// The listeners, for a successor.
-	control, metrics net.Listener
+	listeners
+	certs    atomic.Pointer[tls.Config] // of remote
+	answered *atomic.Uint64             // requests
+}
+
+// listeners are where an api answers; a successor goes on with them.
+type listeners struct {
+	control         net.Listener
+	remote, metrics net.Listener // nil: not set
+}
+
+func (l *listeners) close() {
+	for _, ln := range []net.Listener{l.control, l.remote, l.metrics} {
+		if ln != nil {
+			_ = ln.Close()
+		}
+	}
 }
 
 // askTimeout bounds what a request waits for the workers.
 const askTimeout = 2 * time.Second
 
-func (s *Server) listen() (*api, error) {
-	control, err := listenControl(s.file.Control.Socket)
-	if err != nil {
+func (s *Server) listen() (_ *api, err error) {
+	var l listeners
+	if l.control, err = listenControl(s.file.Control.Socket, s.access.group); err != nil {
 		return nil, err
 	}
-	var metrics net.Listener
-	if addr := s.metricsAddr(); addr != "" {
-		if metrics, err = listenMetrics(addr); err != nil {
-			control.Close()
+	defer func() {
+		if err != nil {
+			l.close()
 			_ = os.Remove(s.file.Control.Socket)
+		}
+	}()
+	if a := s.file.Control.Listen; a.IsValid() {
+		if l.remote, err = listenTCP("control.listen", a.String()); err != nil {
 			return nil, err
 		}
 	}
-	return s.serve(control, metrics), nil
+	if addr := s.metricsAddr(); addr != "" {
+		if l.metrics, err = listenTCP("control.metrics", addr); err != nil {
+			return nil, err
+		}
+	}
+	return s.serve(l), nil
 }
 
-// listenControl listens on the control socket. The lock of the namespace is ours; a socket that is there is either dead or of
+// listenControl listens on the control socket, which gets that group unless it is -1. The lock of the namespace is ours; a socket that is there is either dead or of
 // another namespace.
-func listenControl(path string) (net.Listener, error) {
+func listenControl(path string, group int) (net.Listener, error) {
 	if _, err := os.Stat(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("open the control socket: make its folder first, or set control.socket to another path: %w", err)
 	}
@@ -76,38 +103,59 @@ func listenControl(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("open the control socket: %w", err)
 	}
 	ln.SetUnlinkOnClose(false) // a successor may have it by then
-	if err := os.Chmod(path, 0o660); err != nil {
+	if err := openTo(path, group); err != nil {
 		return nil, errors.Join(err, ln.Close(), os.Remove(path))
 	}
 	return ln, nil
 }
 
-func listenMetrics(addr string) (net.Listener, error) {
+// openTo lets a group use the control socket.
+func openTo(path string, group int) error {
+	if group >= 0 {
+		if err := os.Chown(path, -1, group); err != nil {
+			return fmt.Errorf("give the control socket to group %d (control.group, control.admin-group): have sluice's user in that group, or start it with CAP_CHOWN: %w", group, err)
+		}
+	}
+	return os.Chmod(path, 0o660)
+}
+
+func listenTCP(key, addr string) (net.Listener, error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen for metrics (control.metrics): %w", err)
+		return nil, fmt.Errorf("listen on %s (%s); is the address this host's, and free? %w", addr, key, err)
 	}
 	return ln, nil
 }
 
-// serve answers on listeners, of which metrics may be nil.
-func (s *Server) serve(control, metrics net.Listener) *api {
-	a := &api{socket: s.file.Control.Socket, control: control, metrics: metrics}
-	a.serve(control, s.handler())
-	if metrics != nil {
+// serve answers on listeners.
+func (s *Server) serve(l listeners) *api {
+	a := &api{socket: s.file.Control.Socket, listeners: l}
+	s.shots.take = func(ctx context.Context) ([]engine.Snapshot, error) { return s.engine.Snapshots(ctx) }
+	g := newGuard(s.access, s.log, s.routes())
+	a.answered = &g.answered
+	a.serve(newDoor(l.control, s.access, s.log), g, nil)
+	if l.remote != nil {
+		a.certs.Store(s.certs)
+		a.serve(newDoor(l.remote, s.access, s.log), g, &tls.Config{
+			MinVersion:         tls.VersionTLS13,
+			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return a.certs.Load(), nil },
+		})
+	}
+	if l.metrics != nil {
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", s.metrics())
-		a.serve(metrics, mux)
+		a.serve(newDoor(l.metrics, nil, s.log), mux, nil)
 	}
 	return a
 }
 
-func (a *api) serve(ln net.Listener, h http.Handler) {
-	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
-		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+func (a *api) serve(d *door, h http.Handler, secure *tls.Config) {
+	srv := d.server(h)
+	a.servers, a.doors = append(a.servers, srv), append(a.doors, d)
+	var ln net.Listener = d
+	if secure != nil {
+		ln = tls.NewListener(d, secure)
 	}
-	a.servers = append(a.servers, srv)
 	go func() { _ = srv.Serve(ln) }() // ends with ErrServerClosed
 }
 
@@ -121,32 +169,10 @@ func (a *api) close() {
 
 // leave ends the answering here; a successor has the socket.
 func (a *api) leave() {
-	for _, srv := range a.servers {
+	for i, srv := range a.servers {
 		_ = srv.Close()
+		_ = a.doors[i].Close()
 	}
-}
-
-func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", s.withSnapshots(func(n []engine.Snapshot) any { return s.statusView(n) }))
-	mux.HandleFunc("GET /v1/virtuals", s.withSnapshots(func(n []engine.Snapshot) any { return s.virtualViews(n) }))
-	mux.HandleFunc("GET /v1/pools", s.withSnapshots(func(n []engine.Snapshot) any { return s.poolViews(n) }))
-	mux.HandleFunc("GET /v1/members", s.withSnapshots(func(n []engine.Snapshot) any { return s.memberViews(n) }))
-	mux.HandleFunc("GET /v1/workers", s.withSnapshots(func(n []engine.Snapshot) any { return s.workerViews(n) }))
-	mux.HandleFunc("GET /v1/ports", s.withSnapshots(func(n []engine.Snapshot) any { return s.portViews(n) }))
-	mux.HandleFunc("GET /v1/drops", s.withSnapshots(func(n []engine.Snapshot) any {
-		sum := total(n)
-		return Drops(&sum)
-	}))
-	mux.HandleFunc("GET /v1/config", s.config)
-	mux.HandleFunc("POST /v1/reload", s.reload)
-	mux.HandleFunc("GET /v1/monitors", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.health.monitorViews()) })
-	mux.HandleFunc("POST /v1/members/order", s.postOrder)
-	mux.HandleFunc("POST /v1/virtuals/order", s.postVirtualOrder)
-	mux.HandleFunc("GET /v1/connections", s.connections)
-	mux.HandleFunc("GET /v1/connections/export", s.exportConnections)
-	mux.HandleFunc("DELETE /v1/connections", s.deleteConnections)
-	return mux
 }
 
 func total(snaps []engine.Snapshot) (sum engine.Stats) {
@@ -154,32 +180,6 @@ func total(snaps []engine.Snapshot) (sum engine.Stats) {
 		sum.Add(&snaps[i].Stats)
 	}
 	return sum
-}
-
-func (s *Server) withSnapshots(view func([]engine.Snapshot) any) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
-		defer cancel()
-		snaps, err := s.engine.Snapshots(ctx)
-		if err != nil {
-			reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
-			return
-		}
-		s.mu.RLock()
-		v := view(snaps)
-		s.mu.RUnlock()
-		reply(w, http.StatusOK, v)
-	}
-}
-
-type apiError struct {
-	Error string `json:"error"`
-}
-
-func reply(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone
 }
 
 func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
@@ -204,7 +204,7 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	v, err := s.Reload(ctx)
 	if err != nil {
-		reply(w, http.StatusConflict, apiError{err.Error()})
+		refuse(w, http.StatusConflict, err)
 		return
 	}
 	reply(w, http.StatusOK, v)
@@ -216,14 +216,14 @@ const MaxConnections = 10_000
 func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 	match, limit, err := parseFilter(r)
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
 	conns, err := s.engine.Connections(ctx, limit, match)
 	if err != nil {
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	out := make([]ConnView, len(conns))
@@ -237,7 +237,7 @@ func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 func (s *Server) exportConnections(w http.ResponseWriter, r *http.Request) {
 	match, _, err := parseFilter(r)
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	// Ten million lines take longer than other answers; a reader that stands still is given up.
@@ -253,27 +253,23 @@ func (s *Server) exportConnections(w http.ResponseWriter, r *http.Request) {
 // deleteConnections removes the connections that match. Without any filter but a limit it refuses: all is said by all=true.
 func (s *Server) deleteConnections(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	all, reset := q.Get("all") == "true", q.Get("reset") == "true"
-	q.Del("all")
-	q.Del("reset")
-	r.URL.RawQuery = q.Encode()
 	match, limit, err := parseFilter(r)
 	if q.Get("limit") == "" {
 		limit = math.MaxInt
 	}
-	q.Del("limit")
-	if err == nil && len(q) == 0 && !all {
+	filtered := slices.ContainsFunc(connectionFilters, func(p param) bool { return q.Get(p.name) != "" })
+	if err == nil && !filtered && q.Get("all") != "true" {
 		err = errors.New("say which connections, by client, virtual, member, state or protocol, or all")
 	}
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 20*time.Second)
 	defer cancel()
-	n, err := s.engine.DeleteConnections(ctx, limit, reset, match)
+	n, err := s.engine.DeleteConnections(ctx, limit, q.Get("reset") == "true", match)
 	if err != nil {
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
 	reply(w, http.StatusOK, DeletedView{n})
@@ -289,24 +285,10 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 	q := r.URL.Query()
 	limit = 100
 	if l := q.Get("limit"); l != "" {
-		if limit, err = strconv.Atoi(l); err != nil || limit < 1 || limit > MaxConnections {
-			return nil, 0, fmt.Errorf("limit %q is not a number from 1 to %d", l, MaxConnections)
-		}
+		limit, _ = strconv.Atoi(l) // a number: the guard has looked
 	}
-	for k := range q {
-		switch k {
-		case "limit", "client", "virtual", "member", "state", "protocol":
-		default:
-			return nil, 0, fmt.Errorf("unknown filter %q; there are client, virtual, member, state, protocol, limit", k)
-		}
-	}
-	if v := q.Get("state"); v != "" && !slices.Contains(connStates(), v) {
-		return nil, 0, fmt.Errorf("unknown state %q; there are %s", v, strings.Join(connStates(), ", "))
-	}
-	for _, k := range []string{"client", "virtual", "member"} {
-		if v := q.Get(k); v != "" && k == "client" && !isEndpoint(v) {
-			return nil, 0, fmt.Errorf("client %q is neither an address nor address:port", v)
-		}
+	if v := q.Get("client"); v != "" && !isEndpoint(v) {
+		return nil, 0, fmt.Errorf("client %q is neither an address nor address:port", v)
 	}
 	client, virtual, member := canonical(q.Get("client")), canonical(q.Get("virtual")), canonical(q.Get("member"))
 	state, proto := q.Get("state"), q.Get("protocol")
@@ -349,67 +331,5 @@ func canonical(s string) string {
 func (s *Server) metrics() http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(&collectorOf{s}, collectors.NewGoCollector())
-	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
-}
-
-// ErrNoServer is returned when nothing answers at the control socket.
-var ErrNoServer = errors.New("no sluice answers")
-
-// Get asks the API at socket for path and decodes the answer into v.
-func Get(ctx context.Context, socket, path string, v any) error {
-	return call(ctx, http.MethodGet, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
-}
-
-// Delete asks the API at socket to delete what path names, and decodes the answer into v.
-func Delete(ctx context.Context, socket, path string, v any) error {
-	return call(ctx, http.MethodDelete, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
-}
-
-// Post asks the API at socket to do what path names, and decodes the answer into v.
-func Post(ctx context.Context, socket, path string, v any) error {
-	return call(ctx, http.MethodPost, socket, path, 30*time.Second, func(body io.Reader) error { return json.NewDecoder(body).Decode(v) })
-}
-
-// Copy writes the API's answer to path to w as it comes.
-func Copy(ctx context.Context, socket, path string, w io.Writer) error {
-	return call(ctx, http.MethodGet, socket, path, 0, func(body io.Reader) error {
-		_, err := io.Copy(w, body)
-		return err
-	})
-}
-
-func call(ctx context.Context, method, socket, path string, timeout time.Duration, read func(io.Reader) error) error {
-	client := http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
-		},
-	}, Timeout: timeout}
-	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, method, "http://sluice"+path, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		if errors.Is(err, os.ErrPermission) {
-			return fmt.Errorf("no permission for %s; run as root or in its group", socket)
-		}
-		return fmt.Errorf("%w at %s; is it running (sluice run -c FILE), with this control.socket? (%v)", ErrNoServer, socket, unwrapURL(err))
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var e apiError
-		if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
-			e.Error = resp.Status
-		}
-		return errors.New(e.Error)
-	}
-	return read(resp.Body)
-}
-
-func unwrapURL(err error) error {
-	if u := errors.Unwrap(err); u != nil {
-		return u
-	}
-	return err
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4})
 }

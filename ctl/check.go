@@ -28,6 +28,9 @@ func (f *File) Check(offline bool) ([]string, error) {
 	if err := f.prepareMonitors(); err != nil {
 		return nil, err
 	}
+	if _, _, err := f.prepareControl(); err != nil {
+		return nil, err
+	}
 	if err := f.checkLocalPorts(); err != nil {
 		return nil, err
 	}

@@ -120,12 +120,6 @@ type Timeouts struct {
 	SCTPInit, SCTPEstablished, SCTPShutdown, SCTPClosed time.Duration
 }
 
-// Control is where the command line and metrics reach the engine.
-type Control struct {
-	Socket  string         // path of the unix socket
-	Metrics netip.AddrPort // the zero value: off
-}
-
 // Log sets the program's own log.
 type Log struct {
 	Level  LogLevel

@@ -60,8 +60,9 @@ func TestExample(t *testing.T) {
 			KeepConnections: true,
 		},
 		Timeouts: times,
-		Control:  Control{Socket: "/run/sluice/sluice.sock", Metrics: end("127.0.0.1:9090")},
-		Log:      Log{LogInfo, LogText},
+		Control: Control{Socket: "/run/sluice/sluice.sock", Group: "sluice", AdminGroup: "adm", Listen: end("192.168.20.254:8443"), Metrics: end("127.0.0.1:9090"),
+			TLS: ControlTLS{"/etc/sluice/api.crt", "/etc/sluice/api.key", "/etc/sluice/clients.crt", []string{"ops.example.org"}}},
+		Log: Log{LogInfo, LogText},
 		Ports: []Port{
 			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")},
 				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}},

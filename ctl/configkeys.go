@@ -1,7 +1,6 @@
 package ctl
 
 import (
-	"net/netip"
 	"time"
 
 	"sluice/ctl/monitor"
@@ -115,13 +114,6 @@ func timeoutKeys(global bool) *mapping[Timeouts] {
 		k("sctp-closed", "2s", "10s", "SCTP after a valid SHUTDOWN COMPLETE or ABORT: how long late packets are still translated.", func(t *Timeouts) *time.Duration { return &t.SCTPClosed }),
 	}}
 }
-
-var controlKeys = mapping[Control]{what: "control", later: []string{"tls", "listen", "role"}, keys: []configKey[Control]{
-	textKey(keyDoc{name: "socket", kind: "path", def: "/run/sluice/sluice.sock", limits: "absolute, at most 107 bytes", example: "/run/sluice/second.sock", text: "Unix socket of the API, which the command line uses."},
-		parseSocket, func(c *Control) *string { return &c.Socket }),
-	textKey(keyDoc{name: "metrics", kind: "address", def: "off", limits: "off, ip:port", example: "127.0.0.1:9090", text: "Where Prometheus metrics are served over HTTP, without authentication. An address other than loopback is warned about."},
-		parseMetrics, func(c *Control) *netip.AddrPort { return &c.Metrics }),
-}}
 
 var logKeys = mapping[Log]{what: "the log", later: []string{"file", "syslog"}, keys: []configKey[Log]{
 	wordKey(keyDoc{name: "level", def: "info", example: "debug", text: "The least severe messages that are written."},

@@ -191,7 +191,7 @@ func destinationRules(into *rings.Rules, destinations []engine.Destination, prot
 	for _, d := range destinations {
 		a := d.Prefix.Addr()
 		if !d.IsAddress() {
-			if onIngress && !slices.Contains(into.Prefixes, d.Prefix) {
+			if onIngress { // one that is there already is the same entry of the program's table
 				into.Prefixes = append(into.Prefixes, d.Prefix)
 			}
 			continue

@@ -170,10 +170,11 @@ func (f *File) member(e engine.Entry) *Member {
 func (f *File) virtual(e engine.Entry) *VirtualServer {
 	for i := range f.VirtualServers {
 		v := &f.VirtualServers[i]
-		if v.Address == netip.AddrPortFrom(e.Addr, e.Port) || e.Last != 0 { // the rest costs more to compare
-			if e.Same(f.entry(v)) {
-				return v
-			}
+		if len(v.Destinations) == 0 || v.Destinations[0].Prefix.Addr() != e.Addr || !v.Destinations[0].AnyPort() && v.Destinations[0].Ports.First != e.Port {
+			continue // the rest costs more to compare
+		}
+		if e.Same(f.entry(v)) {
+			return v
 		}
 	}
 	return nil

@@ -98,6 +98,7 @@ func (h *health) compile(f *File, spec *engine.Spec, dict *engine.Dictionary) (*
 		p := &f.Pools[i]
 		for j := range p.Members {
 			m := h.member(p, &p.Members[j])
+			h.orders.applyWeight(memberKey{p.Name, p.Members[j].Name}, p.Members[j].Weight, &spec.Pools[i].Members[j])
 			spec.Pools[i].Members[j].State = engine.MemberState{Kind: m.kind, Since: m.upSince}
 		}
 	}

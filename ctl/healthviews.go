@@ -83,6 +83,9 @@ func (h *health) show(v *MemberView, m *engine.MemberInfo) {
 	if k == nil {
 		return // of a configuration that is on its way out
 	}
+	if w := h.orders.weight(memberKey{v.Pool, v.Name}); w != nil {
+		v.FileWeight = &w.File
+	}
 	v.Verdict, v.Cause, v.Changes = k.verdict.String(), k.cause, k.changes
 	since := k.since
 	switch {
@@ -106,39 +109,27 @@ func (s *Server) postOrder(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	order := memberOrder{Action: q.Get("action"), Then: q.Get("then")}
 	var err error
-	switch order.Action {
-	case OrderDrain, OrderDisable, OrderForceOff, OrderEnable:
-	default:
-		err = fmt.Errorf("unknown action %q; there are drain, disable, force-off, enable", order.Action)
-	}
-	if d := q.Get("deadline"); d != "" && err == nil {
-		var after time.Duration
-		if after, err = time.ParseDuration(d); err == nil && after <= 0 {
-			err = errors.New("the deadline is not in the future")
-		}
+	if after, e := time.ParseDuration(q.Get("deadline")); e == nil { // else there is none: the guard has looked
 		order.Deadline = time.Now().Add(after)
 	}
 	switch {
-	case err != nil:
 	case order.Action != OrderDrain && (order.Then != "" || !order.Deadline.IsZero()):
 		err = errors.New("deadline and then are for drain")
-	case order.Then != "" && order.Then != ThenLeave && order.Then != ThenReset:
-		err = fmt.Errorf("unknown then %q; there are leave, reset", order.Then)
 	case order.Then == ThenReset && order.Deadline.IsZero():
 		err = errors.New("then reset needs a deadline")
 	case order.Then == "" && !order.Deadline.IsZero():
 		order.Then = ThenLeave
 	}
 	if err != nil {
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 		return
 	}
 	v, err := s.Order(q.Get("pool"), q.Get("member"), order)
 	switch {
 	case errors.Is(err, ErrNoMember):
-		reply(w, http.StatusNotFound, apiError{err.Error()})
+		refuse(w, http.StatusNotFound, err)
 	case err != nil:
-		reply(w, http.StatusServiceUnavailable, apiError{err.Error()})
+		refuse(w, http.StatusServiceUnavailable, err)
 	default:
 		reply(w, http.StatusOK, v)
 	}

@@ -81,7 +81,7 @@ func (c *collectorOf) Describe(chan<- *prometheus.Desc) {}
 func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	snaps, err := c.s.engine.Snapshots(ctx)
+	snaps, err := c.s.shots.get(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(descConnections, err)
 		return

@@ -233,7 +233,7 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 // seats describes the workers of a plan to the engine: queue q of every port is that of worker q mod workers.
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
-		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Nice: nice(p.cores), Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
 		// What comes in one go from the rings of both sides.
 		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +52,7 @@ type orderFile struct {
 	list   map[memberKey]*memberOrder
 
 	virtuals map[string]time.Time // virtual servers that are disabled, since when
+	weights map[memberKey]*weightOrder
 }
 
 type orderNote struct {
@@ -59,13 +61,15 @@ type orderNote struct {
 	Orders []*memberOrder
 	// Virtuals are the virtual servers that are disabled.
 	Virtuals map[string]time.Time `json:",omitempty"`
+
+	Weights []*weightOrder
 }
 
 func ordersPath(base string) string { return base + ".orders" }
 
 // loadOrders reads the orders of this network namespace.
 func loadOrders(base string) (*orderFile, error) {
-	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}, virtuals: map[string]time.Time{}}
+	o := &orderFile{path: ordersPath(base), cookie: namespaceCookie(), list: map[memberKey]*memberOrder{}, virtuals: map[string]time.Time{}, weights: map[memberKey]*weightOrder{}}
 	b, err := os.ReadFile(o.path)
 	if errors.Is(err, os.ErrNotExist) {
 		return o, nil
@@ -82,6 +86,9 @@ func loadOrders(base string) (*orderFile, error) {
 			o.list[memberKey{order.Pool, order.Member}] = order
 		}
 		maps.Copy(o.virtuals, n.Virtuals)
+		for _, w := range n.Weights {
+			o.weights[memberKey{w.Pool, w.Member}] = w
+		}
 	}
 	return o, nil
 }
@@ -131,16 +138,17 @@ func (o *orderFile) keep(want func(memberKey) bool) error {
 	if o == nil {
 		return nil
 	}
-	before := len(o.list)
+	before := len(o.list) + len(o.weights)
 	maps.DeleteFunc(o.list, func(k memberKey, _ *memberOrder) bool { return !want(k) })
-	if len(o.list) == before {
+	maps.DeleteFunc(o.weights, func(k memberKey, _ *weightOrder) bool { return !want(k) })
+	if len(o.list)+len(o.weights) == before {
 		return nil
 	}
 	return o.save()
 }
 
 func (o *orderFile) save() error {
-	if len(o.list)+len(o.virtuals) == 0 {
+	if len(o.list)+len(o.virtuals)+len(o.weights) == 0 {
 		if err := os.Remove(o.path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("note what was ordered: %w", err)
 		}
@@ -148,7 +156,7 @@ func (o *orderFile) save() error {
 	}
 	n := orderNote{Cookie: o.cookie, Virtuals: o.virtuals, Orders: slices.SortedFunc(maps.Values(o.list), func(a, b *memberOrder) int {
 		return strings.Compare(a.Pool+"/"+a.Member, b.Pool+"/"+b.Member)
-	})}
+	}), Weights: sortedWeights(o.weights)}
 	b, err := json.Marshal(n)
 	if err != nil {
 		return err
@@ -174,22 +182,9 @@ var ErrNoMember = errors.New("no such member")
 
 // Order does what an operator wants of a member, known by name or address.
 func (s *Server) Order(pool, member string, order memberOrder) (*OrderView, error) {
-	s.mu.RLock()
-	p := s.file.Pool(pool)
-	name := ""
-	if p != nil {
-		for i := range p.Members {
-			if m := &p.Members[i]; m.Name == member || m.Address.String() == member || m.Address.Addr().String() == member && countAddr(p, m.Address.Addr()) == 1 {
-				name = m.Name
-			}
-		}
-	}
-	s.mu.RUnlock()
-	switch {
-	case p == nil:
-		return nil, fmt.Errorf("%w: no pool named %q; `sluice pool` lists them", ErrNoMember, pool)
-	case name == "":
-		return nil, fmt.Errorf("%w: pool %s has no member %q; `sluice member` lists them", ErrNoMember, pool, member)
+	name, err := s.memberNamed(pool, member)
+	if err != nil {
+		return nil, err
 	}
 	order.Pool, order.Member, order.At = pool, name, time.Now()
 	start := time.Now()
@@ -198,6 +193,37 @@ func (s *Server) Order(pool, member string, order memberOrder) (*OrderView, erro
 	}
 	s.log.Info("ordered", "pool", pool, "member", name, "order", order.Action, "deadline", order.Deadline, "then", order.Then)
 	return &OrderView{pool, name, order.Action, time.Since(start).Microseconds()}, nil
+}
+
+// memberNamed is the name of a member of the file, known by name or address.
+func (s *Server) memberNamed(pool, member string) (string, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	p := s.file.Pool(pool)
+	if p == nil {
+		var names []string
+		for i := range s.file.Pools {
+			names = append(names, s.file.Pools[i].Name)
+		}
+		return "", fmt.Errorf("%w: no pool named %q%s; `sluice pool` lists them", ErrNoMember, shorten(pool), didYouMean(pool, names))
+	}
+	var names []string
+	for i := range p.Members {
+		m := &p.Members[i]
+		if m.Name == member || m.Address.String() == member || m.Address.Addr().String() == member && countAddr(p, m.Address.Addr()) == 1 {
+			return m.Name, nil
+		}
+		names = append(names, m.Name)
+	}
+	return "", fmt.Errorf("%w: pool %s has no member %q%s; `sluice member` lists them", ErrNoMember, pool, shorten(member), didYouMean(member, names))
+}
+
+// didYouMean names what is most like a word, or says nothing.
+func didYouMean(word string, names []string) string {
+	if near := nearest(word, names); near != "" {
+		return "; did you mean " + strconv.Quote(near) + "?"
+	}
+	return ""
 }
 
 func countAddr(p *Pool, a netip.Addr) (n int) {
@@ -286,12 +312,12 @@ func (h *health) reread(base string) error {
 	return errors.Join(err, h.flush())
 }
 
-// WaitDrained asks the API at socket until a member has no connection, calling progress with how many there are each time; it
+// WaitDrained asks the API until a member has no connection, calling progress with how many there are each time; it
 // ends early with ctx, and at the deadline if that is not zero. It returns how many are left.
-func WaitDrained(ctx context.Context, socket, pool, member string, deadline time.Time, progress func(int64)) (int64, error) {
+func WaitDrained(ctx context.Context, c *Client, pool, member string, deadline time.Time, progress func(int64)) (int64, error) {
 	for {
 		var list []MemberView
-		if err := Get(ctx, socket, "/v1/members", &list); err != nil {
+		if err := c.Get(ctx, "/v1/members", &list); err != nil {
 			return 0, err
 		}
 		left := int64(-1)

@@ -139,6 +139,10 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := f.prepareMonitors(); err != nil {
 		return nil, err
 	}
+	_, certs, err := f.prepareControl()
+	if err != nil {
+		return nil, err
+	}
 	file, oldWays, drain := s.file, s.ways, s.drain
 	s.mu.Lock()
 	s.file, s.ways = f, ways
@@ -156,6 +160,7 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
 		s.log.Error("the monitors could not be changed", "error", err)
 	}
+	s.api.certs.Store(certs)
 	s.steer(s.engine.Config())
 	s.scale(plan, finished)
 	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil

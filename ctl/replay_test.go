@@ -223,14 +223,19 @@ func checkChecksums(t *testing.T, file []byte) {
 	}
 }
 
-// verifyChecksums is gopacket's; TCP and UDP need to be told of the addresses.
+// verifyChecksums is gopacket's; TCP and UDP need to be told of the addresses, which are those of the header before: in a tunnel
+// there are two.
 func verifyChecksums(frame []byte) ([]gopacket.ChecksumMismatch, error) {
 	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	var network gopacket.NetworkLayer
 	for _, l := range p.Layers() {
+		if n, ok := l.(gopacket.NetworkLayer); ok {
+			network = n
+		}
 		if l, ok := l.(interface {
 			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
 		}); ok {
-			if err := l.SetNetworkLayerForChecksum(p.NetworkLayer()); err != nil {
+			if err := l.SetNetworkLayerForChecksum(network); err != nil {
 				return nil, err
 			}
 		}

@@ -3,6 +3,7 @@ package ctl
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,6 +29,9 @@ import (
 // Virtual addresses come last and go first: while they are there, somebody answers for them.
 type Server struct {
 	assembly
+	access *access
+	certs  *tls.Config // of control.listen; nil: it is off
+	shots  sharedSnapshots
 	state  *kernelState
 	health *health
 	saved  *savedTables
@@ -96,6 +100,9 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 		return nil, err
 	}
 	if err = f.prepareMonitors(); err != nil {
+		return nil, err
+	}
+	if s.access, s.certs, err = f.prepareControl(); err != nil {
 		return nil, err
 	}
 	if err = f.checkLocalPorts(); err != nil {

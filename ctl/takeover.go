@@ -46,8 +46,7 @@ type taking struct {
 	offer    takeoverOffer
 	decision *rings.Decision
 	rest     *engine.Pause
-	control  net.Listener // of the API
-	metrics  net.Listener
+	own      listeners // of the API
 	store    *tableStore
 }
 
@@ -378,22 +377,33 @@ func (t *taking) inheritPorts(rules []rings.Rules) error {
 // inheritListeners goes on with the predecessor's listeners where the file has the same, so that no request is refused, and
 // opens others.
 func (t *taking) inheritListeners() (err error) {
-	if t.offer.Socket == t.file.Control.Socket {
-		t.control, err = t.listener(fdControl)
+	c := &t.file.Control
+	if t.offer.Socket == c.Socket {
+		if t.own.control, err = t.listener(fdControl); err == nil {
+			err = openTo(c.Socket, t.access.group)
+		}
 	} else {
-		t.control, err = listenControl(t.file.Control.Socket)
+		t.own.control, err = listenControl(c.Socket, t.access.group)
 	}
 	if err != nil {
 		return err
 	}
-	switch addr := t.metricsAddr(); addr {
-	case "":
-	case t.offer.Metrics:
-		t.metrics, err = t.listener(fdMetrics)
-	default:
-		t.metrics, err = listenMetrics(addr)
+	if t.own.remote, err = t.tcpListener("control.listen", t.listenAddr(), t.offer.Listen, fdRemote); err != nil {
+		return err
 	}
+	t.own.metrics, err = t.tcpListener("control.metrics", t.metricsAddr(), t.offer.Metrics, fdMetrics)
 	return err
+}
+
+// tcpListener goes on with the predecessor's listener if it is the same, or opens another; none if addr is empty.
+func (t *taking) tcpListener(key, addr, offered, name string) (net.Listener, error) {
+	switch addr {
+	case "":
+		return nil, nil
+	case offered:
+		return t.listener(name)
+	}
+	return listenTCP(key, addr)
 }
 
 func (t *taking) listener(name string) (net.Listener, error) {
@@ -508,9 +518,12 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any
 	if err = errors.Join(err, s.health.reread(strings.TrimSuffix(s.state.path, ".json")), s.expectHeirs(ctx), s.resolveHops(), s.placeAddresses()); err != nil {
 		s.log.Warn("taken over, but not all of it", "error", err)
 	}
+	if s.health.hasWeights() {
+		s.lastHops = "" // one may have been ordered while this process prepared: compile them again
+	}
 	setProcs(s.plan.workers)
 	s.steer(s.engine.Config())
-	s.api = s.serve(t.control, t.metrics)
+	s.api = s.serve(t.own)
 }
 
 // giveUp lets go of everything that is the predecessor's, which carries on, and tells it why.
@@ -545,10 +558,10 @@ func (t *taking) giveUp(reason error) error {
 	if t.state != nil {
 		errs = append(errs, t.state.lock.Close())
 	}
-	if t.control != nil && t.offer.Socket != t.file.Control.Socket {
+	if t.own.control != nil && t.offer.Socket != t.file.Control.Socket {
 		_ = os.Remove(t.file.Control.Socket)
 	}
-	for _, ln := range []net.Listener{t.control, t.metrics} {
+	for _, ln := range []net.Listener{t.own.control, t.own.remote, t.own.metrics} {
 		if ln != nil {
 			errs = append(errs, ln.Close())
 		}

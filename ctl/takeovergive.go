@@ -178,7 +178,7 @@ func (s *Server) bequest(ctx context.Context, decision *rings.Decision) (names [
 		}
 		o.Notes = append(o.Notes, notes)
 	}
-	for name, ln := range map[string]net.Listener{fdControl: s.api.control, fdMetrics: s.api.metrics} {
+	for name, ln := range map[string]net.Listener{fdControl: s.api.control, fdRemote: s.api.remote, fdMetrics: s.api.metrics} {
 		if ln != nil {
 			fd, err := dupOf(ln.(syscall.Conn))
 			if err := own(name, fd, err); err != nil {
@@ -205,7 +205,7 @@ func (s *Server) offer(ctx context.Context) (*takeoverOffer, error) {
 	o := &takeoverOffer{
 		Fixed: s.fixedSettings(s.plan.workers), Generation: s.generation, Secret: s.secret, Dictionary: s.dict.Entries(0),
 		Nodes: map[uint32]string{}, Virtuals: map[uint32]engine.VirtualSpec{}, State: *s.state, Frames: s.plan.frames, Pages: string(s.region.Pages()),
-		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), TableSize: s.tableSize, Verdicts: s.health.verdicts(),
+		Socket: s.file.Control.Socket, Metrics: s.metricsAddr(), Listen: s.listenAddr(), TableSize: s.tableSize, Verdicts: s.health.verdicts(),
 	}
 	for id := range inUse.Nodes {
 		o.Nodes[id] = s.nodeName(id)
@@ -226,6 +226,13 @@ func (s *Server) offer(ctx context.Context) (*takeoverOffer, error) {
 		o.Host = &hostOffer{Index: f.index, Queues: f.queues, MTU: f.mtu, EngineMAC: f.mac, KernelMAC: s.host.MAC}
 	}
 	return o, nil
+}
+
+func (s *Server) listenAddr() string {
+	if a := s.file.Control.Listen; a.IsValid() {
+		return a.String()
+	}
+	return ""
 }
 
 func (s *Server) metricsAddr() string {

@@ -104,6 +104,7 @@ type takeoverOffer struct {
 	Notes      [][]string // of the queues, by port
 	Socket     string
 	Metrics    string
+	Listen     string
 	Verdicts   []verdictNote // of monitors
 }
 
@@ -132,6 +133,7 @@ const (
 	fdDictionary = "dictionary"
 	fdControl    = "control"
 	fdMetrics    = "metrics"
+	fdRemote     = "remote"
 )
 
 func fdTable(worker int) string       { return fmt.Sprintf("table/%d", worker) }

@@ -155,12 +155,6 @@ func (v *validator) checkEngine() {
 	}
 }
 
-func (v *validator) checkControl() {
-	if m := v.file.Control.Metrics; m.IsValid() && !m.Addr().IsLoopback() {
-		v.warn("control.metrics", "metrics are served on %s to anyone who can reach it, without authentication", m)
-	}
-}
-
 func (v *validator) checkPorts() {
 	names, interfaces, addresses := newUnique[string](v), newUnique[string](v), newUnique[netip.Addr](v)
 	for i := range v.file.Ports {

@@ -61,6 +61,9 @@ type MemberView struct {
 	Name    string `json:"name"`
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
+	// FileWeight is the weight in the file, where an operator has ordered another.
+	FileWeight *int `json:"file_weight,omitempty"`
+
 	State   string `json:"state"`             // active | checking | down | draining (ordered, or gone from the file) | disabled (ordered, or weight 0) | forced-off | no-neighbour
 	Verdict string `json:"verdict,omitempty"` // of the monitors: checking | up | down
 	Cause   string `json:"cause,omitempty"`   // of the state
@@ -285,13 +288,12 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 	out := []VirtualView{}
 	for _, v := range s.engine.Config().Virtuals() {
 		sum := sumService(snaps, virtualsOf, v.ID)
-		state, since := s.virtualState(v.Name)
 		out = append(out, VirtualView{
-			State: state, Since: since, Withdrawn: s.isWithdrawn(s.file.VirtualServer(v.Name)),
 			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
 		})
 	}
+	s.virtualStates(out)
 	return out
 }
 

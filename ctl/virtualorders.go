@@ -111,9 +111,9 @@ func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {
 	v, err := s.OrderVirtual(r.URL.Query().Get("name"), r.URL.Query().Get("action"))
 	switch {
 	case errors.Is(err, ErrNoVirtual):
-		reply(w, http.StatusNotFound, apiError{err.Error()})
+		refuse(w, http.StatusNotFound, err)
 	case err != nil:
-		reply(w, http.StatusBadRequest, apiError{err.Error()})
+		refuse(w, http.StatusBadRequest, err)
 	default:
 		reply(w, http.StatusOK, v)
 	}
@@ -128,41 +128,49 @@ const (
 
 // isWithdrawn reports whether all of v's addresses and prefixes are withdrawn.
 func (s *Server) isWithdrawn(v *VirtualServer) bool {
-	if v == nil || len(v.Destinations) == 0 {
-		return false
-	}
 	for _, d := range v.Destinations {
 		if !s.withdrawn[reach{d.Prefix, v.Port}] {
 			return false
 		}
 	}
-	return true
+	return len(s.withdrawn) > 0 && len(v.Destinations) > 0
 }
 
-// virtualState is the state of a virtual server of the file, and since when if it is known.
-func (s *Server) virtualState(name string) (state, since string) {
+// virtualStates fills in the states of the virtual servers that out lists.
+func (s *Server) virtualStates(out []VirtualView) {
 	h := s.health
 	if h == nil {
-		return "", "" // of a replay
+		return // of a replay
+	}
+	byName := map[string]*VirtualServer{}
+	for i := range s.file.VirtualServers {
+		byName[s.file.VirtualServers[i].Name] = &s.file.VirtualServers[i]
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if at, ok := h.orders.disabled(name); ok {
-		return VirtualDisabled, at.Format(time.RFC3339)
+	for i := range out {
+		v, view := byName[out[i].Name], &out[i]
+		if v == nil {
+			continue // a configuration that is being changed
+		}
+		view.State, view.Withdrawn = VirtualUp, s.isWithdrawn(v)
+		if at, ok := h.orders.disabled(v.Name); ok {
+			view.State, view.Since = VirtualDisabled, at.Format(time.RFC3339)
+		} else if !h.serves(s.file, v, func(m *memberHealth) bool { return m.kind == engine.MemberUp }) {
+			view.State = VirtualDown
+		}
 	}
-	if v := s.file.VirtualServer(name); v != nil && !h.serves(s.file, v, func(m *memberHealth) bool { return m.kind == engine.MemberUp }) {
-		return VirtualDown, ""
-	}
-	return VirtualUp, ""
 }
 
 // serves reports whether a member that may serve v is such. The caller has the lock.
 func (h *health) serves(f *File, v *VirtualServer, such func(*memberHealth) bool) (found bool) {
 	f.eachServing(v, func(p *Pool) {
 		for i := range p.Members {
-			if m := h.members[memberKey{p.Name, p.Members[i].Name}]; !found && m != nil && such(m) {
-				found = true
+			if found {
+				return
 			}
+			m := h.members[memberKey{p.Name, p.Members[i].Name}]
+			found = m != nil && such(m)
 		}
 	})
 	return found

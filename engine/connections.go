@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"sluice/flow"
 )
@@ -28,6 +30,43 @@ type Conn struct {
 
 // scanChunk is how many connections a worker copies between two bursts.
 const scanChunk = 64
+
+// A worker that has packets copies at most one chunk each scanGap for all who ask, so that no number of lists takes a
+// hundredth of its time; who comes after a while without gets scanAhead chunks at once. A worker that sleeps has the time.
+const (
+	scanGap   = 400 * time.Microsecond
+	scanAhead = 64
+)
+
+// scanPace is shared by all scans.
+type scanPace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// wait waits for the turn of one chunk of w.
+func (p *scanPace) wait(ctx context.Context, w *worker) error {
+	if w.runtime.waker.sleeping.Load() {
+		return nil
+	}
+	now := time.Now()
+	p.mu.Lock()
+	if earliest := now.Add(-scanAhead * scanGap); p.next.Before(earliest) {
+		p.next = earliest
+	}
+	p.next = p.next.Add(scanGap)
+	wait := p.next.Sub(now)
+	p.mu.Unlock()
+	if wait <= 0 {
+		return nil
+	}
+	select {
+	case <-time.After(wait):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // scan copies a chunk of connections from index from on; it returns where to go on, 0 at the end.
 func (w *worker) scan(from uint32, out *[]Conn) uint32 {
@@ -64,6 +103,11 @@ func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f f
 	for _, w := range e.seated() {
 		for from := uint32(1); from != 0; {
 			out = out[:0]
+			if e.running.Load() {
+				if err := e.scans.wait(ctx, w); err != nil {
+					return err
+				}
+			}
 			if err := e.wait(ctx, w, func(w *worker) { from = w.scan(from, &out) }); err != nil {
 				return err
 			}

@@ -31,6 +31,7 @@ type runtimeState struct {
 	// Prefix lengths that half-open connections of a source are counted by.
 	sourceBits4, sourceBits6 int
 	core                     int
+	nice                     int
 	activity                 activity
 	stopped                  bool
 	ending                   ending

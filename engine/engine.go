@@ -24,6 +24,7 @@ type Options struct {
 	Capacity int // connections per worker
 	Secret   flow.Secret
 	Cores    []int // by worker; nil or -1: not pinned
+	Nice     int   // priority of pinned workers (nice(2)), as far as the process may raise it
 	Polling  Polling
 	// Handoff is the number of descriptors between two workers, a power of two: what a worker may miss while it is not on its
 	// core. 0 is defaultHandoff.
@@ -45,6 +46,7 @@ type Engine struct {
 	cfg     atomic.Pointer[Config]
 	running atomic.Bool
 	left    atomic.Bool // a successor has gone on
+	scans   scanPace
 	// mu guards the list of workers, which Scale changes. While it does it also holds changing, as Apply and Stop do.
 	mu       sync.RWMutex
 	workers  []*worker
@@ -119,7 +121,7 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	w.runtime.sourceBits4, w.runtime.sourceBits6 = cfg.sources.Bits4, cfg.sources.Bits6
 	w.runtime.polling, w.runtime.core = opt.Polling, -1
 	if id < len(opt.Cores) {
-		w.runtime.core = opt.Cores[id]
+		w.runtime.core, w.runtime.nice = opt.Cores[id], opt.Nice
 	}
 	w.timeoutOf = func(r *flow.Record) uint64 { return r.End(w.now, w.shrunk(w.cfg.timeouts(r).of(r))) }
 	w.expired = w.expire

@@ -114,7 +114,7 @@ func (s *services) addEnd(d Destination, proto uint8, id uint32) {
 
 // merge is sort for spans that may overlap, which become one.
 func (s *spans) merge(place func(addr flow.Addr, first, n uint32)) error {
-	s.order()
+	s.orderPending()
 	var joined []pendingSpan
 	for _, p := range s.pending {
 		if n := len(joined); n > 0 && joined[n-1].addr == p.addr && joined[n-1].proto == p.proto && joined[n-1].last >= p.first {

@@ -29,7 +29,8 @@ type network struct {
 	ingress  uint16
 	bits     uint8 // of the mapped address: an IPv4 prefix has 96 more than it says
 	used     bool
-	host     bool // what no virtual server wants is the kernel's
+	host     bool  // what no virtual server wants is the kernel's
+	classes  uint8 // that its spans have, a bit each
 	first, n uint32
 }
 
@@ -50,6 +51,7 @@ const (
 
 type spans struct {
 	list    []span
+	orders  []uint32      // of the list
 	pending []pendingSpan // until sort
 }
 
@@ -81,22 +83,18 @@ func (s *span) order() uint32 {
 	return uint32(s.class)<<24 | uint32(s.proto)<<16 | uint32(s.first)
 }
 
-// find looks for a port among n spans from first on.
+// find looks for a port among n spans from first on. The search has no branch that depends on what it finds.
 func (s *spans) find(first, n uint32, class, proto uint8, port uint16) uint32 {
 	want := span{first: port, proto: proto, class: class}
 	order := want.order()
-	lo, hi := first, first+n // what is before lo begins at or before the port, what is from hi on behind it
-	for lo < hi {
-		if mid := (lo + hi) / 2; s.list[mid].order() <= order {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
+	at := first // the last one that begins at or before the port, if any does
+	for n > 1 {
+		half := n / 2
+		behind := uint32((uint64(order) - uint64(s.orders[at+half])) >> 63) // 1 or 0
+		at += half & (behind - 1)
+		n -= half
 	}
-	if lo == first {
-		return 0
-	}
-	if e := &s.list[lo-1]; e.class == class && e.proto == proto && e.last >= port {
+	if e := &s.list[at]; e.class == class && e.proto == proto && e.first <= port && e.last >= port {
 		return e.id
 	}
 	return 0
@@ -107,19 +105,19 @@ func (s *spans) sort(place func(addr flow.Addr, first, n uint32)) error {
 	return s.sortScopes(func(addr flow.Addr, _ uint32, first, n uint32) { place(addr, first, n) })
 }
 
-// order sorts what is pending: each address or prefix together, in it by class, protocol and first port.
-func (s *spans) order() {
+// orderPending sorts what is pending: each address or prefix together, in it by class, protocol and first port.
+func (s *spans) orderPending() {
 	slices.SortFunc(s.pending, func(a, b pendingSpan) int {
 		return cmp.Or(cmp.Compare(a.addr.Hi, b.addr.Hi), cmp.Compare(a.addr.Lo, b.addr.Lo), cmp.Compare(a.scope, b.scope), cmp.Compare(a.order(), b.order()))
 	})
 }
 
 func (s *spans) sortScopes(place func(addr flow.Addr, scope, first, n uint32)) error {
-	s.order()
-	s.list = make([]span, len(s.pending))
+	s.orderPending()
+	s.list, s.orders = make([]span, len(s.pending)), make([]uint32, len(s.pending))
 	for i, begin := 0, 0; i < len(s.pending); i++ {
 		p := &s.pending[i]
-		s.list[i] = p.span
+		s.list[i], s.orders[i] = p.span, p.order()
 		if i > begin {
 			if before := &s.pending[i-1]; before.class == p.class && before.proto == p.proto && before.last >= p.first {
 				return &overlapError{before.id, p.id, before.first, before.last, p.first, p.last}
@@ -196,6 +194,9 @@ func (n *networks) sort() error {
 	return n.spans.sortScopes(func(addr flow.Addr, scope, first, count uint32) {
 		e := n.slot(addr, uint16(scope>>8), uint8(scope))
 		e.first, e.n = first, count
+		for _, p := range n.spans.list[first : first+count] {
+			e.classes |= 1 << p.class
+		}
 	})
 }
 
@@ -232,19 +233,18 @@ func (n *networks) find(addr flow.Addr, port uint16, proto uint8, ingress uint16
 
 // findAny goes through the classes in their order.
 func (s *spans) findAny(e *network, port uint16, proto uint8) uint32 {
-	if e.n == 0 {
-		return 0
+	for class := uint8(classPort); class <= classAnyProtocol; class++ {
+		if e.classes&(1<<class) == 0 {
+			continue
+		}
+		if class == classAnyProtocol {
+			proto = anyProtocol
+		}
+		if id := s.find(e.first, e.n, class, proto, port); id != 0 {
+			return id
+		}
 	}
-	if id := s.find(e.first, e.n, classPort, proto, port); id != 0 {
-		return id
-	}
-	if id := s.find(e.first, e.n, classRange, proto, port); id != 0 {
-		return id
-	}
-	if id := s.find(e.first, e.n, classAnyPort, proto, port); id != 0 {
-		return id
-	}
-	return s.find(e.first, e.n, classAnyProtocol, anyProtocol, port)
+	return 0
 }
 
 // longest is the longest prefix of an ingress port that holds addr, or nil.

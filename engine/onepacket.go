@@ -92,9 +92,7 @@ func (w *worker) answerOne(i int, a *service) {
 
 // countService counts a packet for a virtual server and a member.
 func (w *worker) countService(id, node uint32, side flow.Side, p *rewrite.Packet) {
-	n := uint64(p.End - p.L3)
-	w.virtual[id].Packets[side]++
-	w.virtual[id].Bytes[side] += n
-	w.node[node].Packets[side]++
-	w.node[node].Bytes[side] += n
+	n := int(p.End - p.L3)
+	w.virtual[id].count(side, n)
+	w.node[node].count(side, n)
 }

@@ -15,7 +15,8 @@ import (
 // changed yet and rewriteOne does it.
 func (w *worker) rewrite(from, to int) {
 	now, cfg := uint32(w.now), w.cfg
-	nodes, addrs := cfg.nodes, cfg.addrs
+	nodes, addrs, ports := cfg.nodes, cfg.addrs, cfg.Ports
+	virtual, node := w.virtual, w.node
 	for i := from; i < to; i++ {
 		j := i & (burstSize - 1)
 		ref, p := w.refs[j], &w.pkts[j]
@@ -39,7 +40,9 @@ func (w *worker) rewrite(from, to int) {
 			}
 			rec.Seen = now
 			rewrite.PlainToServer(h, &n.l2, p.Proto, addrs[rec.Node].V4(), rec.NPort, rec.L3Diff, rec.L4Diff)
-			w.count(rec, flow.FromClient, p)
+			rec.Account(flow.FromClient, size)
+			virtual[rec.VS].count(flow.FromClient, size)
+			node[rec.Node].count(flow.FromClient, size)
 			w.stats.ToServer++
 			w.send(int(n.port), w.descs[j])
 			continue
@@ -50,8 +53,10 @@ func (w *worker) rewrite(from, to int) {
 		}
 		rec.Seen = now
 		h := w.region.Head(w.descs[j].Addr)
-		rewrite.PlainToClient(h, &rec.ClientMAC, &cfg.Ports[rec.ClientIf].MAC, p.Proto, rec.Virtual.V4(), rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
-		w.count(rec, flow.FromServer, p)
+		rewrite.PlainToClient(h, &rec.ClientMAC, &ports[rec.ClientIf].MAC, p.Proto, rec.Virtual.V4(), rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
+		rec.Account(flow.FromServer, size)
+		virtual[rec.VS].count(flow.FromServer, size)
+		node[rec.Node].count(flow.FromServer, size)
 		w.stats.ToClient++
 		w.send(int(rec.ClientIf), w.descs[j])
 	}

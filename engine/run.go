@@ -59,5 +59,8 @@ func (w *worker) pin() error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("pin worker %d to core %d: %w", w.id, w.runtime.core, err)
 	}
+	if w.runtime.nice != 0 { // without CAP_SYS_NICE it goes on at the priority of everything else
+		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, w.runtime.nice)
+	}
 	return nil
 }

@@ -1,5 +1,7 @@
 package engine
 
+import "sluice/flow"
+
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
 // or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
 // full transmit or handoff ring, or because of its VLAN tags, was counted on its way there too.
@@ -40,6 +42,12 @@ type ServiceStats struct {
 
 	Packets [2]uint64
 	Bytes   [2]uint64
+}
+
+// count adds a packet of n bytes from side.
+func (s *ServiceStats) count(side flow.Side, n int) {
+	s.Packets[side&1]++
+	s.Bytes[side&1] += uint64(n)
 }
 
 // Add adds b to s.

@@ -21,9 +21,7 @@ func (h *Handoff) Put(burst []Desc) int {
 	if n == 0 {
 		return 0
 	}
-	for _, d := range burst[:n] {
-		h.in.put(d)
-	}
+	h.in.putAll(burst[:n])
 	h.in.publish()
 	return n
 }
@@ -34,9 +32,7 @@ func (h *Handoff) Get(burst []Desc) int {
 	if n == 0 {
 		return 0
 	}
-	for i := range n {
-		burst[i] = h.out.get()
-	}
+	h.out.getAll(burst[:n])
 	h.out.release()
 	return int(n)
 }

@@ -65,9 +65,7 @@ func (m *Mem) Receive(burst []Desc) int {
 	if n == 0 {
 		return 0
 	}
-	for i := range n {
-		burst[i] = m.rx.get()
-	}
+	m.rx.getAll(burst[:n])
 	m.rx.release()
 	m.heldFill -= int(n)
 	m.stats.RxPackets += uint64(n)
@@ -80,9 +78,7 @@ func (m *Mem) Transmit(burst []Desc) int {
 		return 0
 	}
 	n := min(len(burst), int(m.tx.room(uint32(len(burst)))))
-	for _, d := range burst[:n] {
-		m.tx.put(d)
-	}
+	m.tx.putAll(burst[:n])
 	m.heldTx += n
 	m.stats.TxPackets += uint64(n)
 	return n
@@ -100,10 +96,13 @@ func (m *Mem) Reclaim(p *Pool) int {
 		return 0
 	}
 	n := int(m.completion.filled(uint32(m.heldTx)))
-	for range n {
-		p.Put(m.region.Base(m.completion.get()))
-	}
 	if n > 0 {
+		at := len(p.free)
+		p.free = p.free[:at+n]
+		m.completion.getAll(p.free[at:])
+		for i, addr := range p.free[at:] {
+			p.free[at+i] = m.region.Base(addr)
+		}
 		m.completion.release()
 		m.heldTx -= n
 	}

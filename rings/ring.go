@@ -35,6 +35,13 @@ func (r *ring[T]) put(v T) {
 	r.local++
 }
 
+// putAll fills as many slots as there are values.
+func (r *ring[T]) putAll(values []T) {
+	n := copy(r.slots[r.local&r.mask:], values)
+	copy(r.slots, values[n:])
+	r.local += uint32(len(values))
+}
+
 // publish shows the consumer everything put so far.
 func (r *ring[T]) publish() { r.producer.Store(r.local) }
 
@@ -52,6 +59,13 @@ func (r *ring[T]) get() T {
 	v := r.slots[r.local&r.mask]
 	r.local++
 	return v
+}
+
+// getAll reads as many slots as there are places.
+func (r *ring[T]) getAll(places []T) {
+	n := copy(places, r.slots[r.local&r.mask:])
+	copy(places[n:], r.slots)
+	r.local += uint32(len(places))
 }
 
 // release gives the producer back every slot read so far.

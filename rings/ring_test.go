@@ -131,10 +131,18 @@ func TestRingModel(t *testing.T) {
 			if room > free || room < min(free, int(want)) {
 				t.Fatalf("room %d of %d free, wanted %d", room, free, want)
 			}
-			for range r.IntN(room + 1) {
-				in.put(next)
-				hidden = append(hidden, next)
+			some := make([]int, r.IntN(room+1))
+			for i := range some {
+				some[i] = next
 				next++
+			}
+			hidden = append(hidden, some...)
+			if r.IntN(2) == 0 {
+				in.putAll(some)
+				break
+			}
+			for _, v := range some {
+				in.put(v)
 			}
 		case 1:
 			in.publish()
@@ -145,8 +153,16 @@ func TestRingModel(t *testing.T) {
 			if n > len(model) || n < min(len(model), int(want)) {
 				t.Fatalf("filled %d of %d, wanted %d", n, len(model), want)
 			}
-			for range r.IntN(n + 1) {
-				if got := out.get(); got != model[0] {
+			some := make([]int, r.IntN(n+1))
+			if r.IntN(2) == 0 {
+				out.getAll(some)
+			} else {
+				for i := range some {
+					some[i] = out.get()
+				}
+			}
+			for _, got := range some {
+				if got != model[0] {
 					t.Fatalf("got %d, not %d", got, model[0])
 				}
 				model = model[1:]

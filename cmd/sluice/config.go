@@ -9,9 +9,9 @@ import (
 	"sluice/ctl"
 )
 
-var settingColumns = []column[ctl.Setting]{
-	{"SETTING", false, func(s *ctl.Setting) any { return s.Path }},
-	{"VALUE", false, func(s *ctl.Setting) any { return s.Value }},
+var settingColumns = []column[shownSetting]{
+	{"SETTING", false, func(s *shownSetting) any { return s.Path }},
+	{"VALUE", false, func(s *shownSetting) any { return s.Value }},
 }
 
 // plannedChange is a change and how it comes into force.
@@ -60,39 +60,80 @@ func configCommand() *cli.Command {
 	}
 }
 
+// orderedColumns show what operators have ordered, below the settings of the file.
+var orderedColumns = []column[ctl.OrderedView]{
+	{"ORDERED", false, func(o *ctl.OrderedView) any { return o.Path }},
+	{"VALUE", false, func(o *ctl.OrderedView) any { return o.Value }},
+	{"FILE", false, func(o *ctl.OrderedView) any { return o.File }},
+	{"SINCE", false, func(o *ctl.OrderedView) any { return o.Since }},
+	{"TAKEN BACK BY", false, func(o *ctl.OrderedView) any { return o.TakeBack }},
+}
+
+// shownSetting is a setting with what was ordered in its place.
+type shownSetting struct {
+	ctl.Setting
+	Ordered string `json:"ordered,omitempty"` // in force, before the value of the file
+}
+
 func configShow(c *cli.Context) error {
-	format := c.String("output")
-	if format != "table" && format != "json" {
-		return usagef("no output format %q; there are table and json", format)
+	format, err := outputFormat(c, "table", "json")
+	if err != nil {
+		return err
 	}
-	var settings []ctl.Setting
+	var v ctl.ConfigView
 	if c.String("config") != "" {
 		f, err := loadConfig(c)
 		if err != nil {
 			return err
 		}
-		settings = f.Settings()
-	} else {
-		v, err := runningConfig(c)
-		if err != nil {
-			return err
-		}
-		settings = v.Settings
+		v.Settings = f.Settings()
+	} else if v, err = runningConfig(c); err != nil {
+		return err
+	}
+	ordered := map[string]string{}
+	for _, o := range v.Ordered {
+		ordered[o.Path] = o.Value
+	}
+	shown := make([]shownSetting, len(v.Settings))
+	for i, s := range v.Settings {
+		shown[i] = shownSetting{s, ordered[s.Path]}
 	}
 	if format == "json" {
-		return printJSON(c.App.Writer, settings)
+		return printJSON(c.App.Writer, shown)
 	}
-	return printTable(c.App.Writer, settings, settingColumns, false)
+	columns := append(settingColumns, column[shownSetting]{"ORDERED", false, func(s *shownSetting) any { return s.Ordered }})
+	if len(v.Ordered) == 0 {
+		columns = settingColumns
+	}
+	if err := printTable(c.App.Writer, shown, columns, false); err != nil {
+		return err
+	}
+	return printOrdered(c.App.Writer, v.Ordered)
+}
+
+// printOrdered prints what operators have ordered, if they have.
+func printOrdered(w io.Writer, list []ctl.OrderedView) error {
+	if len(list) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w, "\nordered at run time; it stands before the file, over reloads and restarts:")
+	return printTable(w, list, orderedColumns, false)
 }
 
 func runningConfig(c *cli.Context) (v ctl.ConfigView, err error) {
-	return v, ctl.Get(c.Context, c.String("socket"), "/v1/config", &v)
+	return v, fetch(c, "/v1/config", &v)
+}
+
+// configDifference is the JSON of config diff.
+type configDifference struct {
+	Changes []plannedChange   `json:"changes"` // by a reload with the file
+	Ordered []ctl.OrderedView `json:"ordered"` // stays in force over a reload
 }
 
 func configDiff(c *cli.Context) error {
-	format := c.String("output")
-	if format != "table" && format != "json" {
-		return usagef("no output format %q; there are table and json", format)
+	format, err := outputFormat(c, "table", "json")
+	if err != nil {
+		return err
 	}
 	f, err := loadConfig(c)
 	if err != nil {
@@ -102,15 +143,15 @@ func configDiff(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	changes := []plannedChange{}
-	for _, d := range ctl.Diff(running.Settings, f.Settings()) {
-		changes = append(changes, plannedChange{d, d.NeedsRestart()})
+	d := configDifference{Changes: []plannedChange{}, Ordered: running.Ordered}
+	for _, change := range ctl.Diff(running.Settings, f.Settings()) {
+		d.Changes = append(d.Changes, plannedChange{change, change.NeedsRestart()})
 	}
 	if format == "json" {
-		return printJSON(c.App.Writer, changes)
+		return printJSON(c.App.Writer, d)
 	}
-	printChanges(c.App.Writer, f.Name, changes)
-	return nil
+	printChanges(c.App.Writer, f.Name, d.Changes)
+	return printOrdered(c.App.Writer, d.Ordered)
 }
 
 func printChanges(w io.Writer, file string, changes []plannedChange) {

@@ -39,7 +39,7 @@ func filters() []cli.Flag {
 }
 
 // filterFlags are those of commands that print no table.
-func filterFlags() []cli.Flag { return append(clientFlags()[:1:1], filters()...) }
+func filterFlags() []cli.Flag { return append(connectFlags(), filters()...) }
 
 func milliseconds(ms uint64) string {
 	d := time.Duration(ms) * time.Millisecond
@@ -59,15 +59,19 @@ func connCommand() *cli.Command {
 			if err := connLimit(c); err != nil {
 				return err
 			}
+			format, err := outputFormat(c, "table", "json")
+			if err != nil {
+				return err
+			}
 			q := connQuery(c)
 			if c.Args().Present() {
 				q.Set("client", c.Args().First())
 			}
 			conns := []ctl.ConnView{}
-			if err := ctl.Get(c.Context, c.String("socket"), "/v1/connections?"+q.Encode(), &conns); err != nil {
+			if err := fetch(c, "/v1/connections?"+q.Encode(), &conns); err != nil {
 				return err
 			}
-			if c.String("output") == "json" {
+			if format == "json" {
 				return printJSON(c.App.Writer, conns)
 			}
 			if len(conns) == 0 {
@@ -94,7 +98,7 @@ func connDeleteCommand() *cli.Command {
 	return &cli.Command{
 		Name: "delete", Usage: "take connections out of the table",
 		UsageText: "sluice conn delete [CLIENT[:PORT]] [--virtual NAME] [--member NAME] [--state STATE] [--reset] | --all",
-		Flags: append(filterFlags(),
+		Flags: append(orderFlags(filters()...),
 			&cli.BoolFlag{Name: "reset", Usage: "send a RST to both ends of each TCP connection"},
 			&cli.BoolFlag{Name: "all", Usage: "every connection"}),
 		Action: func(c *cli.Context) error {
@@ -110,9 +114,21 @@ func connDeleteCommand() *cli.Command {
 					q.Set(k, "true")
 				}
 			}
-			var d ctl.DeletedView
-			if err := ctl.Delete(c.Context, c.String("socket"), "/v1/connections?"+q.Encode(), &d); err != nil {
+			format, err := outputFormat(c, "table", "json")
+			if err != nil {
 				return err
+			}
+			cl, err := client(c)
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			var d ctl.DeletedView
+			if err := cl.Delete(c.Context, "/v1/connections?"+q.Encode(), &d); err != nil {
+				return err
+			}
+			if format == "json" {
+				return printJSON(c.App.Writer, d)
 			}
 			fmt.Fprintf(c.App.Writer, "%d connections deleted\n", d.Deleted)
 			return nil
@@ -128,7 +144,12 @@ func connExportCommand() *cli.Command {
 			if c.Args().Present() {
 				return usagef("export takes no arguments, not %q", c.Args().First())
 			}
-			return ctl.Copy(c.Context, c.String("socket"), "/v1/connections/export?"+filterQuery(c).Encode(), c.App.Writer)
+			cl, err := client(c)
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
+			return cl.Copy(c.Context, "/v1/connections/export?"+filterQuery(c).Encode(), c.App.Writer)
 		},
 	}
 }

@@ -35,6 +35,7 @@ var examples = map[string][]example{
 	"member drain":     {{"sluice member drain web s2 --deadline 5m --then reset", "no new connections; after five minutes the rest is reset"}},
 	"member disable":   {{"sluice member disable web s2", "no new connections, until it is enabled"}},
 	"member force-off": {{"sluice member force-off web s2", "no new connections, and those that it has end"}},
+	"member weight":    {{"sluice member weight web s2 3", "another share of new connections than the file has"}, {"sluice member weight web s2 file", "what the file says again"}},
 	"member enable":    {{"sluice member enable web s2", "take the order back"}},
 
 	"virtual disable": {{"sluice virtual disable web", "no new connections, until it is enabled"}},

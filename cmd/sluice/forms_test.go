@@ -257,3 +257,52 @@ func TestHookTime(t *testing.T) {
 		t.Errorf("a hook that is not there: %+v", r)
 	}
 }
+
+// Connections to a prefix and to further addresses go on when their virtual server goes from the file, through a kill as well; what
+// is new is refused.
+func TestFormsDrain(t *testing.T) {
+	s := settings{engine: "workers: 2"}
+	b := newBed(t, lab.TwoArmOptions{Servers: 2, Queues: 2}, s)
+	for i, h := range b.Servers {
+		b.echoServer(h, netip.AddrPortFrom(b.ServerAddr4[i], webPort))
+	}
+	web := fmt.Sprintf(`{name: web, address: "%s:80", protocol: tcp, pool: all}`, b.VIP4)
+	with := b.withVirtuals(s, web, `{name: net, address: "10.20.0.0/16:80", addresses: ["10.10.1.101:79-81", "10.30.0.0/16:any"], protocol: tcp, pool: all}`)
+	b.write(with)
+	d := b.start()
+	var sessions []*session
+	for _, to := range []string{"10.20.3.4:80", "10.10.1.101:80", "10.30.9.9:80"} {
+		for range 4 {
+			s := must(openSession(b.Client, netip.MustParseAddrPort(to)))(t)
+			defer s.Close()
+			sessions = append(sessions, s)
+		}
+	}
+	say := func(when string) {
+		t.Helper()
+		for _, s := range sessions {
+			if err := s.say(waitTime); err != nil {
+				t.Fatalf("%s: %s: %v", when, s.RemoteAddr(), err)
+			}
+		}
+	}
+	say("before")
+	d.kill()
+	d = b.start()
+	say("after a kill")
+	b.reload(b.withVirtuals(s, web))
+	say("without the virtual server")
+	if conn, err := b.Client.Dial(shortly(t), "tcp", "10.20.3.4:80"); err == nil {
+		conn.Close()
+		t.Error("a new connection to a virtual server that is gone")
+	}
+	for _, s := range sessions {
+		s.Close()
+	}
+	eventually(t, "what has drained to be forgotten", func() bool { return len(query[[]ctl.ConnView](b, "conn", "list")) == 0 })
+	b.reload(with)
+	if _, err := openSession(b.Client, netip.MustParseAddrPort("10.30.9.9:80")); err != nil {
+		t.Error(err)
+	}
+	d.stop()
+}

@@ -58,7 +58,12 @@ var memberColumns = append([]column[ctl.MemberView]{
 	{"STATE", false, func(v *ctl.MemberView) any { return v.State }},
 	{"SINCE", true, func(v *ctl.MemberView) any { return v.Since }},
 	{"CAUSE", true, func(v *ctl.MemberView) any { return v.Cause }},
-	{"WEIGHT", false, func(v *ctl.MemberView) any { return v.Weight }},
+	{"WEIGHT", false, func(v *ctl.MemberView) any {
+		if v.FileWeight != nil {
+			return fmt.Sprintf("%d (file: %d)", v.Weight, *v.FileWeight)
+		}
+		return v.Weight
+	}},
 	{"PORT", true, func(v *ctl.MemberView) any { return v.Port }},
 	{"MAC", true, func(v *ctl.MemberView) any { return v.MAC }},
 }, counters(func(v *ctl.MemberView) *ctl.CounterView { return &v.CounterView })...)

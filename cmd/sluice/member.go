@@ -22,7 +22,7 @@ func memberOrderCommands() []*cli.Command {
 			UsageText: "sluice member drain POOL MEMBER [--deadline D [--then leave|reset]] [--wait=false]",
 			Description: "Connections that the member has go on. The order holds, over reloads and restarts, until `sluice member enable`; " +
 				"whoever stops waiting does not take it back.",
-			Flags: append(clientFlags()[:1:1], wait(true),
+			Flags: append(orderFlags(), wait(true),
 				&cli.DurationFlag{Name: "deadline", Usage: "how long connections may take to end, such as `10m`"},
 				&cli.StringFlag{Name: "then", Usage: "what happens to the rest at the deadline: `leave or reset`", Value: ctl.ThenLeave}),
 			Action: func(c *cli.Context) error { return orderMember(c, ctl.OrderDrain) },
@@ -30,21 +30,22 @@ func memberOrderCommands() []*cli.Command {
 		{
 			Name: ctl.OrderDisable, Usage: "give a member no new connections, not even by persistence; those that it has go on",
 			UsageText: "sluice member disable POOL MEMBER [--wait]",
-			Flags:     append(clientFlags()[:1:1], wait(false)),
+			Flags:     orderFlags(wait(false)),
 			Action:    func(c *cli.Context) error { return orderMember(c, ctl.OrderDisable) },
 		},
 		{
 			Name: ctl.OrderForceOff, Usage: "give a member no new connections and end those that it has, with a RST to both ends",
 			UsageText: "sluice member force-off POOL MEMBER [--wait]",
-			Flags:     append(clientFlags()[:1:1], wait(false)),
+			Flags:     orderFlags(wait(false)),
 			Action:    func(c *cli.Context) error { return orderMember(c, ctl.OrderForceOff) },
 		},
 		{
 			Name: ctl.OrderEnable, Usage: "take back what was ordered about a member",
 			UsageText: "sluice member enable POOL MEMBER",
-			Flags:     clientFlags()[:1:1],
+			Flags:     orderFlags(),
 			Action:    func(c *cli.Context) error { return orderMember(c, ctl.OrderEnable) },
 		},
+		weightCommand(),
 	}
 }
 
@@ -69,12 +70,28 @@ func orderMember(c *cli.Context, action string) error {
 	case then == ctl.ThenReset && deadline.IsZero():
 		return usagef("--then reset needs a --deadline")
 	}
-	socket, w := c.String("socket"), c.App.Writer
-	var v ctl.OrderView
-	if err := ctl.Post(c.Context, socket, "/v1/members/order?"+q.Encode(), &v); err != nil {
+	format, err := outputFormat(c, "table", "json")
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "%s %s: %s, all workers went by it after %d us\n", v.Pool, v.Member, v.Action, v.TookUS)
+	cl, err := client(c)
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	w := c.App.Writer
+	var v ctl.OrderView
+	if err := cl.Post(c.Context, "/v1/members/order?"+q.Encode(), &v); err != nil {
+		return err
+	}
+	if format == "json" { // what is waited for goes beside it
+		if err := printJSON(w, v); err != nil {
+			return err
+		}
+		w = c.App.ErrWriter
+	} else {
+		fmt.Fprintf(w, "%s %s: %s, all workers went by it after %d us\n", v.Pool, v.Member, v.Action, v.TookUS)
+	}
 	if !c.Bool("wait") {
 		return nil
 	}
@@ -84,7 +101,7 @@ func orderMember(c *cli.Context, action string) error {
 		until = until.Add(5 * time.Second)
 	}
 	said, last := time.Time{}, int64(-1)
-	left, err := ctl.WaitDrained(c.Context, socket, v.Pool, v.Member, until, func(n int64) {
+	left, err := ctl.WaitDrained(c.Context, cl, v.Pool, v.Member, until, func(n int64) {
 		if n != last && (time.Since(said) >= time.Second || n == 0) {
 			fmt.Fprintf(w, "%d connections\n", n)
 			said, last = time.Now(), n

@@ -12,17 +12,22 @@ func reloadCommand() *cli.Command {
 	return &cli.Command{
 		Name: "reload", Usage: "have the running engine read its file again and apply what differs",
 		UsageText: "sluice reload [--socket PATH] [-o table|json]",
-		Flags:     clientFlags(),
+		Flags:     orderFlags(),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usagef("reload takes no arguments, not %q: the engine reads the file that it was started with", c.Args().First())
 			}
-			format := c.String("output")
-			if format != "table" && format != "json" {
-				return usagef("no output format %q; there are table and json", format)
+			format, err := outputFormat(c, "table", "json")
+			if err != nil {
+				return err
 			}
+			cl, err := client(c)
+			if err != nil {
+				return err
+			}
+			defer cl.Close()
 			var v ctl.ReloadView
-			if err := ctl.Post(c.Context, c.String("socket"), "/v1/reload", &v); err != nil {
+			if err := cl.Post(c.Context, "/v1/reload", &v); err != nil {
 				return err
 			}
 			w := c.App.Writer

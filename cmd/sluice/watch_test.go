@@ -123,8 +123,8 @@ func TestConfigCommands(t *testing.T) {
 	if r := b.sluice(nil, "reload", "--socket", b.socket); r.code != 0 {
 		t.Errorf("%+v", r)
 	}
-	if changes := query[[]plannedChange](b, "config", "diff", "-c", b.config); len(changes) != 0 {
-		t.Errorf("after the reload: %v", changes)
+	if d := query[configDifference](b, "config", "diff", "-c", b.config); len(d.Changes) != 0 || len(d.Ordered) != 0 {
+		t.Errorf("after the reload: %v", d)
 	}
 	d.stop()
 }
