@@ -4,11 +4,14 @@
 GO ?= go
 PKGS = ./...
 
-.PHONY: build demo test race fuzz bench nic-test generate profile check help
+.PHONY: build deb demo test race fuzz bench nic-test generate profile check help
 .DEFAULT_GOAL := build
 
 build: ## the one binary, static, at bin/sluice
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/sluice ./cmd/sluice
+
+deb: build ## a Debian package in bin (needs dpkg-deb): program, units, user, completion, manual page
+	@deploy/debian/build bin/sluice bin
 
 demo: build ## real traffic through AF_XDP as root; a capture through the same engine otherwise
 	@bin/sluice demo

@@ -84,7 +84,7 @@ func (l *loop) Refill(p *rings.Pool) int {
 		l.note()
 	}
 	if l.on.Load() {
-		l.sent.Store(l.sent.Load() + uint64(l.wire.SendHeads(l.heads, l.lengths)))
+		l.sent.Store(l.sent.Load() + uint64(l.wire.SendHeads(l.heads, rings.HeadLen, l.lengths)))
 	}
 	return n
 }

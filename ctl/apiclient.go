@@ -129,23 +129,33 @@ func (c *Client) call(ctx context.Context, method, path string, timeout time.Dur
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	resp, err := c.do(ctx, method, path)
 	if err != nil {
 		return err
 	}
+	defer resp.Body.Close()
+	return read(resp.Body)
+}
+
+// do asks, and returns an answer that is no error; the caller closes its body.
+func (c *Client) do(ctx context.Context, method, path string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.explain(err)
+		return nil, c.explain(err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var e apiError
-		if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
-			e.Error = fmt.Sprintf("%s answers %s; is it a sluice of this version?", c.where, resp.Status)
-		}
-		return errors.New(e.Error)
+	var e apiError
+	if json.NewDecoder(resp.Body).Decode(&e) != nil || e.Error == "" {
+		e.Error = fmt.Sprintf("%s answers %s; is it a sluice of this version?", c.where, resp.Status)
 	}
-	return read(resp.Body)
+	return nil, errors.New(e.Error)
 }
 
 // explain says what to do about a server that cannot be reached.

@@ -39,6 +39,7 @@ type param struct {
 	words      []string // of a word
 	low, high  int      // of a number
 	required   bool
+	times      int // how often it may be given; 0 is once
 }
 
 type paramKind string
@@ -78,6 +79,23 @@ var memberParams = []param{
 	{name: "member", kind: textParam, required: true, text: "Name or address of the member."},
 }
 
+var captureParams = []param{
+	{name: "protocol", kind: textParam, text: "Only this protocol: tcp, udp, sctp, icmp or a number."},
+	{name: "end", kind: textParam, times: 2, text: "Only packets from or to this ADDRESS or ADDRESS:PORT; given twice: between both."},
+	{name: "virtual", kind: textParam, text: "Only those of this virtual server."},
+	{name: "member", kind: textParam, text: "Only those of this member: NAME or POOL/NAME."},
+	{name: "port", kind: textParam, text: "Only those that arrive on or leave by this port."},
+	{name: "worker", kind: numberParam, high: engine.Bins, text: "Only those of this worker."},
+	{name: "drops", kind: flagParam, text: "Only what is dropped."},
+	{name: "reason", kind: textParam, text: "Only what is dropped, or answered, for this reason."},
+	{name: "count", kind: numberParam, low: 1, high: 1 << 40, text: "End after so many packets; 10000 if it is left out."},
+	{name: "bytes", kind: numberParam, low: 1, high: 1 << 40, text: "End after so many bytes of frames; 268435456 if it is left out."},
+	{name: "duration", kind: durationParam, text: "End after this time, at most 24h; 1m if it is left out."},
+	{name: "snap", kind: numberParam, low: 1, high: 1 << 16, text: "Keep so many bytes of each frame; all if it is left out."},
+	{name: "sample", kind: numberParam, low: 1, high: 1 << 30, text: "Look at one in so many packets."},
+	{name: "ring", kind: numberParam, low: 1 << 14, high: maxCaptureRing, text: "How many bytes a worker may be ahead of the reader; 4194304 if it is left out."},
+}
+
 func (s *Server) routes() []apiRoute {
 	limit := param{name: "limit", kind: numberParam, low: 1, high: MaxConnections, text: "At most so many; 100 if it is left out."}
 	list := func(path, summary string, answer any, view func([]engine.Snapshot) any) apiRoute {
@@ -109,6 +127,14 @@ func (s *Server) routes() []apiRoute {
 		{method: http.MethodPost, path: "/v1/virtuals/order", summary: "give a virtual server no new connections, or take that back", role: RoleAdmin, answer: VirtualOrderView{}, handle: s.postVirtualOrder,
 			params: []param{{name: "name", kind: textParam, required: true, text: "Name of the virtual server."},
 				{name: "action", kind: wordParam, words: []string{OrderDisable, OrderEnable}, required: true, text: "What is ordered; enable takes it back."}}},
+		{method: http.MethodGet, path: "/v1/explain", summary: "what the running engine would do with a packet, without doing it", role: RoleRead, answer: ExplainView{}, handle: s.explain,
+			params: []param{{name: "protocol", kind: textParam, required: true, text: "tcp, udp, sctp, icmp or a number."},
+				{name: "source", kind: textParam, required: true, text: "ADDRESS:PORT of the packet's source."},
+				{name: "destination", kind: textParam, required: true, text: "ADDRESS:PORT of its destination."},
+				{name: "port", kind: textParam, text: "Name of the port on which it arrives."}}},
+		{method: http.MethodGet, path: "/v1/capture", summary: "packets as they come and as they go, with what became of each, until a bound is reached", role: RoleAdmin, media: "application/x-pcapng", streams: true, handle: s.capture,
+			params: captureParams},
+		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: struct{}{}, handle: s.endCapture},
 		{method: http.MethodGet, path: "/v1/connections", summary: "connections", role: RoleRead, answer: []ConnView{}, scans: true, handle: s.connections,
 			params: append(slices.Clip(connectionFilters), limit)},
 		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
@@ -149,14 +175,16 @@ func (r *apiRoute) checkQuery(req *http.Request) error {
 				return fmt.Errorf("no parameter %q; did you mean %s? There are %s", shorten(k), near, strings.Join(names, ", "))
 			}
 			return fmt.Errorf("no parameter %q; there are %s", shorten(k), strings.Join(names, ", "))
-		case len(values) > 1:
+		case len(values) > max(1, params[i].times):
 			return fmt.Errorf("%s is given %d times", k, len(values))
 		}
-		if values[0] == "" {
-			continue // as if it were not there
-		}
-		if err := params[i].check(values[0]); err != nil {
-			return err
+		for _, v := range values {
+			if v == "" {
+				continue // as if it were not there
+			}
+			if err := params[i].check(v); err != nil {
+				return err
+			}
 		}
 	}
 	for i := range params {

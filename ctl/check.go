@@ -2,10 +2,6 @@ package ctl
 
 import (
 	"fmt"
-	"os"
-	"strings"
-
-	"golang.org/x/sys/unix"
 )
 
 // Check validates all that a start would, and changes nothing: interfaces and their queues, the way to every member,
@@ -55,7 +51,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	out = append(out,
 		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(tables)),
 		fmt.Sprintf("frames: %d of %d bytes, %s, registered with %d sockets", p.frames, f.Engine.FrameSize, mebibytes(frames), f.sockets(ifaces, p)))
-	out = append(out, f.lockedMemory(ifaces, p)...)
+	out = append(out, f.lacking(ifaces, p)...)
 	out = append(out, fmt.Sprintf("%d members, %d of them behind a gateway or neighbour of a port", len(f.memberAddrs()), len(ways)))
 	return out, nil
 }
@@ -78,31 +74,11 @@ func (f *File) sockets(ifaces []iface, p *plan) int {
 	return n
 }
 
-// lockedMemory says when the limit of locked memory is too small: every registration of the frames counts in full,
-// unless the process may exceed it.
-func (f *File) lockedMemory(ifaces []iface, p *plan) []string {
-	_, frames := f.memory(p)
-	need := uint64(frames * f.sockets(ifaces, p))
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) != nil || limit.Cur >= need || mayLock() {
-		return nil
+// lacking is a warning when this process may not do what a start needs: it is no fault of the file, and sluice run may be
+// given more.
+func (f *File) lacking(ifaces []iface, p *plan) []string {
+	if err := f.privileges(ifaces, p); err != nil {
+		return []string{"warning: " + err.Error()}
 	}
-	return []string{fmt.Sprintf("warning: the frames count %s against the limit of locked memory of %s; give CAP_IPC_LOCK or raise the limit (ulimit -l)", mebibytes(int(need)), mebibytes(int(limit.Cur)))}
-}
-
-// mayLock reports whether the process has CAP_IPC_LOCK.
-func mayLock() bool {
-	b, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "CapEff:"); ok {
-			var caps uint64
-			if _, err := fmt.Sscanf(strings.TrimSpace(rest), "%x", &caps); err == nil {
-				return caps&(1<<unix.CAP_IPC_LOCK) != 0
-			}
-		}
-	}
-	return false
+	return nil
 }

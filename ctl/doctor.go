@@ -56,7 +56,8 @@ type Facts struct {
 	Forward4     bool
 	Forward6     bool
 	ClockSource  string
-	BPFFS        bool // mounted where the system has it
+	BPFFS        bool   // mounted where the system has it
+	Unkept       string // why this process cannot keep connection tables or pin programs, or ""
 
 	Cores    []int // that this process may use
 	Isolated []int
@@ -188,7 +189,7 @@ func (e *examination) kernel() {
 	if f.BPFFS {
 		e.ok("bpffs", "/sys/fs/bpf is mounted")
 	} else {
-		e.find(LevelNote, "bpffs", "no bpf file system at /sys/fs/bpf", "sluice mounts one of its own under /run/sluice for the pins of its programs, which needs CAP_SYS_ADMIN",
+		e.find(LevelNote, "bpffs", "no bpf file system at /sys/fs/bpf", "sluice run as root mounts one of its own under /run/sluice for the pins of its programs; for another user sluice prepare does",
 			"mount -t bpf bpf /sys/fs/bpf")
 	}
 	switch {
@@ -202,37 +203,21 @@ func (e *examination) kernel() {
 	}
 }
 
-// neededCapabilities are those that an engine holds for its life, with what goes wrong without.
-var neededCapabilities = []struct {
-	name  string
-	bits  []int // any of them will do
-	level Level
-	use   string
-}{
-	{"CAP_NET_ADMIN", []int{unix.CAP_NET_ADMIN}, LevelFail, "to attach XDP programs, and for virtual addresses, neighbours and the host port"},
-	{"CAP_NET_RAW", []int{unix.CAP_NET_RAW}, LevelFail, "to open AF_XDP sockets, and to announce virtual addresses"},
-	{"CAP_BPF", []int{unix.CAP_BPF, unix.CAP_SYS_ADMIN}, LevelFail, "to load XDP programs and their maps"},
-	{"CAP_IPC_LOCK", []int{unix.CAP_IPC_LOCK, unix.CAP_SYS_RESOURCE}, LevelWarn, "to register frames beyond the limit of locked memory"},
-	{"CAP_SYS_NICE", []int{unix.CAP_SYS_NICE}, LevelNote, "to give workers priority over the rest of the system"},
-}
-
 func (e *examination) privileges() {
-	var missing []string
-	level := LevelOK
-	var uses []string
-	for _, c := range neededCapabilities {
-		if slices.ContainsFunc(c.bits, func(b int) bool { return e.facts.Capabilities&(1<<b) != 0 }) {
-			continue
-		}
-		missing, uses = append(missing, c.name), append(uses, c.name+" is needed "+c.use)
-		level = worse(level, c.level)
-	}
+	// Locked memory is judged by itself.
+	missing := missingCapabilities(e.facts.Capabilities, false)
 	if len(missing) == 0 {
 		e.ok("capabilities", "this process has those that sluice run needs")
-		return
+	} else {
+		names, uses := describeCapabilities(missing)
+		e.find(LevelFail, "capabilities", "without "+names+" sluice run does not start", uses, capabilityAdvice)
 	}
-	e.find(level, "capabilities", "without "+strings.Join(missing, ", ")+" sluice run would lack what this process lacks", strings.Join(uses, "; "),
-		"run as root, or by the unit in deploy/systemd, which gives them")
+	if e.facts.Unkept == "" {
+		e.ok("keep-connections", "connections can outlive a restart")
+	} else {
+		e.find(LevelNote, "keep-connections", e.facts.Unkept, "connections end with the engine, and the kernel answers for its ports until the next one has started",
+			"as root: sluice prepare --user NAME, as the unit in deploy/systemd does")
+	}
 }
 
 // worse is the graver of two levels.

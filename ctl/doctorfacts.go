@@ -29,6 +29,7 @@ func GatherFacts(f *File) (*Facts, error) {
 	facts.HugePages, facts.HugePageSize = meminfo("HugePages_Free"), meminfo("Hugepagesize")<<10
 	var fs unix.Statfs_t
 	facts.BPFFS = unix.Statfs("/sys/fs/bpf", &fs) == nil && fs.Type == unix.BPF_FS_MAGIC
+	facts.Unkept = unkept(facts.Capabilities)
 	facts.ClockSource = readWord("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 	facts.RPFilterAll = netSetting("ipv4/conf/all/rp_filter")
 	facts.Forward4, facts.Forward6 = netSetting("ipv4/ip_forward") == 1, netSetting("ipv6/conf/all/forwarding") == 1

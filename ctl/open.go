@@ -71,7 +71,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 			err = errors.Join(err, a.close(false))
 		}
 	}()
-	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto); err != nil {
+	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto, preparedTmpfs()...); err != nil {
 		return err
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
@@ -107,7 +107,7 @@ func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err e
 		if a.tables != nil {
 			m, err = a.tables.create(kind, capacity, a.secret)
 		} else {
-			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto)
+			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
 			m.flows = m.Bytes
 		}
 		if err != nil {

@@ -52,7 +52,7 @@ type orderFile struct {
 	list   map[memberKey]*memberOrder
 
 	virtuals map[string]time.Time // virtual servers that are disabled, since when
-	weights map[memberKey]*weightOrder
+	weights  map[memberKey]*weightOrder
 }
 
 type orderNote struct {
@@ -162,7 +162,7 @@ func (o *orderFile) save() error {
 		return err
 	}
 	tmp := o.path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := writeFresh(tmp, b); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("note what was ordered: %w", err)
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"sluice/rings"
 )
 
@@ -57,5 +59,12 @@ func ReleasePorts(ifname string) (done []string, err error) {
 		done = append(done, "removed the host port")
 	}
 	done = append(done, sweepDead()...)
+	if effectiveCapabilities()&(1<<unix.CAP_SYS_ADMIN) != 0 {
+		unmounted, err := rings.UnmountOwn()
+		errs = append(errs, err)
+		if unmounted {
+			done = append(done, "unmounted "+rings.OwnBPFFS)
+		}
+	}
 	return done, errors.Join(append(errs, state.release())...)
 }

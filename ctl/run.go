@@ -48,7 +48,9 @@ type Server struct {
 	ways      map[netip.Addr]way
 	host      *engine.HostSpec
 	api       *api
-	began     time.Time
+	// captures ends the capture that goes on.
+	captures captureEnd
+	began    time.Time
 	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
@@ -97,6 +99,9 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 		return nil, err
 	}
 	if s.plan, err = f.plan(s.ifaces); err != nil {
+		return nil, err
+	}
+	if err = f.privileges(s.ifaces, s.plan); err != nil {
 		return nil, err
 	}
 	if err = f.prepareMonitors(); err != nil {

@@ -90,8 +90,8 @@ func lockState() (*kernelState, error) {
 
 // rootHint is advice for errors that root would not meet.
 func rootHint(err error) string {
-	if errors.Is(err, os.ErrPermission) {
-		return " (run as root)"
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Sprintf(" (run as root, or have root give %s to this user: sluice prepare --user %d)", StateDir, os.Geteuid())
 	}
 	return ""
 }
@@ -108,11 +108,22 @@ func (s *kernelState) save() error {
 		return err
 	}
 	tmp := s.path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	if err := writeFresh(tmp, b); err != nil {
 		_ = os.Remove(tmp)
 		return fmt.Errorf("note what is changed in the kernel: %w", err)
 	}
 	return os.Rename(tmp, s.path)
+}
+
+// writeFresh writes a file that is made anew: root may write where another user owns the folder, and must not follow a link.
+func writeFresh(path string, b []byte) error {
+	_ = os.Remove(path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
 }
 
 // placeAddress puts a virtual address on an interface, unless it is there: /32 or /128, usable at once, without duplicate

@@ -56,8 +56,12 @@ func openTables(state *kernelState, log *slog.Logger) (*tableStore, error) {
 		return nil, err
 	}
 	if !isTmpfs(s.dir) || !isMount(s.dir) {
-		if err := unix.Mount("sluice", s.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,huge=always,size=100%"); err != nil && !isTmpfs(s.dir) {
-			return nil, errors.Join(fmt.Errorf("mount a tmpfs on %s: %w", s.dir, err), os.Remove(s.dir))
+		err := unix.Mount("sluice", s.dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700,huge=always,size=100%")
+		switch {
+		case err != nil && !isTmpfs(s.dir):
+			return nil, errors.Join(fmt.Errorf("mount a tmpfs on %s%s: %w", s.dir, rootHint(err), err), os.Remove(s.dir))
+		case err != nil:
+			log.Info("connection tables are kept on the tmpfs that is there: without huge pages, and within its size", "folder", s.dir, "reason", err)
 		}
 	}
 	var st unix.Stat_t
@@ -333,7 +337,11 @@ func (s *tableStore) close(remove bool) error {
 // removeTables takes a store away.
 func removeTables(dir string) error {
 	if isMount(dir) {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		err := unix.Unmount(dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if errors.Is(err, unix.EPERM) {
+			return emptyFolder(dir) // it was mounted by `sluice prepare`
+		}
+		if err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
 	}
@@ -341,6 +349,38 @@ func removeTables(dir string) error {
 		return fmt.Errorf("remove the connection tables: %w", err)
 	}
 	return nil
+}
+
+// emptyFolder removes the files in a folder.
+func emptyFolder(dir string) error {
+	list, err := os.ReadDir(dir)
+	errs := []error{err}
+	for _, e := range list {
+		errs = append(errs, os.Remove(filepath.Join(dir, e.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// unkept is why a process with those capabilities cannot keep connection tables or pin programs, or nothing.
+func unkept(capabilities uint64) string {
+	if capabilities&(1<<unix.CAP_SYS_ADMIN) != 0 {
+		return ""
+	}
+	base, err := stateBase()
+	if err != nil {
+		return err.Error()
+	}
+	place := base + ".tables"
+	if !isMount(place) {
+		place = StateDir
+	}
+	if !isTmpfs(place) || unix.Access(place, unix.W_OK|unix.X_OK) != nil {
+		return fmt.Sprintf("this user has no tmpfs of its own at %s.tables for connection tables, and may not mount one", base)
+	}
+	if err := rings.CanPin(); err != nil {
+		return err.Error()
+	}
+	return ""
 }
 
 // unmap gives back what was read.

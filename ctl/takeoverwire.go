@@ -145,7 +145,7 @@ func takeoverPath(base string) string { return base + ".takeover" }
 // stateBase is the path of what belongs to the network namespace, without its ending.
 func stateBase() (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat("/proc/self/ns/net", &st); err != nil {
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
 		return "", fmt.Errorf("find the network namespace: %w", err)
 	}
 	return filepath.Join(StateDir, fmt.Sprintf("net-%d", st.Ino)), nil

@@ -128,8 +128,24 @@ again:
 	return true
 }
 
+// allows reports whether take would.
+func (s *sourceRates) allows(hash uint64, limit uint32, now uint64) bool {
+	tag, second := hash>>(64-tagBits), now/1000&(1<<secondBits-1)
+	line := &s.lines[hash&(sourceLines-1)]
+	for i := range line {
+		old := line[i].Load()
+		if ahead := (old>>countBits - second) & (1<<secondBits - 1); ahead <= 1 && old != 0 && old>>(secondBits+countBits) == tag {
+			return uint32(old&(1<<countBits-1)) < limit
+		}
+	}
+	return true
+}
+
 // takeSource counts a new connection from a source to a virtual server, unless its prefix has had as many as it may.
 func (w *worker) takeSource(v *virtual, id uint32, source flow.Addr) bool {
 	hash := w.runtime.secret.Hash(&flow.Key{Src: w.sourcePrefix(source), Ports: id})
+	if w.runtime.peek != nil {
+		return w.cfg.sourceRates.allows(hash, uint32(v.SourceRate), w.now)
+	}
 	return w.cfg.sourceRates.take(hash, uint32(v.SourceRate), w.now)
 }

@@ -102,6 +102,9 @@ type choice struct {
 	open       bool // down members are asked as well: the pool has no other
 	peek       bool // take nothing
 	why        Reason
+	trail      trail // of a choice that only looks: what it has met
+	// Of these a connection is about to go, for an explanation.
+	going [2]*shared
 }
 
 // apply makes the states fit a configuration. What goes on over time stays for groups that were there before.
@@ -170,6 +173,9 @@ func (s *groupState) set(p *pool, g *group, k int, state MemberState) {
 // begin starts the search for a member of p for the connection with key k.
 func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
 	c.key, c.now, c.peek, c.why = k, now, peek, NoMember
+	if peek {
+		c.trail = trail{}
+	}
 	c.enterPool(p)
 }
 
@@ -239,7 +245,7 @@ func (c *choice) enter(g *group) bool {
 	}
 	if g.limited {
 		for i := range g.members {
-			if m := &g.members[i]; m.Limit > 0 && c.mask.Has(i) && m.shared.active.Load() >= int64(m.Limit) {
+			if m := &g.members[i]; m.Limit > 0 && c.mask.Has(i) && c.active(m.shared) >= int64(m.Limit) {
 				c.mask.Clear(i)
 				c.why = MemberLimit
 				n--
@@ -253,9 +259,15 @@ func (c *choice) enter(g *group) bool {
 		if c.pool.returnAfter > 0 && !c.peek {
 			s.passedUntil = c.now + c.pool.returnAfter
 		}
+		if c.peek {
+			c.note(g, n, groupTooFew)
+		}
 		return false
 	}
 	if c.now < s.passedUntil && c.group+1 < len(c.pool.groups) && c.least == max(1, c.pool.minimum) && c.lower() {
+		if c.peek {
+			c.note(g, n, groupPassed)
+		}
 		return false
 	}
 	c.entered = true
@@ -263,7 +275,7 @@ func (c *choice) enter(g *group) bool {
 	if g.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 || len(s.rising) > 0 {
 		// What a choice has of chance comes from the turn, so that it can be repeated.
 		if c.peek {
-			c.in.Turn = g.turn.Load()
+			c.in.Turn = g.turn.Load() + c.turnsTaken(g)
 		} else {
 			c.in.Turn = g.turn.Add(1) - 1
 		}
@@ -273,6 +285,9 @@ func (c *choice) enter(g *group) bool {
 		c.hold(s, n)
 	}
 	c.fill(g)
+	if c.peek {
+		c.note(g, n, groupEntered)
+	}
 	return true
 }
 
@@ -339,7 +354,7 @@ func (c *choice) fill(g *group) {
 
 func (c *choice) describe(g *group, i int) {
 	m := &g.members[i]
-	x := sched.Candidate{Weight: m.Weight, Active: uint32(max(0, m.shared.active.Load()))}
+	x := sched.Candidate{Weight: m.Weight, Active: uint32(max(0, c.active(m.shared)))}
 	if g.needs&sched.NeedsLatency != 0 {
 		l := m.shared.latency.Load()
 		x.Latency, x.Age = uint32(l), uint32(c.now)-uint32(l>>32)
@@ -356,20 +371,18 @@ func (c *choice) among(g *group) *member {
 		}
 		c.mask.Clear(i) // it is not asked again
 		m := &g.members[i]
-		if c.peek {
-			return m
-		}
-		if m.shared.reserve(int64(m.Limit), uint32(m.Rate), c.now) {
+		if c.reserve(m.shared, int64(m.Limit), uint32(m.Rate), c.now) {
 			return m
 		}
 		c.why = MemberLimit
+		c.tried(m, MemberLimit)
 		c.fill(g)
 	}
 }
 
 // again goes on after a member that could not take the connection: it is passed over.
 func (c *choice) again(m *member) *member {
-	m.shared.cancel(uint32(m.Rate), c.now)
+	c.cancel(m.shared, uint32(m.Rate))
 	if g := &c.pool.groups[c.group]; c.entered {
 		c.fill(g)
 	}
@@ -377,10 +390,10 @@ func (c *choice) again(m *member) *member {
 }
 
 // only is for a packet that opens no connection: no place is taken.
-func (c *choice) only(p *pool, k *flow.Key, now uint64) *member {
-	c.begin(p, k, now, false)
+func (c *choice) only(p *pool, k *flow.Key, now uint64, peek bool) *member {
+	c.begin(p, k, now, peek)
 	m := c.next()
-	if m != nil {
+	if m != nil && !peek {
 		m.shared.active.Add(-1)
 	}
 	return m

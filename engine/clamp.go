@@ -22,7 +22,7 @@ func (w *worker) clampMSS(rec *flow.Record, p *rewrite.Packet, d rings.Desc) {
 	case ClampAuto:
 		mtu := w.cfg.mtuBetween(rec.ClientIf, w.cfg.nodes[rec.Node].port)
 		if rec.Kind() == flow.Tunnelled {
-			t := w.tunnelOf(rec)
+			t := w.cfg.tunnelOf(rec)
 			mtu = min(mtu, t.InnerMTU())
 		}
 		mss = rewrite.MSSOf(mtu, p.V6)

@@ -70,15 +70,20 @@ func (p *scanPace) wait(ctx context.Context, w *worker) error {
 
 // scan copies a chunk of connections from index from on; it returns where to go on, 0 at the end.
 func (w *worker) scan(from uint32, out *[]Conn) uint32 {
-	now := uint32(w.now)
 	return w.table.Each(from, scanChunk, func(i uint32, r *flow.Record) {
 		if w.leaving != nil && w.leaving.isSent(i) {
 			return // its next owner has it
 		}
-		c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), NodeAddr: w.cfg.addrs[r.Node], IdleMS: now - r.Seen, AgeMS: now - r.Start}
-		c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
-		*out = append(*out, c)
+		*out = append(*out, w.copyOf(i, r))
 	})
+}
+
+// copyOf copies a connection.
+func (w *worker) copyOf(i uint32, r *flow.Record) Conn {
+	now := uint32(w.now)
+	c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), NodeAddr: w.cfg.addrs[r.Node], IdleMS: now - r.Seen, AgeMS: now - r.Start}
+	c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
+	return c
 }
 
 // name fills in names; what the configuration no longer has stays empty.

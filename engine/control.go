@@ -24,6 +24,7 @@ type runtimeState struct {
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
 	choice  choice
+	peek    *peek         // an explanation is being made (explain.go); nil while packets are handled
 	micros  func() uint64 // microseconds on the clock of the worker's milliseconds
 	counts  counts        // the dictionary's
 	polling Polling

@@ -53,21 +53,27 @@ func (c *Config) echo(a flow.Addr) *echo {
 	return nil
 }
 
-// echo deals with packet i, ICMP to a virtual address that has no virtual server for it: an echo request is answered, or
+// judgeEcho decides on packet i, ICMP to a virtual address that has no virtual server for it: an echo request is answered, or
 // dropped, as the address's setting says; what else there is, is the kernel's.
-func (w *worker) echo(i int) {
-	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
+func (w *worker) judgeEcho(i int) judgement {
+	k := &w.keys[i]
 	e := w.cfg.echo(k.Dst)
-	b := w.region.Packet(d)
-	if e == nil || !rewrite.IsEchoRequest(b, p) {
-		w.toHost(d)
-		return
-	}
 	switch {
-	case noSource(k.Src) || b[6]&1 != 0 || w.cfg.isOurs(k.Src):
-		w.drop(d, BadSource)
+	case e == nil || !rewrite.IsEchoRequest(w.packet(i), &w.pkts[i]):
+		return judgement{sentence: sentenceHost}
+	case noSource(k.Src) || w.sourceMAC(i)[0]&1 != 0 || w.cfg.isOurs(k.Src):
+		return dropped(BadSource)
 	case !w.echoes(e):
-		w.drop(d, EchoRefused)
+		return dropped(EchoRefused)
+	}
+	return judgement{sentence: sentenceEcho}
+}
+
+// echo answers packet i, an echo request.
+func (w *worker) echo(i int) {
+	p, d := &w.pkts[i], w.descs[i]
+	b := w.region.Packet(d)
+	switch {
 	case !w.sentEchoes.take(w.now, w.cfg.icmpRate):
 		w.drop(d, EchoRate)
 	case rewrite.IsPart(b, p): // the kernel puts it together

@@ -47,6 +47,8 @@ type Engine struct {
 	running atomic.Bool
 	left    atomic.Bool // a successor has gone on
 	scans   scanPace
+	// capturing says that there is a capture.
+	capturing atomic.Bool
 	// mu guards the list of workers, which Scale changes. While it does it also holds changing, as Apply and Stop do.
 	mu       sync.RWMutex
 	workers  []*worker

@@ -1,10 +1,14 @@
 package engine
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"sluice/flow"
+	"sluice/rewrite"
 )
 
 // Decision is where a packet goes.
@@ -13,45 +17,86 @@ type Decision string
 // The decisions.
 const (
 	DecideConnect Decision = "connect" // to a member, as a new connection
+	DecideForward Decision = "forward" // along a connection, or to a member without one
 	DecideHost    Decision = "host"    // to the kernel
+	DecideReset   Decision = "reset"   // nowhere: a RST is the answer
+	DecideEcho    Decision = "echo"    // nowhere: it is a ping and answered
 	DecideDrop    Decision = "drop"
 )
 
-// Explanation says where the first packet of a connection goes and why. It comes from the same tables and functions
-// as the packet path, and takes no turn.
+// Explanation says where a packet goes and why. It comes from the same tables and functions as the packet path, and takes
+// nothing: see peek.go.
 type Explanation struct {
 	Decision Decision
-	Reason   string // for a drop: its name; for the host: why
+	Reason   string // for a drop or a RST: the name of the Reason that would be counted; for the host: why
 	Bin      int    // of the client's end
 	Worker   int    // owner of the connection
 	Ingress  string // port that the packet is taken to arrive on
 
-	Virtual    string
-	Pool       string
-	Scheduler  string
-	Turn       uint64
-	Candidates []CandidateInfo
-	Member     string
-	ToServer   *Rewrite    // what the member receives
-	ToClient   *Rewrite    // what the client receives of the answer; nil where answers bypass us
-	Tunnel     *TunnelInfo // what the member receives it in; nil without a tunnel
+	Existing *Conn  // the connection that the packet belongs to
+	Side     string // of that, which the packet comes from: client or server
+	Replaces *Conn  // the connection that would be removed to make room: it is over, or half open in a full table
+
+	Virtual string
+	Others  []OtherVirtual // the other virtual servers of the address, and why it is not them
+	Further int            // how many more there are, at other addresses
+	Quotas  []Quota        // bounds that the decision looks at
+
+	// Persistence goes here, before the groups: which kind, the entry that was found, the member it names.
+
+	Groups                  []GroupInfo // in the order in which they were looked at
+	Pool, Scheduler, Member string      // of the choice
+	Priority                int
+	Turn, Hash, Random      uint64 // what the scheduler had beside the candidates; 0 where it needs none
+	Candidates              []CandidateInfo
+	Tried                   []Tried     // members that were asked before and could not take it
+	Mode                    string      // nat, fullnat, direct-return, routed, tunnel; empty where there is no member
+	Stateless               bool        // no entry in the table is made
+	ToServer                *Rewrite    // what the member receives
+	ToClient                *Rewrite    // what the client receives of the answer; nil: answers bypass us
+	Tunnel                  *TunnelInfo // what the member receives it in; nil without a tunnel
 }
+
+// OtherVirtual is a virtual server that does not take the packet.
+type OtherVirtual struct{ Name, Why string }
+
+// Quota is a bound and how much of it is used. A share is what this worker may have of it.
+type Quota struct {
+	Name        string
+	Used, Limit int64
+	Share       bool
+}
+
+// GroupInfo is a group of members that was looked at.
+type GroupInfo struct {
+	Pool         string
+	Priority     int
+	Usable, Need int
+	Taken        bool // its members were asked
+	Note         string
+}
+
+// Tried is a member that could not take the connection, and the Reason.
+type Tried struct{ Member, Reason string }
 
 // CandidateInfo is a member as the scheduler sees it.
 type CandidateInfo struct {
-	Member   string
-	Address  string
-	Weight   uint32
-	Priority int
-	Active   int64
-	Chosen   bool
-	Note     string // why it cannot take the connection
+	Pool      string
+	Member    string
+	Address   string
+	Weight    uint32
+	Priority  int
+	Active    int64
+	LatencyUS uint32 // smoothed handshake time, 0 unknown
+	AgeMS     uint32 // since it was measured
+	Chosen    bool
+	Note      string // why it cannot take the connection
 }
 
 // Rewrite is one direction of a connection before and after.
 type Rewrite struct {
 	Before, After Tuple
-	Port          string // egress
+	Port          string // egress; empty: that of the client's packets
 	MAC           string // Ethernet destination; empty: that of the client's packets
 }
 
@@ -61,92 +106,88 @@ type Tuple struct{ Src, Dst netip.AddrPort }
 // Owner is the worker that owns packets of a tuple that arrive on a port: where a NIC whose hash is ours delivers them.
 func (c *Config) Owner(k *flow.Key, ingress int) int { return c.owner(k, uint16(ingress)) }
 
-// Explain says what would happen under c to the first packet from src to dst, if it arrived where clients do: on the first
-// port on which a virtual server wants it.
+// Explain says what would happen to the first packet from src to dst under c, with an empty table.
 func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
-	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
-	for ingress := range c.services.networks.lengths {
-		if c.find(&k, uint16(ingress)) != 0 {
-			return c.ExplainOn(ingress, proto, src, dst)
-		}
+	e, err := c.ExplainPacket(Question{Proto: proto, Src: src, Dst: dst, Port: -1})
+	if err != nil {
+		return Explanation{Decision: DecideDrop, Reason: err.Error()}
 	}
-	return c.ExplainOn(0, proto, src, dst)
-}
-
-// ExplainOn is Explain for a packet that arrives on a port, by its index. That an address of the host's own is never taken
-// by a prefix is the XDP program's to see.
-func (c *Config) ExplainOn(ingress int, proto uint8, src, dst netip.AddrPort) Explanation {
-	k := flow.Key{Src: flow.AddrFrom(src.Addr()), Dst: flow.AddrFrom(dst.Addr()), Ports: flow.Ports(src.Port(), dst.Port()), Proto: proto}
-	e := Explanation{Worker: c.owner(&k, uint16(ingress)), Bin: int(c.owners.bin(k.Src, k.SrcPort())), Ingress: c.Ports[ingress].Name}
-	id := c.find(&k, uint16(ingress))
-	if id == 0 {
-		switch virtual, host := c.covered(&k, uint16(ingress)); {
-		case virtual && host:
-			e.Decision, e.Reason = DecideHost, "the address is virtual, no virtual server has this protocol and port, and unmatched is host"
-		case virtual:
-			e.Decision, e.Reason = DecideDrop, NoVirtualServer.String()
-		default:
-			e.Decision, e.Reason = DecideHost, "the destination is not a virtual address: the XDP program leaves the packet to the kernel"
-		}
-		return e
-	}
-	v := &c.virtuals[id]
-	e.Virtual, e.Pool, e.Scheduler = v.Name, v.pool.name, v.pool.schedulerName
-	if why, ok := v.admits(k.Src); !ok {
-		e.Decision, e.Reason = DecideDrop, why.String()
-		return e
-	}
-	var search choice
-	search.apply(c)
-	c.explainPick(&e, v, &k, &search, 0)
 	return e
 }
 
-// explainPick does what connect does, with turns and places that are looked at and not taken.
-func (c *Config) explainPick(e *Explanation, v *virtual, k *flow.Key, search *choice, now uint64) {
-	c.explainCandidates(e, v.pool, k, search)
-	if v.Limit > 0 && v.shared.active.Load() >= int64(v.Limit) {
-		e.Decision, e.Reason = DecideDrop, VirtualLimit.String()
-		return
+// ExplainPacket asks a worker that has nothing but the configuration, and what its dictionary shares: turns and counts.
+func (c *Config) ExplainPacket(q Question) (Explanation, error) {
+	const capacity = 64
+	mem, err := unix.Mmap(-1, 0, flow.Size(capacity), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return Explanation{}, fmt.Errorf("memory for a table: %w", err)
 	}
-	search.begin(v.pool, k, now, true)
-	m := search.next()
-	for p := v.pool; p != search.pool; {
-		p = p.fallback
-		e.Pool, e.Scheduler = p.name, p.schedulerName
-		c.explainCandidates(e, p, k, search)
+	defer func() { _ = unix.Munmap(mem) }()
+	w := &worker{slots: make([]uint8, c.owners.workers)} // all is its own
+	if w.table, err = flow.New(mem, flow.Config{Capacity: capacity, Nodes: c.addrs}, 0); err != nil {
+		return Explanation{}, err
 	}
-	e.Turn = search.in.Turn
-	if m == nil {
-		e.Decision, e.Reason = DecideDrop, search.why.String()
-		return
+	w.runtime.micros = func() uint64 { return 0 }
+	w.runtime.sourceBits4, w.runtime.sourceBits6 = c.sources.Bits4, c.sources.Bits6
+	w.timeoutOf = func(r *flow.Record) uint64 { return 0 }
+	w.applyConfig(c, w.slots, counts{})
+	p := asked{question: q}
+	if err := w.explain(&p, 0); err != nil {
+		return Explanation{}, err
 	}
-	c.explainRewrite(e, v, k, m)
+	p.worker = c.owner(&p.key, uint16(p.ingress))
+	return p.explanation(), nil
 }
 
-// explainCandidates lists the members of a pool.
-func (c *Config) explainCandidates(e *Explanation, p *pool, k *flow.Key, search *choice) {
-	for i := range p.groups {
-		g, s := &p.groups[i], &search.pools[p.index].groups[i]
-		for j := range g.members {
-			m := &g.members[j]
-			info := CandidateInfo{Member: m.Name, Weight: m.Weight, Priority: m.Priority, Active: m.shared.active.Load(),
-				Address: netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort())).String()}
-			switch {
-			case m.Weight == 0:
-				info.Note = "weight 0 takes no new connection"
-			case m.state().Kind != MemberUp:
-				info.Note = m.state().Kind.String()
-			case !m.Hop.OK:
-				info.Note = NoNeighbour.String()
-			case !s.available.Has(j):
-				info.Note = "not available"
-			case m.Limit > 0 && info.Active >= int64(m.Limit):
-				info.Note = MemberLimit.String()
-			}
-			e.Candidates = append(e.Candidates, info)
+// Explain says what would happen to a packet now. The worker that has its connection, else the one that owns it, answers
+// between two bursts, by its own live state.
+func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
+	var pkt rewrite.Packet
+	var k flow.Key
+	if _, err := q.parse(&pkt, &k); err != nil {
+		return Explanation{}, err
+	}
+	workers := e.seated()
+	bySlot := map[int]*worker{}
+	for _, w := range workers {
+		bySlot[w.slot] = w
+	}
+	ingress := uint16(q.ingress(e.Config(), &k))
+	// Whoever has a connection owns it, and passes nothing on; of the others each says who does.
+	has, passes := make([]bool, Bins), make([]int, Bins)
+	err := e.ask(ctx, workers, func(w *worker) {
+		r := w.table.Lookup(&k)
+		has[w.slot] = r != 0 && (w.leaving == nil || !w.leaving.isSent(r.Index()))
+		passes[w.slot] = int(w.slots[w.cfg.owner(&k, ingress)])
+		if l := w.leaving; l != nil {
+			passes[w.slot] = int(l.slots[l.next.owner(&k, ingress)])
+		}
+	})
+	if err != nil {
+		return Explanation{}, err
+	}
+	slot := workers[0].slot
+	for hops := 0; hops < 3 && passes[slot] != slot; hops++ {
+		slot = passes[slot]
+	}
+	for _, w := range workers {
+		if has[w.slot] {
+			slot = w.slot
 		}
 	}
+	w := bySlot[slot]
+	if w == nil {
+		return Explanation{}, fmt.Errorf("the workers change at this moment; ask again")
+	}
+	p := asked{question: q}
+	var failed error
+	if err := e.wait(ctx, w, func(w *worker) { failed = w.explain(&p, e.opt.Clock()) }); err != nil {
+		return Explanation{}, err
+	}
+	if failed != nil {
+		return Explanation{}, failed
+	}
+	return p.explanation(), nil
 }
 
 // String is the word for people.
@@ -160,56 +201,6 @@ func (k MemberKind) String() string {
 		return "disabled"
 	}
 	return "up"
-}
-
-func (c *Config) explainRewrite(e *Explanation, v *virtual, k *flow.Key, m *member) {
-	snat, why, ok := v.translates(m, k.Src)
-	if !ok {
-		e.Decision, e.Reason = DecideDrop, why.String()
-		return
-	}
-	e.Decision, e.Member = DecideConnect, m.Name
-	for i := range e.Candidates {
-		e.Candidates[i].Chosen = e.Candidates[i].Member == m.Name
-	}
-	client := netip.AddrPortFrom(k.Src.Netip(), k.SrcPort())
-	virtual := netip.AddrPortFrom(k.Dst.Netip(), k.DstPort())
-	server := netip.AddrPortFrom(m.Addr, m.servicePort(k.DstPort()))
-	if !v.Mode.translates() {
-		server = virtual
-	}
-	source := client
-	if snat {
-		if source, ok = c.explainSource(v, k, m); !ok {
-			e.Decision, e.Reason = DecideDrop, SNATExhausted.String()
-			return
-		}
-	}
-	e.ToServer = &Rewrite{
-		Before: Tuple{client, virtual}, After: Tuple{source, server},
-		Port: c.Ports[m.Hop.Port].Name, MAC: macString(m.Hop.MAC),
-	}
-	if v.Mode == Tunnel {
-		e.Tunnel = c.explainTunnel(m)
-	}
-	if !v.Mode.directReturn() {
-		e.ToClient = &Rewrite{Before: Tuple{server, source}, After: Tuple{virtual, client}}
-	}
-}
-
-// explainSource is where the connection would come from as the first of all: others have other ports of the bin, and perhaps
-// another address of the pool.
-func (c *Config) explainSource(v *virtual, k *flow.Key, m *member) (netip.AddrPort, bool) {
-	bin := c.owners.bin(k.Src, k.SrcPort())
-	for i := range v.snat.addrs {
-		a := &v.snat.addrs[i]
-		if !a.reaches(m) || a.Ports.Ports(bin) == 0 {
-			continue
-		}
-		port, ok := flow.NewSourcePorts(1, pickSeed).Take(flow.Destination{}, bin, a.Ports, k.SrcPort())
-		return netip.AddrPortFrom(a.Addr, port), ok
-	}
-	return netip.AddrPort{}, false
 }
 
 func macString(m [6]byte) string {

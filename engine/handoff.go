@@ -81,6 +81,9 @@ func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) 
 func (w *worker) put(p *peer, batch []rings.Desc) int {
 	n := p.out.Put(batch)
 	p.owed -= n
+	if w.capture != nil {
+		w.capture.given(w, p, batch[:n])
+	}
 	for _, d := range batch[n:] {
 		w.drop(d, HandoffFull)
 	}
@@ -118,6 +121,9 @@ func (w *worker) receiveHandoffs() bool {
 // into the pool.
 func (w *worker) takeHandoff(n int) {
 	w.n, w.opening, w.handedIn = 0, 0, true
+	if w.capture != nil {
+		w.capture.arriveHanded(w, w.in[:n])
+	}
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
 		d.Options &= tagMask

@@ -108,6 +108,11 @@ func (a *answers) take(now uint64, rate int) bool {
 	return true
 }
 
+// left reports whether take would take one.
+func (a *answers) left(now uint64, rate int) bool {
+	return a.second != now/1000 && rate > 0 || a.second == now/1000 && a.n < rate
+}
+
 // answerError turns packet i of the burst, which cannot go on for the reason why, into the ICMP error that says so, from
 // the address of the port that it came in by, and sends it back. Where none may be sent the packet is dropped.
 func (w *worker) answerError(i int, about rewrite.Problem, mtu uint32, why Reason) {
@@ -125,6 +130,7 @@ func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about
 		w.drop(d, why)
 		return
 	}
+	w.capture.note(w, d, why)
 	frame := w.region.Frame(d.Addr)
 	n := a.Build(frame[d.Addr-w.region.Base(d.Addr):], b, p)
 	if n == 0 {

@@ -28,17 +28,12 @@ func (w *worker) clientEntry(a flow.Addr) *clientEntry {
 // forwardOne sends packet i to a member of v without an entry in the table.
 func (w *worker) forwardOne(i int, v *virtual) {
 	k, p, d := &w.keys[i], &w.pkts[i], w.descs[i]
-	c := &w.runtime.choice
-	m := c.only(v.pool, k, w.now)
+	m, why := w.chooseOne(i, v)
 	if m == nil {
-		w.drop(d, c.why)
+		w.drop(d, why)
 		return
 	}
 	n := &w.cfg.nodes[m.id]
-	if !n.ok {
-		w.drop(d, NoNeighbour)
-		return
-	}
 	if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(n.port)) {
 		return
 	}
@@ -50,6 +45,27 @@ func (w *worker) forwardOne(i int, v *virtual) {
 	rewrite.ToServer(b, p, &n.l2, m.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.DstPort(), port)))
 	w.stats.ToServer++
 	w.send(int(n.port), d)
+}
+
+// answerPort is where answers come from that have no entry.
+func (v *virtual) answerPort() uint16 {
+	if len(v.Destinations) > 0 {
+		return v.Destinations[0].Ports.First
+	}
+	return v.Port
+}
+
+// chooseOne is the member that packet i goes to without an entry, or nil and why.
+func (w *worker) chooseOne(i int, v *virtual) (*member, Reason) {
+	c := &w.runtime.choice
+	m := c.only(v.pool, &w.keys[i], w.now, w.runtime.peek != nil)
+	switch {
+	case m == nil:
+		return nil, c.why
+	case !w.cfg.nodes[m.id].ok:
+		return nil, NoNeighbour
+	}
+	return m, 0
 }
 
 // answered says which virtual server's member sent a packet that has no entry, or is nil. A segment to somebody who has
@@ -78,10 +94,7 @@ func (w *worker) answerOne(i int, a *service) {
 		return
 	}
 	v := &w.cfg.virtuals[a.id]
-	port := v.Port
-	if len(v.Destinations) > 0 {
-		port = v.Destinations[0].Ports.First
-	}
+	port := v.answerPort()
 	diff := rewrite.AddrDiff(k.Src, v.addr)
 	l2 := rewrite.MakeL2(c.mac, w.cfg.Ports[c.port].MAC)
 	w.countService(a.id, a.node, flow.FromServer, p)

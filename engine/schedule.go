@@ -57,93 +57,50 @@ func (w *worker) remove(index uint32) {
 	w.table.Remove(index)
 }
 
-// admit decides on packet i, which belongs to no connection. It returns the reference of a new one, or 0 when the
-// packet is no longer in hand.
+// admit does with packet i, which belongs to no connection, what judge says (judge.go). It returns the reference of a new one, or
+// 0 when the packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
-	k, d := &w.keys[i], w.descs[i]
-	id := w.cfg.find(k, w.ports[i])
-	if id == 0 {
-		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
-			w.echo(i)
-		} else if virtual && !host {
-			w.drop(d, NoVirtualServer)
-		} else if w.cfg.inSNATRange(k) {
-			w.drop(d, NoConnection)
-		} else if a := w.answered(k); a != nil {
-			w.answerOne(i, a)
-		} else {
-			w.toHost(d)
-		}
-		return 0
-	}
-	p := &w.pkts[i]
-	if p.TTL <= 1 {
-		w.dropOr(i, TTLExpired)
-		return 0
-	}
-	if noSource(k.Src) || w.region.Packet(d)[6]&1 != 0 || w.cfg.isOurs(k.Src) {
-		w.drop(d, BadSource)
-		return 0
-	}
-	v := &w.cfg.virtuals[id]
-	if !hasPorts(k.Proto) && v.Mode.translates() && (rewrite.CanTranslate(p, false, false) != rewrite.Done || v.Mode == FullNAT && !isICMP(k.Proto)) {
-		w.drop(d, Untranslatable)
-		return 0
-	}
-	if v.OnePacket {
-		if why, ok := v.admits(k.Src); !ok {
-			w.drop(d, why)
-		} else if v.SourceRate > 0 && !w.takeSource(v, id, k.Src) {
-			w.drop(d, SourceRate)
-		} else {
-			w.forwardOne(i, v)
-		}
-		return 0
-	}
-	adopt := false
-	if !begins(p) {
+	j := w.judge(i)
+	v := &w.cfg.virtuals[j.id]
+	switch j.sentence {
+	case sentenceConnect, sentenceAdopt:
+		r, why := w.connect(i, j.id, j.sentence == sentenceAdopt)
 		switch {
-		case v.Stateless && k.Proto == flow.TCP && p.TCP.Flags&flow.FlagRST != 0:
+		case r != 0:
+		case why == TableFull && v.Stateless:
+			w.stats.Stateless++
 			w.forwardOne(i, v)
-			return 0
-		case v.Stateless && k.Proto == flow.TCP: // may have begun when the table was full
-		case k.Proto == flow.ICMP, k.Proto == flow.ICMPv6: // errors and the like are the address's own
-			w.toHost(d)
-			return 0
-		case k.Proto != flow.TCP: // out of the blue (RFC 9260 section 8.4)
-			w.drop(d, NoConnection)
-			return 0
-		case v.MidStream == MidStreamReset && p.TCP.Flags&flow.FlagRST == 0:
-			w.answerReset(i)
-			return 0
-		case v.MidStream != MidStreamAdopt || p.TCP.Flags&flow.FlagRST != 0:
-			w.drop(d, NoConnection)
-			return 0
+		default:
+			w.refuse(i, v, why)
 		}
-		adopt = true
-	}
-	r, why := w.connect(i, id, adopt)
-	switch {
-	case r != 0:
-	case why == TableFull && v.Stateless:
-		w.stats.Stateless++
-		w.forwardOne(i, v)
+		return r
+	case sentenceOne:
+		if v.OnePacket && v.SourceRate > 0 && !w.takeSource(v, j.id, w.keys[i].Src) {
+			w.drop(w.descs[i], SourceRate)
+		} else {
+			w.forwardOne(i, v)
+		}
+	case sentenceEcho:
+		w.echo(i)
+	case sentenceHost:
+		w.toHost(w.descs[i])
+	case sentenceAnswer:
+		w.answerOne(i, j.answer)
+	case sentenceReset:
+		w.answerReset(i)
 	default:
-		w.refuse(i, v, why)
+		w.dropOr(i, j.why)
 	}
-	return r
+	return 0
 }
 
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
-	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, VirtualDisabled, SourceRate:
-		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
-		if reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0 {
-			w.stats.Refused[why]++
-			w.answerReset(i)
-			return
-		}
+	if w.resets(i, v, why) {
+		w.stats.Refused[why]++
+		w.capture.note(w, w.descs[i], why)
+		w.answerReset(i)
+		return
 	}
 	w.drop(w.descs[i], why)
 }
@@ -208,15 +165,17 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			return r, 0
 		}
 	}
-	if !v.shared.reserve(int64(v.Limit), uint32(v.Rate), w.now) {
+	c, proto, peek := &w.runtime.choice, w.keys[i].Proto, w.runtime.peek
+	if !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
 	}
 	if v.SourceRate > 0 && !w.takeSource(v, id, w.keys[i].Src) {
-		v.shared.cancel(uint32(v.Rate), w.now)
+		if peek == nil {
+			v.shared.cancel(uint32(v.Rate), w.now)
+		}
 		return 0, SourceRate
 	}
-	c, proto := &w.runtime.choice, w.keys[i].Proto
-	c.begin(v.pool, &w.keys[i], w.now, false)
+	c.begin(v.pool, &w.keys[i], w.now, peek != nil)
 	m := c.next()
 	why := c.why
 	for range pickAttempts {
@@ -226,36 +185,51 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		rec, no, ok := w.track(i, id, v, m, adopt)
 		if !ok {
 			why = no
+			c.tried(m, no)
 			if m = c.again(m); m == nil && c.why != NoMember {
 				why = c.why
 			}
 			continue
 		}
 		deadline := w.now + uint64(v.Timeouts.at(proto, &rec))
-		r, res := w.table.Insert(&rec, proto, w.now, deadline)
-		if res == flow.Collision && w.giveWay(&rec) {
-			r, res = w.table.Insert(&rec, proto, w.now, deadline)
-		}
+		r, res := w.insert(&rec, proto, deadline)
 		if res == flow.Inserted {
+			if peek != nil {
+				peek.found(m, &rec)
+				return 0, 0
+			}
 			w.opened(r, id, m)
 			return r, 0
 		}
 		w.giveBackPort(&rec, m, proto)
 		if why = TupleCollision; res == flow.Full {
 			why = TableFull
-			m.shared.cancel(uint32(m.Rate), w.now)
+			c.cancel(m.shared, uint32(m.Rate))
 			m = nil
 			break
 		}
+		c.tried(m, why)
 		if m = c.again(m); m == nil && c.why != NoMember {
 			why = c.why
 		}
 	}
 	if m != nil {
-		m.shared.cancel(uint32(m.Rate), w.now)
+		c.cancel(m.shared, uint32(m.Rate))
 	}
-	v.shared.cancel(uint32(v.Rate), w.now)
+	c.cancel(v.shared, uint32(v.Rate))
 	return 0, why
+}
+
+// insert puts the connection into the table, if need be in the place of one that is over.
+func (w *worker) insert(rec *flow.Record, proto uint8, deadline uint64) (flow.Ref, flow.InsertResult) {
+	if p := w.runtime.peek; p != nil {
+		return 0, p.insert(w.table, rec, proto)
+	}
+	r, res := w.table.Insert(rec, proto, w.now, deadline)
+	if res == flow.Collision && w.giveWay(rec) {
+		r, res = w.table.Insert(rec, proto, w.now, deadline)
+	}
+	return r, res
 }
 
 // track describes the connection, takes a port for it if its source is translated, and starts to track it. It says why not.
@@ -327,7 +301,7 @@ func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 		Client: k.Src, Virtual: k.Dst,
 		CPort: k.SrcPort(), VPort: k.DstPort(), SPort: k.SrcPort(), NPort: port,
 		Node: m.id, VS: id,
-		ClientMAC: rewrite.SourceMAC(w.region.Packet(w.descs[i])),
+		ClientMAC: w.sourceMAC(i),
 		ClientIf:  w.ports[i], ServerIf: uint16(m.Hop.Port),
 	}
 	l3, l4 := rewrite.EndsDiff(&before, &after, k.Proto)

@@ -179,7 +179,7 @@ func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bo
 			continue
 		}
 		d.SNAT = a.id
-		port, ok := w.sources.Take(d, bin, a.Ports, rec.CPort)
+		port, ok := w.takePort(d, bin, a.Ports, rec.CPort)
 		if !ok {
 			continue
 		}
@@ -188,6 +188,13 @@ func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bo
 		return true
 	}
 	return false
+}
+
+func (w *worker) takePort(d flow.Destination, bin uint8, r flow.PortRange, prefer uint16) (uint16, bool) {
+	if p := w.runtime.peek; p != nil {
+		return w.sources.Peek(d, bin, r, prefer, p.freed)
+	}
+	return w.sources.Take(d, bin, r, prefer)
 }
 
 // setDiffs computes what the rewrite of a connection adds to checksums.
@@ -203,7 +210,7 @@ func setDiffs(rec *flow.Record, proto uint8, source, server flow.Addr) {
 
 // giveBackPort frees the port of a connection that did not come about.
 func (w *worker) giveBackPort(rec *flow.Record, m *member, proto uint8) {
-	if rec.SNAT != 0 {
+	if rec.SNAT != 0 && w.runtime.peek == nil {
 		w.sources.Free(flow.Destination{Server: m.addr, SNAT: rec.SNAT, Port: rec.NPort, Proto: proto}, rec.SPort)
 	}
 }

@@ -36,6 +36,9 @@ func (w *worker) transmit() {
 
 // flush sends the batch. What a full ring does not take after one reclaim is dropped: nothing waits.
 func (w *worker) flush(e *egress, port int) {
+	if w.capture != nil && w.capture.flush(w, e, port) {
+		return
+	}
 	batch := e.batch[:e.n]
 	e.n = 0
 	logical := port
@@ -56,6 +59,9 @@ func (w *worker) flush(e *egress, port int) {
 	}
 	if w.cfg.lanes != nil {
 		batch = w.leaveVLAN(batch, logical)
+		if w.capture != nil {
+			w.capture.tagged(w, batch)
+		}
 	}
 	sent := e.queue.Transmit(batch)
 	e.queue.Flush()

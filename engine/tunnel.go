@@ -136,15 +136,15 @@ func (w *worker) encapsulate(rec *flow.Record, m *member) {
 }
 
 // tunnelOf is the tunnel of a connection.
-func (w *worker) tunnelOf(rec *flow.Record) rewrite.Tunnel {
-	t := w.cfg.tunnels[rec.Node]
+func (c *Config) tunnelOf(rec *flow.Record) rewrite.Tunnel {
+	t := c.tunnels[rec.Node]
 	t.Port, t.Kind = rec.L3Diff, rewrite.TunnelKind(rec.L4Diff)
 	return t
 }
 
 // tunnelPacket sends the packet p of d, which arrived on port, from the client to the member.
 func (w *worker) tunnelPacket(rec *flow.Record, p *rewrite.Packet, d rings.Desc, port uint16) {
-	t := w.tunnelOf(rec)
+	t := w.cfg.tunnelOf(rec)
 	if t.Src == (flow.Addr{}) || int(t.Kind) > int(rewrite.GUE) {
 		w.drop(d, NoNeighbour)
 		return
@@ -290,7 +290,7 @@ func (w *worker) relateTunnel(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote,
 		return false
 	}
 	rec := w.table.Record(r.Index())
-	t := w.tunnelOf(rec)
+	t := w.cfg.tunnelOf(rec)
 	if rec.Kind() != flow.Tunnelled || t.Dst != outer.Src || t.Src != outer.Dst || (t.Kind == rewrite.GUE) != (q.Proto == flow.UDP) ||
 		t.Kind == rewrite.GUE && t.Port != outer.SrcPort() {
 		return false
@@ -342,7 +342,7 @@ func (w *worker) answerInner(d rings.Desc, inner *rewrite.Packet, rec *flow.Reco
 
 // tunnelReset sends a RST that we have made to the member.
 func (w *worker) tunnelReset(rec *flow.Record, reset *rewrite.Reset) {
-	t := w.tunnelOf(rec)
+	t := w.cfg.tunnelOf(rec)
 	if t.Src == (flow.Addr{}) {
 		return
 	}
@@ -353,14 +353,15 @@ func (w *worker) tunnelReset(rec *flow.Record, reset *rewrite.Reset) {
 
 // TunnelInfo is a tunnel in an Explanation.
 type TunnelInfo struct {
-	Kind     string // ipip | gue
-	Src, Dst netip.Addr
-	Port     uint16 // of GUE; else 0
-	MTU      int    // the largest packet that fits, in bytes
+	Kind string     `json:"kind"` // ipip | gue
+	Src  netip.Addr `json:"source"`
+	Dst  netip.Addr `json:"destination"`
+	Port uint16     `json:"port,omitempty"` // of GUE
+	MTU  int        `json:"mtu"`            // the largest packet that fits, in bytes
 }
 
-func (c *Config) explainTunnel(m *member) *TunnelInfo {
-	t := &c.tunnels[m.id]
+func (c *Config) explainTunnel(r *flow.Record) *TunnelInfo {
+	t := c.tunnelOf(r)
 	info := &TunnelInfo{Kind: TunnelName(t.Kind), Src: t.Src.Netip(), Dst: t.Dst.Netip(), MTU: t.InnerMTU()}
 	if t.Kind == rewrite.GUE {
 		info.Port = t.Port

@@ -75,7 +75,8 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
-	outerID    uint16 // of the last packet that went into a tunnel
+	outerID    uint16   // of the last packet that went into a tunnel
+	capture    *capture // nil but while packets are captured
 	sentEchoes answers
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
@@ -141,6 +142,9 @@ const portion = 8
 // take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
+	if w.capture != nil {
+		w.capture.arrive(w, port, w.in[:n])
+	}
 	bytes := uint64(0)
 	for from := 0; from < n; from += portion {
 		first := w.n
@@ -171,6 +175,9 @@ func (w *worker) parseAny(d rings.Desc, port uint16) {
 	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
 		w.drop(d, VLANUnknown)
 		return
+	}
+	if w.capture != nil {
+		w.capture.entered(w, d, port)
 	}
 	if v != rewrite.OK {
 		if !w.unusual(v, d, port, &w.keys[j]) {
@@ -229,6 +236,9 @@ func (w *worker) process() {
 // drop ends a packet: its reason is counted and its frame is free.
 func (w *worker) drop(d rings.Desc, why Reason) {
 	w.stats.Drops[why]++
+	if w.capture != nil {
+		w.capture.dropped(w, d.Addr, why)
+	}
 	w.pool.Put(w.region.Base(d.Addr))
 }
 

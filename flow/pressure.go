@@ -77,3 +77,76 @@ func (t *Table) Shrink() uint32 {
 	}
 	return max(16, uint32(256*(capacity-t.live)/max(capacity-mark, 1)))
 }
+
+// Victim is the index of the record that Evict would remove, or 0, and changes nothing. It walks as Evict does; the records that
+// Evict would arm anew, and meet again where they then are, it notes instead.
+func (t *Table) Victim(now uint64, deadline func(*Record) uint64) uint32 {
+	w := &t.wheel
+	var moved [evictBudget]struct {
+		index uint32
+		tick  uint64
+	}
+	n, tick := 0, w.cursor
+	isMoved := func(i uint32) bool {
+		for j := range n {
+			if moved[j].index == i {
+				return true
+			}
+		}
+		return false
+	}
+	// left is the first record of a tick's list that has not been moved away, or 0.
+	left := func(tick uint64) uint32 {
+		for i := w.heads[tick&(wheelSlots-1)]; i != 0 && i&endMark == 0; i = t.links[i].next {
+			if !isMoved(i) {
+				return i
+			}
+		}
+		return 0
+	}
+	for range evictBudget {
+		i := uint32(0)
+		for from, start := tick, tick; i == 0; from = tick + 1 {
+			next, ok := w.next(from)
+			for j := range n { // a list that was empty may have one now
+				if at := from + (moved[j].tick-from)&(wheelSlots-1); !ok || at < next {
+					next, ok = at, true
+				}
+			}
+			if !ok || next-start >= wheelSlots {
+				return 0
+			}
+			tick = next
+			i = left(tick)
+			for j := 0; i == 0 && j < n; j++ {
+				if (moved[j].tick-tick)&(wheelSlots-1) == 0 {
+					i = moved[j].index
+				}
+			}
+		}
+		r := &t.records[i]
+		if r.HalfOpen() || r.Ending() {
+			return i
+		}
+		end := deadline(r)
+		if end>>tickShift+1 <= tick {
+			tick++
+			continue
+		}
+		at := max(end>>tickShift+1, w.cursor+1)
+		if at >= w.cursor+wheelSlots {
+			at = w.cursor + wheelSlots - 1
+		}
+		known := false
+		for j := range n {
+			if moved[j].index == i {
+				moved[j].tick, known = at, true
+			}
+		}
+		if !known {
+			moved[n].index, moved[n].tick = i, at
+			n++
+		}
+	}
+	return 0
+}

@@ -90,15 +90,10 @@ func (p *SourcePorts) Take(d Destination, bin uint8, r PortRange, prefer uint16)
 			return 0, false
 		}
 		// A set that was empty begins somewhere else than the last time.
-		p.turn += 97
+		p.turn += turnStep
 		s.cursor = p.turn
 	}
-	i := -1
-	if uint8(prefer) == bin && r.Contains(prefer) && !s.has(int(prefer>>8)) {
-		i = int(prefer >> 8)
-	} else if i = s.unused(first, last); i >= 0 {
-		s.cursor = uint8(i + 1)
-	}
+	i := s.choose(first, last, bin, r, prefer)
 	s.size = uint8(last - first)
 	if i < 0 {
 		p.judge(s)
@@ -108,6 +103,59 @@ func (p *SourcePorts) Take(d Destination, bin uint8, r PortRange, prefer uint16)
 	p.judge(s)
 	return uint16(i<<8) | uint16(bin), true
 }
+
+// choose is the bit of the port to give, or -1: that of prefer if it can be had, else the next from the cursor on, which then
+// moves behind it.
+func (s *portSet) choose(first, last int, bin uint8, r PortRange, prefer uint16) int {
+	if uint8(prefer) == bin && r.Contains(prefer) && !s.has(int(prefer>>8)) {
+		return int(prefer >> 8)
+	}
+	i := s.unused(first, last)
+	if i >= 0 {
+		s.cursor = uint8(i + 1)
+	}
+	return i
+}
+
+// Freed is a port that is about to be given back.
+type Freed struct {
+	Destination
+	Port uint16
+}
+
+// Peek is the port that Take would give if freed, which may be nil, had been given back before, and takes nothing.
+func (p *SourcePorts) Peek(d Destination, bin uint8, r PortRange, prefer uint16, freed *Freed) (port uint16, ok bool) {
+	first, last := r.span(bin)
+	if first > last {
+		return 0, false
+	}
+	d.bin = bin
+	s := p.find(p.head(&d), &d)
+	empty := s == nil
+	var copied portSet
+	if s != nil {
+		copied = *s
+	}
+	if freed != nil && s != nil && uint8(freed.Port) == bin {
+		f := freed.Destination
+		f.bin = bin
+		if f == d && s.has(int(freed.Port>>8)) {
+			empty = s.taken == 0 // it is the last one, and the set goes with it
+			copied.used[freed.Port>>14] &^= 1 << (freed.Port >> 8 & 63)
+		}
+	}
+	if empty {
+		if s == nil && p.free == 0 && int(p.fresh) >= len(p.sets) && freed == nil {
+			return 0, false
+		}
+		copied = portSet{cursor: p.turn + turnStep}
+	}
+	i := copied.choose(first, last, bin, r, prefer)
+	return uint16(i<<8) | uint16(bin), i >= 0
+}
+
+// turnStep is by how much the place moves where an empty set begins.
+const turnStep = 97
 
 // Mark takes a port that a connection from elsewhere has, and reports whether it was free.
 func (p *SourcePorts) Mark(d Destination, port uint16) bool {

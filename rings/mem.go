@@ -192,10 +192,13 @@ func (w *Wire) SendBurst(packets [][]byte) int {
 	return sent
 }
 
+// LongHeadLen is two lines of the cache, which hold the headers of IPv6 with TCP.
+const LongHeadLen = 2 * HeadLen
+
 // SendHeads is SendBurst for a generator that must cost little beside what it measures. Packet i is lengths[i] bytes long
-// and begins with heads[i*HeadLen:(i+1)*HeadLen]; the rest is what the frame holds, so that a long packet costs no more than
+// and begins with heads[i*size:(i+1)*size], size being HeadLen or LongHeadLen; the rest is what the frame holds, so that a long packet costs no more than
 // a short one, as with a NIC that writes frames itself. It returns how many were delivered.
-func (w *Wire) SendHeads(heads []byte, lengths []uint16) int {
+func (w *Wire) SendHeads(heads []byte, size int, lengths []uint16) int {
 	n := min(uint32(len(lengths)), w.fill.filled(uint32(len(lengths))), w.rx.room(uint32(len(lengths))))
 	sent := 0
 	for i, length := range lengths[:n] {
@@ -203,7 +206,10 @@ func (w *Wire) SendHeads(heads []byte, lengths []uint16) int {
 			break
 		}
 		addr := w.fill.get() + Headroom
-		*(*[HeadLen]byte)(w.region.mem[addr:]) = *(*[HeadLen]byte)(heads[i*HeadLen:])
+		*(*[HeadLen]byte)(w.region.mem[addr:]) = *(*[HeadLen]byte)(heads[i*size:])
+		if size > HeadLen {
+			*(*[HeadLen]byte)(w.region.mem[addr+HeadLen:]) = *(*[HeadLen]byte)(heads[i*size+HeadLen:])
+		}
 		w.rx.put(Desc{Addr: addr, Len: uint32(length)})
 		sent++
 	}

@@ -27,7 +27,10 @@ type pinStore struct {
 	lock   string
 }
 
-var systemPins = pinStore{system: "/sys/fs/bpf", own: "/run/sluice/bpf", lock: "/run/sluice/bpf.lock"}
+// OwnBPFFS is where a bpf file system of our own is, if there is none at the system's place or it is closed to us.
+const OwnBPFFS = "/run/sluice/bpf"
+
+var systemPins = pinStore{system: "/sys/fs/bpf", own: OwnBPFFS, lock: OwnBPFFS + ".lock"}
 
 const pinFolder, pinLink = "sluice", "link"
 
@@ -43,6 +46,15 @@ type Pinned struct {
 // ListPinned returns the pins of all network namespaces that this mount namespace can see.
 func ListPinned() ([]Pinned, error) { return systemPins.list() }
 
+// CanPin is nil if this process can pin programs in a bpf file system that is there already.
+func CanPin() error {
+	s := systemPins
+	if s.usable(s.system) || s.usable(s.own) {
+		return nil
+	}
+	return fmt.Errorf("no bpf file system at %s or %s that this user may write to", s.system, s.own)
+}
+
 // Release detaches the pinned program, whether an engine runs or not, and removes the pin, also a dead one.
 func Release(p Pinned) error { return systemPins.release(p) }
 
@@ -54,6 +66,9 @@ func (s pinStore) list() ([]Pinned, error) {
 	}
 	for _, root := range s.mounted() {
 		folders, err := os.ReadDir(filepath.Join(root, pinFolder))
+		if root == s.system && errors.Is(err, fs.ErrPermission) && s.usable(s.own) {
+			continue // root's
+		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list pinned XDP programs: %w%s", err, privilegeHint(err))
 		}
@@ -63,6 +78,9 @@ func (s pinStore) list() ([]Pinned, error) {
 				continue
 			}
 			l, err := loadLink(p.Path)
+			if errors.Is(err, unix.EACCES) {
+				continue // another user's
+			}
 			if err != nil {
 				return nil, fmt.Errorf("list pinned XDP programs: %w%s", err, privilegeHint(err))
 			}
@@ -80,6 +98,9 @@ func (s pinStore) list() ([]Pinned, error) {
 	}
 	return all, nil
 }
+
+// UnmountOwn takes away the bpf file system that was mounted for pins, unless there are any. It reports whether it did.
+func UnmountOwn() (bool, error) { return systemPins.unmountOwn() }
 
 // parse reads namespace and interface from the path; it is false for what is no pin.
 func (p *Pinned) parse() bool {
@@ -120,6 +141,9 @@ func (s pinStore) find(inode uint64, ifindex int) (link.Link, string, error) {
 	for _, root := range s.mounted() {
 		folder := filepath.Join(root, pinFolder, pinName(inode, ifindex))
 		l, err := loadLink(folder)
+		if root == s.system && errors.Is(err, fs.ErrPermission) && s.usable(s.own) {
+			continue // root's: if one is attached to our interface, attaching says so
+		}
 		if l != nil || err != nil {
 			return l, folder, err
 		}
@@ -175,7 +199,7 @@ func (s pinStore) mounted() []string {
 
 // ensure returns a bpffs in which pins can be made, mounting one if there is none.
 func (s pinStore) ensure() (string, error) {
-	if isBPFFS(s.system) && os.MkdirAll(filepath.Join(s.system, pinFolder), 0o700) == nil {
+	if s.usable(s.system) {
 		return s.system, nil
 	}
 	if isBPFFS(s.own) {
@@ -189,6 +213,44 @@ func (s pinStore) ensure() (string, error) {
 		return "", fmt.Errorf("mount a bpf file system on %s: %w", s.own, err)
 	}
 	return s.own, nil
+}
+
+// usable reports whether there is a bpffs at root in which this process can make pins. Its folder for them is made.
+func (s pinStore) usable(root string) bool {
+	folder := filepath.Join(root, pinFolder)
+	if !isBPFFS(root) || os.MkdirAll(folder, 0o700) != nil {
+		return false
+	}
+	giveToOwner(folder)
+	return unix.Access(folder, unix.R_OK|unix.W_OK|unix.X_OK) == nil
+}
+
+// giveToOwner has what root makes for all belong to the user that owns the folder it is in (`sluice prepare`), if there is one.
+func giveToOwner(path string) {
+	var above, here unix.Stat_t
+	if os.Geteuid() == 0 && unix.Lstat(filepath.Dir(path), &above) == nil && unix.Lstat(path, &here) == nil && above.Uid != here.Uid {
+		_ = unix.Lchown(path, int(above.Uid), int(above.Gid)) // at worst that user's programs are not pinned, which is said
+	}
+}
+
+// unmountOwn takes the bpffs of our own away, if nothing is pinned in it: `sluice prepare` has mounted it.
+func (s pinStore) unmountOwn() (bool, error) {
+	if !isBPFFS(s.own) {
+		return false, nil
+	}
+	unlock, err := s.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	// The kernel may have put files of its own there (kernel/bpf/inode.c, populate_bpffs).
+	if err := os.Remove(filepath.Join(s.own, pinFolder)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, nil // there are pins
+	}
+	if err := unix.Unmount(s.own, unix.UMOUNT_NOFOLLOW); err != nil {
+		return false, fmt.Errorf("unmount %s: %w", s.own, err)
+	}
+	return true, os.Remove(s.own)
 }
 
 // acquire takes the lock that keeps engines and releases, in whatever network namespace, from disturbing each
@@ -206,6 +268,7 @@ func (s pinStore) acquire() (release func(), err error) {
 		if err != nil {
 			return nil, err
 		}
+		giveToOwner(s.lock)
 		for err = unix.EINTR; err == unix.EINTR; {
 			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
 		}
@@ -282,7 +345,7 @@ func privateMounts() bool {
 
 func privilegeHint(err error) string {
 	if errors.Is(err, fs.ErrPermission) {
-		return " (needs CAP_NET_ADMIN, CAP_BPF and write access to the bpf file system: run as root)"
+		return " (needs CAP_NET_ADMIN, CAP_BPF and write access to the bpf file system: run as root, or after sluice prepare by the unit in deploy/systemd)"
 	}
 	return ""
 }

@@ -32,12 +32,12 @@ const (
 const hugePageSize = 2 << 20
 
 // NewRegion makes a region of frames frames of frameSize bytes (2048 or 4096). With huge set it tries huge pages
-// first; Pages says what it got.
-func NewRegion(frames, frameSize int, huge bool) (*Region, error) {
+// first, as MapShared does; Pages says what it got.
+func NewRegion(frames, frameSize int, huge bool, folders ...string) (*Region, error) {
 	if frames < 1 || (frameSize != 2048 && frameSize != 4096) {
 		return nil, fmt.Errorf("a region needs at least one frame of 2048 or 4096 bytes, not %d of %d", frames, frameSize)
 	}
-	m, err := MapShared("sluice-frames", frames*frameSize, huge)
+	m, err := MapShared("sluice-frames", frames*frameSize, huge, folders...)
 	if err != nil {
 		return nil, err
 	}
@@ -121,9 +121,9 @@ type Mapping struct {
 }
 
 // MapShared maps size bytes of zeroed shared memory. With huge set it tries, in this order, the pool of huge pages, a
-// tmpfs of its own that uses transparent huge pages (needs CAP_SYS_ADMIN), and ordinary shared memory with the wish for
-// them, which kernels by default ignore.
-func MapShared(name string, size int, huge bool) (Mapping, error) {
+// tmpfs of its own that uses transparent huge pages (needs CAP_SYS_ADMIN), one of folders, where somebody else has mounted such a
+// tmpfs, and ordinary shared memory with the wish for them, which kernels by default ignore.
+func MapShared(name string, size int, huge bool, folders ...string) (Mapping, error) {
 	if huge {
 		rounded := (size + hugePageSize - 1) &^ (hugePageSize - 1)
 		if fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_HUGETLB|unix.MFD_HUGE_2MB); err == nil {
@@ -132,7 +132,7 @@ func MapShared(name string, size int, huge bool) (Mapping, error) {
 				return m, nil
 			}
 		}
-		if fd, err := hugeTmpfile(); err == nil {
+		if fd, err := hugeTmpfile(folders); err == nil {
 			if m, err := mapFile(fd, rounded); err == nil {
 				m.Pages = PagesTransparent
 				return m, nil
@@ -151,8 +151,27 @@ func MapShared(name string, size int, huge bool) (Mapping, error) {
 	return m, nil
 }
 
-// hugeTmpfile makes a file on a tmpfs that is mounted nowhere, with huge pages on: it goes with its last user.
-func hugeTmpfile() (int, error) {
+// hugeTmpfile makes a file without a name on a tmpfs with huge pages: it goes with its last user. The tmpfs is mounted nowhere,
+// or is that of a folder.
+func hugeTmpfile(folders []string) (int, error) {
+	mnt, err := hugeTmpfs()
+	if err == nil {
+		defer unix.Close(mnt)
+		return unix.Openat(mnt, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	}
+	for _, folder := range folders {
+		var fs unix.Statfs_t
+		if unix.Statfs(folder, &fs) != nil || fs.Type != unix.TMPFS_MAGIC {
+			continue
+		}
+		if fd, err := unix.Open(folder, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600); err == nil {
+			return fd, nil
+		}
+	}
+	return -1, err
+}
+
+func hugeTmpfs() (int, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, err
@@ -161,12 +180,7 @@ func hugeTmpfile() (int, error) {
 	if err := errors.Join(unix.FsconfigSetString(fs, "huge", "always"), unix.FsconfigCreate(fs)); err != nil {
 		return -1, err
 	}
-	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer unix.Close(mnt)
-	return unix.Openat(mnt, ".", unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	return unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
 }
 
 // MapFile makes fd, which it takes over, a file of size bytes, maps it shared and takes the memory now.

@@ -12,8 +12,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	"sluice/perf/lab"
 )
 
 const deployDir = "../../deploy"
@@ -133,10 +131,10 @@ func unitSettings(t *testing.T, unit, key string) (values []string) {
 // The units' commands are ones that sluice has, and systemd takes the units.
 func TestUnits(t *testing.T) {
 	app := newApp()
-	for _, unit := range []string{"sluice.service", "sluice-release.service"} {
-		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecReload", "ExecStopPost"} {
+	for _, unit := range []string{"sluice.service", "sluice-prepare.service"} {
+		for _, key := range []string{"ExecStartPre", "ExecStart", "ExecReload", "ExecStop"} {
 			for _, v := range unitSettings(t, unit, key) {
-				_, line, found := strings.Cut(v, "/usr/bin/sluice ")
+				_, line, found := strings.Cut(strings.TrimPrefix(v, "+"), "/usr/bin/sluice ")
 				if !found {
 					t.Errorf("%s: %s=%s", unit, key, v)
 					continue
@@ -164,41 +162,24 @@ func TestUnits(t *testing.T) {
 	}
 	dir := t.TempDir()
 	var paths []string
-	for _, unit := range []string{"sluice-release.service", "sluice.service"} {
+	for _, unit := range []string{"sluice-prepare.service", "sluice.service"} {
 		text := string(must(os.ReadFile(filepath.Join(deployDir, "systemd", unit)))(t))
 		// The program and its manual page are not installed here.
 		text = strings.NewReplacer("/usr/bin/sluice", program(t), "Documentation=man:sluice(8)\n", "").Replace(text)
 		paths = append(paths, filepath.Join(dir, unit))
 		ok(t, os.WriteFile(paths[len(paths)-1], []byte(text), 0o644))
 	}
+	exposure := regexp.MustCompile(`Overall exposure level for sluice.service: ([0-9.]+)`)
+	out := must(exec.Command(analyze, "security", "--offline=true", "--no-pager", paths[1]).Output())(t)
+	m := exposure.FindSubmatch(out)
+	if m == nil {
+		t.Fatalf("systemd-analyze security says nothing of the exposure:\n%s", out)
+	}
+	t.Logf("systemd-analyze security: %s", m[0])
+	if level := must(strconv.ParseFloat(string(m[1]), 64))(t); level > 2.5 {
+		t.Errorf("the unit's exposure has risen to %v:\n%s", level, out)
+	}
 	if out, err := exec.Command(analyze, append([]string{"verify", "--man=no"}, paths...)...).CombinedOutput(); err != nil || strings.Contains(string(out), dir) {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
-}
-
-// With the capabilities of the unit, and no others, it serves, and stops without a trace.
-func TestUnitCapabilities(t *testing.T) {
-	b := newBed(t, lab.TwoArmOptions{Servers: 1}, settings{})
-	b.serve(webPort, lab.HTTPServer)
-	setpriv, err := exec.LookPath("setpriv")
-	if err != nil {
-		t.Skip("setpriv is not installed (apt-get install util-linux)")
-	}
-	bounding := "-all"
-	for _, c := range strings.Fields(unitSettings(t, "sluice.service", "CapabilityBoundingSet")[0]) {
-		bounding += ",+" + strings.ToLower(strings.TrimPrefix(c, "CAP_"))
-	}
-	d := &daemon{bed: b, log: &output{}}
-	cmd := exec.Command(setpriv, "--bounding-set", bounding, "--inh-caps", "-all", "--no-new-privs", program(t), "run", "-c", b.config)
-	cmd.Stdout, cmd.Stderr = d.log, d.log
-	d.Process = must(b.Balancer.Start(cmd))(t)
-	b.daemons = append(b.daemons, d)
-	d.await()
-	if _, err := ask(b.Client, b.vips(webPort)[0], waitTime); err != nil {
-		t.Error(err)
-	}
-	if strings.Contains(d.log.String(), "level=WARN") || strings.Contains(d.log.String(), "level=ERROR") {
-		t.Errorf("it lacks something:\n%s", d.log)
-	}
-	d.stop()
 }

@@ -16,7 +16,8 @@ var examples = map[string][]example{
 	"check":      {{"sluice check -c sluice.yaml", "what a start on this host would find"}, {"sluice check -c sluice.yaml --offline", "the file alone, on any machine"}},
 	"demo":       {{"sudo sluice demo", "real traffic in network namespaces, for some seconds"}, {"sudo sluice demo --keep", "leave it up, to try commands on it"}},
 	"replay":     {{"sluice replay -c sluice.yaml in.pcap -o out.pcap", "what the configuration does with a capture"}, {"sluice replay -c sluice.yaml in.pcap --json", "the report as JSON"}},
-	"explain":    {{"sluice explain -c sluice.yaml tcp 172.16.10.55:4003 10.10.1.100:80", "where this connection would go, and why"}},
+	"explain":    {{"sluice explain tcp 172.16.10.55:4003 10.10.1.100:80", "where this packet would go now, and why"}, {"sluice explain -c sluice.yaml tcp 172.16.10.55:4003 10.10.1.100:80", "where it would go by the file alone"}},
+	"capture":    {{"sluice capture --end 172.16.10.55", "each packet of a client in a line, with what became of it"}, {"sluice capture --drops -w drops.pcapng --duration 10s", "what is dropped, with the reasons, for Wireshark"}, {"sluice capture --virtual web -w - | tshark -r - -T fields -e frame.interface_name -e frame.comment", "into another program"}},
 	"doctor":     {{"sluice doctor", "this host, with every interface that is up"}, {"sluice doctor -c /etc/sluice/sluice.yaml -o json", "this host for a configuration, for scripts"}},
 	"completion": {{"source <(sluice completion bash)", "completion in this bash"}, {"sluice completion zsh > /usr/share/zsh/vendor-completions/_sluice", "completion in every zsh"}},
 	"man":        {{"sluice man | man -l -", "read the manual page"}, {"sluice man > /usr/share/man/man8/sluice.8", "install it"}},
@@ -45,6 +46,8 @@ var examples = map[string][]example{
 	"conn show":   {{"sluice conn show 172.16.10.55:4003", "all that is known of a client's connection"}},
 	"conn delete": {{"sluice conn delete 172.16.10.55", "forget a client's connections"}, {"sluice conn delete --member server-1 --reset", "end a member's connections with resets"}},
 	"conn export": {{"sluice conn export > connections.ndjson", "all connections, a JSON object a line"}},
+
+	"prepare": {{"sudo sluice prepare --user sluice", "make what that user needs to run sluice"}, {"sudo sluice prepare --user 997:997", "a user without a name"}},
 
 	"port":         {{"sluice port -o wide", "ports with their modes and errors"}},
 	"port release": {{"sluice port release eth1", "detach a killed sluice's program from one interface"}, {"sluice port release --all", "remove all that it left"}},

@@ -3,108 +3,171 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
-	"sluice/engine"
-	"sluice/flow"
+	"sluice/ctl"
 )
 
 func explainCommand() *cli.Command {
 	return &cli.Command{
-		Name: "explain", Usage: "say where the first packet of a connection goes, and why",
-		UsageText: "sluice explain -c FILE tcp|udp|sctp SRC:PORT DST:PORT",
-		Description: "It reads the configuration file alone, with the code that handles packets: routes, neighbours and the state of a " +
-			"running sluice are not looked at, and counters start at zero.",
-		Flags: []cli.Flag{configFlag(), &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT`: table or json", Value: "table"}},
+		Name: "explain", Usage: "say where a packet goes, and why",
+		UsageText: "sluice explain [-c FILE] tcp|udp|sctp|icmp|NUMBER SRC:PORT DST:PORT",
+		Description: "The running sluice is asked: the worker that has the packet's connection, or would own it, goes the way of the packet with its own " +
+			"state and takes nothing on it: no turn, no place, no port. With -c it reads the configuration file alone, with the same code: routes, " +
+			"neighbours and the state of a running sluice are not looked at, and the table is empty. The packet is the first of a connection, " +
+			"or belongs to one that is there. Of ICMP the port of the source is the id of the query; protocols without ports have addresses alone.",
+		Flags: append([]cli.Flag{configFlag(), &cli.StringFlag{Name: "port", Usage: "the packet arrives on this port: its `NAME`"}}, clientFlags()...),
 		Action: func(c *cli.Context) error {
-			proto, src, dst, err := parseTuple(c.Args().Slice())
+			args := c.Args().Slice()
+			if len(args) != 3 {
+				return usagef("explain takes a protocol, a source and a destination: sluice explain tcp 172.16.10.55:4003 10.10.1.100:80")
+			}
+			q, err := ctl.ParseQuestion(args[0], args[1], args[2])
 			if err != nil {
+				return usageError{err}
+			}
+			format := c.String("output")
+			if format != "table" && format != "wide" && format != "json" {
+				return usagef("no output format %q; there are table, wide and json", format)
+			}
+			var v ctl.ExplainView
+			if c.String("config") == "" {
+				var cl *ctl.Client
+				if cl, err = client(c); err == nil {
+					err = cl.Get(c.Context, ctl.ExplainPath(args[0], args[1], args[2], c.String("port")), &v)
+					cl.Close()
+				}
+			} else {
+				var f *ctl.File
+				if f, err = loadConfig(c); err == nil {
+					v, err = f.Explain(q, c.String("port"))
+				}
+			}
+			switch {
+			case err != nil:
 				return err
+			case format == "json":
+				return printJSON(c.App.Writer, v)
 			}
-			f, err := loadConfig(c)
-			if err != nil {
-				return err
-			}
-			cfg, _, err := f.Offline()
-			if err != nil {
-				return err
-			}
-			e := cfg.Explain(proto, src, dst)
-			if c.String("output") == "json" {
-				return printJSON(c.App.Writer, e)
-			}
-			printExplanation(c.App.Writer, c.Args().Slice(), &e)
-			return nil
+			return printExplanation(c.App.Writer, &v, format == "wide")
 		},
 	}
 }
 
-func parseTuple(args []string) (proto uint8, src, dst netip.AddrPort, err error) {
-	if len(args) != 3 {
-		return 0, src, dst, usagef("explain takes a protocol, a source and a destination: sluice explain -c FILE tcp 172.16.10.55:4003 10.10.1.100:80")
-	}
-	switch strings.ToLower(args[0]) {
-	case "tcp":
-		proto = flow.TCP
-	case "udp":
-		proto = flow.UDP
-	case "sctp":
-		proto = flow.SCTP
+// printExplanation follows the packet: whose it is, who may take it, who does, and how it leaves.
+func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
+	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%-16s%s\n", name, fmt.Sprintf(format, a...)) }
+	row("packet", "%s %s > %s, on port %s", v.Protocol, v.Source, v.Destination, v.Port)
+	switch {
+	case v.Connection != nil:
+		row("connection", "%s, idle %s, expires in %s, age %s, from the %s's side; `sluice conn show %s` shows it all",
+			v.Connection.State, milliseconds(uint64(v.Connection.IdleMS)), milliseconds(v.Connection.ExpiresMS), milliseconds(uint64(v.Connection.AgeMS)), v.Side, v.Connection.ClientSideClient)
+		row("virtual server", "%s", v.VirtualServer)
+		row("member", "%s of pool %s", v.Member, v.Pool)
+	case v.VirtualServer != "":
+		row("virtual server", "%s", v.VirtualServer)
 	default:
-		return 0, src, dst, usagef("protocol %q is not tcp, udp or sctp", args[0])
+		row("virtual server", "none")
 	}
-	if src, err = netip.ParseAddrPort(args[1]); err != nil {
-		return 0, src, dst, usagef("source %q is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)", args[1])
+	for _, o := range v.OtherVirtuals {
+		row("", "not %s: %s", o.Name, o.Why)
 	}
-	if dst, err = netip.ParseAddrPort(args[2]); err != nil {
-		return 0, src, dst, usagef("destination %q is not ADDRESS:PORT (IPv6: [ADDRESS]:PORT)", args[2])
+	if v.OtherAddresses > 0 && v.Connection == nil {
+		row("", "not the %d at other addresses", v.OtherAddresses)
 	}
-	if src.Addr().Is4() != dst.Addr().Is4() {
-		return 0, src, dst, usagef("source %s and destination %s are of different address families", args[1], args[2])
+	if r := v.Replaces; r != nil {
+		row("replaces", "%s %s > %s, %s", r.Protocol, r.ClientSideClient, r.ClientSideServer, r.State)
 	}
-	return proto, src, dst, nil
+	for i, q := range v.Quotas {
+		share := ""
+		if q.PerWorker {
+			share = " of this worker's share"
+		}
+		row([]string{"bounds", ""}[min(i, 1)], "%s: %d of %d%s", q.Name, q.Used, q.Limit, share)
+	}
+	if v.Pool != "" && v.Connection == nil && v.Scheduler != "" {
+		row("pool", "%s, %s%s", v.Pool, v.Scheduler, schedulerInput(v))
+	}
+	for _, g := range v.Groups {
+		note := fmt.Sprintf("asked: %d members can take connections", g.Usable)
+		if !g.Asked {
+			note = "passed over"
+		}
+		if g.Note != "" {
+			note += ": " + g.Note
+		}
+		row("", "pool %s, priority %d %s", g.Pool, g.Priority, note)
+	}
+	printCandidates(w, v, wide)
+	for _, t := range v.Tried {
+		row("", "%s was asked before: %s", t.Member, t.Reason)
+	}
+	row("owner", "worker %d, by bin %d of the client's end", v.Worker, v.Bin)
+	row("verdict", "%s", v.Text)
+	for _, way := range []struct {
+		name string
+		r    *ctl.RewriteView
+	}{{"to the server", v.ToServer}, {"to the client", v.ToClient}} {
+		r := way.r
+		if r == nil {
+			if v.ToServer != nil {
+				row(way.name, "from the member itself, past sluice")
+			}
+			continue
+		}
+		row(way.name, "%s > %s becomes %s > %s", r.Source, r.Destination, r.SourceAfter, r.DestinationAfter)
+		port, hop := r.Port, r.NextHop
+		if port == "" {
+			port = "that the client's packets come from"
+		}
+		if hop == "" {
+			hop = "the MAC that they have"
+		}
+		row("", "out of port %s to %s", port, hop)
+		if t := v.Tunnel; t != nil && r == v.ToServer {
+			row("", "inside %s from %s to %s, packets of at most %d bytes", t.Kind, t.Src, t.Dst, t.MTU)
+		}
+	}
+	return nil
 }
 
-func printExplanation(w io.Writer, args []string, e *engine.Explanation) {
-	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%-16s%s\n", name, fmt.Sprintf(format, a...)) }
-	row("packet", "%s %s > %s", args[0], args[1], args[2])
-	if e.Virtual != "" {
-		row("virtual server", "%s", e.Virtual)
-		row("pool", "%s, %s, turn %d", e.Pool, e.Scheduler, e.Turn)
+// schedulerInput is what the scheduler goes by beside its candidates.
+func schedulerInput(v *ctl.ExplainView) (s string) {
+	if v.Turn > 0 || v.Random != "" {
+		s = fmt.Sprintf(", turn %d", v.Turn)
 	}
-	for _, m := range e.Candidates {
+	if v.Hash != "" {
+		s += ", client's hash " + v.Hash
+	}
+	return s
+}
+
+// manyCandidates is how many members a table shows; those chosen and tried always are.
+const manyCandidates = 32
+
+func printCandidates(w io.Writer, v *ctl.ExplainView, wide bool) {
+	left := 0
+	for i, m := range v.Candidates {
 		mark := " "
 		if m.Chosen {
 			mark = ">"
 		}
-		note := m.Note
-		if note != "" {
-			note = "  (" + note + ")"
+		if i >= manyCandidates && !wide && !m.Chosen {
+			left++
+			continue
 		}
-		row("", "%s %s at %s, weight %d, %d connections%s", mark, m.Member, m.Address, m.Weight, m.Active, note)
-	}
-	row("owner", "worker %d, by bin %d of the client's end", e.Worker, e.Bin)
-	if e.Decision != engine.DecideConnect {
-		row("verdict", "%s: %s", e.Decision, e.Reason)
-		return
-	}
-	row("verdict", "a new connection to %s", e.Member)
-	row("to the server", "%s > %s becomes %s > %s", e.ToServer.Before.Src, e.ToServer.Before.Dst, e.ToServer.After.Src, e.ToServer.After.Dst)
-	row("", "out of port %s to %s", e.ToServer.Port, e.ToServer.MAC)
-	if t := e.Tunnel; t != nil {
-		port := ""
-		if t.Port != 0 {
-			port = fmt.Sprintf(" port %d", t.Port)
+		facts := []string{fmt.Sprintf("weight %d", m.Weight), fmt.Sprintf("%d connections", m.Connections)}
+		if m.HandshakeUS > 0 {
+			facts = append(facts, fmt.Sprintf("handshake %d us, %d ms ago", m.HandshakeUS, m.HandshakeMS))
 		}
-		row("", "inside %s from %s to %s%s, packets of at most %d bytes", t.Kind, t.Src, t.Dst, port, t.MTU)
+		if m.Note != "" {
+			facts = append(facts, "("+m.Note+")")
+		}
+		fmt.Fprintf(w, "%-16s%s %s at %s, %s\n", "", mark, m.Member, m.Address, strings.Join(facts, ", "))
 	}
-	if e.ToClient == nil {
-		row("to the client", "from the member itself, past sluice")
-		return
+	if left > 0 {
+		fmt.Fprintf(w, "%-16s  %d more; -o wide or json shows them\n", "", left)
 	}
-	row("to the client", "%s > %s becomes %s > %s", e.ToClient.Before.Src, e.ToClient.Before.Dst, e.ToClient.After.Src, e.ToClient.After.Dst)
-	row("", "out of the port and to the MAC that the client's packets come from")
 }

@@ -35,7 +35,7 @@ func newApp() *cli.App {
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(), configCommand(),
 			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
-			doctorCommand(), perfCommand(),
+			captureCommand(), doctorCommand(), prepareCommand(), perfCommand(),
 			completionCommand(), completeCommand(), manCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.

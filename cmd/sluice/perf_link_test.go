@@ -25,7 +25,10 @@ func linkRun(t *testing.T, args ...string) *result.File {
 	t.Helper()
 	needCarriers(t)
 	name := filepath.Join(t.TempDir(), "out.json")
-	cmd := exec.Command(program(t), append(append([]string{"perf"}, args...), "--json", name, "--no-install", "--verify")...)
+	if args = append([]string{"perf"}, args...); args[1] != "pipeline" && args[1] != "scale" {
+		args = append(args, "--no-install", "--verify")
+	}
+	cmd := exec.Command(program(t), append(args, "--json", name)...)
 	before := labs(t)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -35,8 +38,13 @@ func linkRun(t *testing.T, args ...string) *result.File {
 	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
 		t.Errorf("left behind: %s", left)
 	}
-	return must(result.ReadFile(name))(t)
+	f := must(result.ReadFile(name))(t)
+	measured[f.Scenario] = f
+	return f
 }
+
+// measured is the last file of each scenario that a test has made, for the report of all.
+var measured = map[string]*result.File{}
 
 func needCarriers(t *testing.T) {
 	t.Helper()
@@ -223,5 +231,78 @@ func TestPerfLinkExternal(t *testing.T) {
 	f := must(result.ReadFile(name))(t)
 	for _, k := range []string{"flows=64", "flows=new", "flows=64/direction=both"} {
 		has(t, f, "router/"+k, "mpps")
+	}
+	if !strings.Contains(f.Host.Driver, "near, far") {
+		t.Errorf("the driver is %q", f.Host.Driver)
+	}
+	// The generator's options hold here as in the lab: pace, sizes, connections, a search.
+	out, err = tester.Run(t.Context(), program(t), "perf", "link", "--quick", "--window", "100ms", "--flows", "100", "--verify", "--rate", "2000", "--sizes", "imix",
+		"--directions", "one-way", "--search", "--loss", "5", "--in", "near", "--out", "far", "--router", must(router.MAC("outside"))(t).String(), "--json", name)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	f = must(result.ReadFile(name))(t)
+	r := has(t, f, "external/flows=100/size=imix", "mpps", "loss_free_mpps", "gbit_per_second")
+	if len(f.Results) != 1 || r.Metrics["mpps"] > 0.0022 {
+		t.Errorf("%d results, %v Mpps at a pace of 0.002", len(f.Results), r.Metrics["mpps"])
+	}
+	if bytes := r.Metrics["gbit_per_second"] * 1e9 / 8 / (r.Metrics["mpps"] * 1e6); bytes < 250 || bytes > 500 {
+		t.Errorf("a packet of the mix has %v bytes", bytes)
+	}
+}
+
+// HTTP through HAProxy in both of its modes.
+func TestPerfHTTP(t *testing.T) {
+	if _, err := exec.LookPath("wrk"); err != nil {
+		t.Skip(err)
+	}
+	f := linkRun(t, "link", "--quick", "--window", "1s", "--flows", "64", "--directions", "one-way", "--no-http=false", "--carriers", "haproxy-http")
+	for _, kind := range []string{"keep-alive", "close"} {
+		for _, placement := range []string{"balancer-alone", "client-alone"} {
+			has(t, f, "haproxy-http/http="+kind+"/placement="+placement, "requests_per_second", "cpu_percent")
+		}
+	}
+	if !strings.Contains(f.Host.Mode, "mode http, one thread") {
+		t.Errorf("it ran as %s", f.Host.Mode)
+	}
+}
+
+// The page and the table of a whole run: one file of each scenario, and nothing of any is missing.
+func TestPerfReportOfAll(t *testing.T) {
+	dir := t.TempDir()
+	var names []string
+	for _, args := range []string{
+		"pipeline --quick --connections 100 --family 4,6 --duration 10ms --runs 1", "scale --quick --connections 100,200 --members 4,8 --virtuals 1,2 --rules 1,10 --workers 1 --base 100 --duration 10ms --runs 1",
+		"link --quick --window 50ms --flows 64 --directions one-way --carriers forward-inline", "latency --quick --window 100ms --probes 500 --carriers forward-inline",
+		"connections --quick --window 100ms --loss 50 --carriers sluice",
+	} {
+		words := strings.Fields(args)
+		f := measured[words[0]]
+		if f == nil { // this test runs alone
+			f = linkRun(t, words...)
+		}
+		names = append(names, filepath.Join(dir, f.Scenario+".json"))
+		ok(t, f.WriteFile(names[len(names)-1]))
+	}
+	page, table := filepath.Join(dir, "perf.html"), filepath.Join(dir, "perf.md")
+	if _, _, err := perfRun(t, append([]string{"report", "-o", page, "--markdown", table}, names...)...); err != nil {
+		t.Fatal(err)
+	}
+	html, markdown := string(must(os.ReadFile(page))(t)), string(must(os.ReadFile(table))(t))
+	// That a page is well-formed is tested in perf/report.
+	drawings := strings.Count(html, "<svg")
+	if drawings < len(names) {
+		t.Errorf("%d drawings of %d scenarios", drawings, len(names))
+	}
+	for _, name := range names {
+		f := must(result.ReadFile(name))(t)
+		if len(f.Results) == 0 || !strings.Contains(html, "<h2>"+f.Scenario+"</h2>") || !strings.Contains(markdown, "## "+f.Scenario) {
+			t.Errorf("%s: %d results, or no heading", f.Scenario, len(f.Results))
+		}
+		for _, r := range f.Results {
+			if !strings.Contains(html, r.Case) || !strings.Contains(markdown, r.Case) {
+				t.Errorf("%s: no case %s in page and table", f.Scenario, r.Case)
+			}
+		}
 	}
 }

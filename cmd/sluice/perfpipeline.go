@@ -16,7 +16,7 @@ import (
 func perfPipelineCommand() *cli.Command {
 	return &cli.Command{
 		Name: "pipeline", Usage: "the whole packet path on memory rings; needs no root and no network",
-		UsageText: "sluice perf pipeline [--quick] [--connections LIST] [--pattern LIST] [--size LIST] [--workers LIST] [--json FILE]",
+		UsageText: "sluice perf pipeline [--quick] [--connections LIST] [--pattern LIST] [--size LIST] [--family LIST] [--workers LIST] [--json FILE]",
 		Description: "Half of the packets are UDP, half established TCP, half go each way. ns/packet is time of a core, the generator's taken\n" +
 			"off. Lists are separated by commas; with any of them given, the product of all is measured.",
 		Flags: perfFlags(5,
@@ -24,6 +24,7 @@ func perfPipelineCommand() *cli.Command {
 			&cli.StringFlag{Name: "connections", Usage: "`LIST` of numbers: 1, 1k, 100k, 1M, 10M, and new for every packet the first of one"},
 			&cli.StringFlag{Name: "pattern", Usage: "`LIST` of " + strings.Join(pipeline.Patterns, ", ")},
 			&cli.StringFlag{Name: "size", Usage: "`LIST` of " + strings.Join(pipeline.Sizes, ", ")},
+			&cli.StringFlag{Name: "family", Usage: "`LIST` of " + strings.Join(pipeline.Families, ", ") + ": IP versions of the connections"},
 			&cli.StringFlag{Name: "workers", Usage: "`LIST` of numbers"},
 			&cli.DurationFlag{Name: "duration", Usage: "of each measurement"},
 			&cli.StringFlag{Name: "cpuprofile", Usage: "write the CPU profile that the stages are from to `FILE`, for builds (go build -pgo) and pprof"},
@@ -66,6 +67,7 @@ func perfPipelineOptions(c *cli.Context, o *pipeline.Options) (err error) {
 	words("mode", &o.Modes)
 	words("pattern", &o.Patterns)
 	words("size", &o.Sizes)
+	words("family", &o.Families)
 	if o.Connections, err = perfNumbers(c, "connections", o.Connections); err != nil {
 		return err
 	}

@@ -55,7 +55,8 @@ func carriers() []carrier {
 		{name: "rings", about: "our own rings between two ports, no NAT", up: forwarderUp("xsk"), direct: true},
 		{name: "sluice", about: "sluice run, our own driver", up: productUp("xsk")},
 		{name: "sluice-asavie", about: "sluice run with the asavie driver", up: productUp("asavie")},
-		{name: "haproxy", about: "HAProxy, mode tcp, one thread", up: haproxyUp, proxy: true},
+		{name: "haproxy", about: "HAProxy, mode tcp, one thread", up: haproxyUp("tcp"), proxy: true},
+		{name: "haproxy-http", about: "HAProxy, mode http, one thread", up: haproxyUp("http"), proxy: true},
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 // haproxy is HAProxy in the balancer's namespace, where the virtual address is put on the loopback interface.
 type haproxy struct {
 	b       *bed
+	kind    string // its mode: tcp or http
 	process *lab.Process
 	words   *strings.Builder
 }
@@ -35,11 +36,15 @@ listen perf
   balance roundrobin
 `
 
-func haproxyUp(ctx context.Context, b *bed, s setup) (running, error) {
+func haproxyUp(kind string) func(context.Context, *bed, setup) (running, error) {
+	return func(ctx context.Context, b *bed, s setup) (running, error) { return startHAProxy(ctx, b, s, kind) }
+}
+
+func startHAProxy(ctx context.Context, b *bed, s setup, kind string) (running, error) {
 	if _, err := exec.LookPath("haproxy"); err != nil {
 		return nil, errAbsent{fmt.Errorf("haproxy is not installed: %w", err)}
 	}
-	text := fmt.Sprintf(haproxyText, "tcp", b.VIP4, tcpPort)
+	text := fmt.Sprintf(haproxyText, kind, b.VIP4, tcpPort)
 	for i, a := range b.ServerAddr4 {
 		text += fmt.Sprintf("  server s%d %s:%d\n", i+1, a, tcpPort)
 	}
@@ -50,7 +55,7 @@ func haproxyUp(ctx context.Context, b *bed, s setup) (running, error) {
 	if out, err := b.Balancer.Run(ctx, "ip", "address", "replace", b.VIP4.String()+"/32", "dev", "lo"); err != nil {
 		return nil, fmt.Errorf("%w: %s", err, out)
 	}
-	h := &haproxy{b: b, words: &strings.Builder{}}
+	h := &haproxy{b: b, kind: kind, words: &strings.Builder{}}
 	cmd := exec.Command("taskset", "-c", strconv.Itoa(s.core), "haproxy", "-db", "-f", file)
 	cmd.Stdout, cmd.Stderr = h.words, h.words
 	var err error
@@ -76,7 +81,7 @@ func haproxyUp(ctx context.Context, b *bed, s setup) (running, error) {
 	return h, nil
 }
 
-func (h *haproxy) mode() string    { return "mode tcp, one thread" }
+func (h *haproxy) mode() string    { return "mode " + h.kind + ", one thread" }
 func (h *haproxy) tasks() []string { return tasksOf(h.process.PID(), "") }
 
 func (h *haproxy) down() error {

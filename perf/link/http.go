@@ -37,7 +37,7 @@ func (o *Options) placements() []placement {
 }
 
 // httpCarriers are those that are compared over HTTP.
-var httpCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy"}
+var httpCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy", "haproxy-http"}
 
 const (
 	httpConnections = 32

@@ -49,6 +49,7 @@ type shape struct {
 	members     int
 	virtuals    int // addresses, each with a TCP and a UDP virtual server
 	workers     int
+	family      string // of Families; "" is 4
 }
 
 // bed is an engine with connections in it, on memory rings, that runs on orders.
@@ -72,26 +73,12 @@ func addr4(a uint32) netip.Addr {
 
 // spec is the configuration.
 func (s shape) spec() engine.Spec {
-	members := func(port uint16) (m []engine.MemberSpec) {
-		for i := range uint32(s.members) {
-			a := addr4(memberBase + i)
-			m = append(m, engine.MemberSpec{Name: a.String(), Addr: a, Port: port, Weight: 1, Hop: engine.Hop{Port: inside, MAC: serverMAC, OK: true}})
-		}
-		return m
-	}
 	spec := engine.Spec{
 		Workers: s.workers,
 		Ports:   []engine.PortSpec{{Name: "outside", MAC: outsideMAC}, {Name: "inside", MAC: insideMAC}},
-		Pools: []engine.PoolSpec{
-			{Name: "tcp", Scheduler: "round-robin", Members: members(tcpMember)},
-			{Name: "udp", Scheduler: "round-robin", Members: members(udpMember)},
-		},
 	}
-	for i := range uint32(s.virtuals) {
-		a := addr4(virtualBase + i)
-		spec.Virtuals = append(spec.Virtuals,
-			engine.VirtualSpec{Name: fmt.Sprint("tcp", i), Addr: a, Port: tcpService, Proto: flow.TCP, Pool: 0, Timeouts: s.mode.timeouts},
-			engine.VirtualSpec{Name: fmt.Sprint("udp", i), Addr: a, Port: udpService, Proto: flow.UDP, Pool: 1, Timeouts: s.mode.timeouts})
+	for _, version := range s.versions() {
+		s.services(&spec, version)
 	}
 	s.mode.apply(&spec)
 	return spec

@@ -59,12 +59,12 @@ func (b *bed) open(from uint32, n int) error {
 		return fmt.Errorf("%d of the connections from %d on were not opened", n-answered, from)
 	}
 	b.deliver(inside, owners, all, func(i int, head []byte) {
-		b.answer(head, from+uint32(i), segment{flags: flow.FlagSYN | flow.FlagACK, seq: serverISN, ack: clientISN + 1}, smallest(from+uint32(i)))
+		b.answer(head, from+uint32(i), segment{flags: flow.FlagSYN | flow.FlagACK, seq: serverISN, ack: clientISN + 1}, b.smallest(from+uint32(i)))
 	})
 	if got := b.collect(outside, nil); got != n {
 		return fmt.Errorf("%d of the connections from %d on were not answered", n-got, from)
 	}
-	b.deliver(outside, owners, isTCP, func(i int, head []byte) { b.request(head, from+uint32(i), smallest(from+uint32(i))) })
+	b.deliver(outside, owners, isTCP, func(i int, head []byte) { b.request(head, from+uint32(i), b.smallest(from+uint32(i))) })
 	if got, want := b.collect(inside, nil), (n+1)/2; got != want {
 		return fmt.Errorf("%d of the connections from %d on were not established", want-got, from)
 	}
@@ -78,9 +78,9 @@ func (b *bed) open(from uint32, n int) error {
 func (b *bed) touch(from uint32, n int) error {
 	owners := b.ownersOf(from, n)
 	all := func(int) bool { return true }
-	b.deliver(outside, owners, all, func(i int, head []byte) { b.request(head, from+uint32(i), smallest(from+uint32(i))) })
+	b.deliver(outside, owners, all, func(i int, head []byte) { b.request(head, from+uint32(i), b.smallest(from+uint32(i))) })
 	got := b.collect(inside, nil)
-	b.deliver(inside, owners, all, func(i int, head []byte) { b.reply(head, from+uint32(i), smallest(from+uint32(i))) })
+	b.deliver(inside, owners, all, func(i int, head []byte) { b.reply(head, from+uint32(i), b.smallest(from+uint32(i))) })
 	if got += b.collect(outside, nil); got != 2*n {
 		return fmt.Errorf("%d of %d packets of the connections from %d on were not forwarded", 2*n-got, 2*n, from)
 	}
@@ -94,8 +94,7 @@ func (b *bed) ownersOf(from uint32, n int) []int {
 		return owners
 	}
 	for i := range owners {
-		t, proto := b.tuple(from + uint32(i))
-		k := flow.Key{Src: flow.AddrFrom4(t.src), Dst: flow.AddrFrom4(t.dst), Ports: flow.Ports(t.sport, t.dport), Proto: proto}
+		k := b.flowKey(from + uint32(i))
 		owners[i] = b.engine.Config().Owner(&k, 0)
 	}
 	return owners
@@ -103,7 +102,8 @@ func (b *bed) ownersOf(from uint32, n int) []int {
 
 // deliver gives packets to a port, each to its worker, and lets the engine work on them.
 func (b *bed) deliver(port int, owners []int, which func(i int) bool, write func(i int, head []byte)) {
-	var heads [burst * rings.HeadLen]byte
+	var heads [burst * rings.LongHeadLen]byte
+	size := b.headLen()
 	var lengths [burst]uint16
 	for w := range b.feeds {
 		n := 0
@@ -111,12 +111,12 @@ func (b *bed) deliver(port int, owners []int, which func(i int) bool, write func
 			if o != w || !which(i) {
 				continue
 			}
-			head := heads[n*rings.HeadLen : (n+1)*rings.HeadLen]
+			head := heads[n*size : (n+1)*size]
 			write(i, head)
-			lengths[n] = minFrame
+			lengths[n] = sentLen(head)
 			n++
 		}
-		b.feeds[w][port].wire.SendHeads(heads[:], lengths[:n])
+		b.feeds[w][port].wire.SendHeads(heads[:], size, lengths[:n])
 	}
 	// Flush takes packets off the wire as they are sent; while connections are opened they are looked at first.
 	b.hold(true)
@@ -140,24 +140,16 @@ func (b *bed) collect(port int, f func(frame []byte)) (n int) {
 	return n
 }
 
-// smallest is the length of the IP packet in a 64-byte frame.
-func smallest(i uint32) int {
-	if i&1 == 1 {
-		return packetLen(64)
-	}
-	return ipLen + tcpLen // an acknowledgement; the frame is padded
-}
-
 // first is the first packet of the client of connection i.
 func (b *bed) first(head []byte, i uint32, id uint16) {
 	t, proto := b.tuple(i)
-	writeHead(head, outsideMAC, clientMAC, t, segment{proto: proto, flags: flow.FlagSYN, seq: clientISN, id: id}, smallest(i))
+	writeHead(head, outsideMAC, clientMAC, t, segment{proto: proto, v6: b.isV6(i), flags: flow.FlagSYN, seq: clientISN, id: id}, b.smallest(i))
 }
 
 // request is a packet of the client of connection i, an IP packet of n bytes.
 func (b *bed) request(head []byte, i uint32, n int) {
 	t, proto := b.tuple(i)
-	writeHead(head, outsideMAC, clientMAC, t, segment{proto: proto, flags: flow.FlagACK, seq: clientISN + 1, ack: serverISN + 1}, n)
+	writeHead(head, outsideMAC, clientMAC, t, segment{proto: proto, v6: b.isV6(i), flags: flow.FlagACK, seq: clientISN + 1, ack: serverISN + 1}, n)
 }
 
 // reply is a packet of the server.
@@ -167,5 +159,6 @@ func (b *bed) reply(head []byte, i uint32, n int) {
 
 func (b *bed) answer(head []byte, i uint32, s segment, n int) {
 	_, s.proto = b.tuple(i)
+	s.v6 = b.isV6(i)
 	writeHead(head, insideMAC, serverMAC, b.answers[i], s, n)
 }

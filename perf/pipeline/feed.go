@@ -33,7 +33,8 @@ const ringSize = 2 * burst
 
 // sequence is packets in the order of their arrival, a multiple of burst of them, at least one burst.
 type sequence struct {
-	heads   []byte // rings.HeadLen each
+	heads   []byte // headLen each
+	headLen int
 	lengths []uint16
 }
 
@@ -55,7 +56,7 @@ func (f *feed) send() {
 	if s == nil {
 		return
 	}
-	f.lane.sent += f.wire.SendHeads(s.heads[f.at*rings.HeadLen:(f.at+burst)*rings.HeadLen], s.lengths[f.at:f.at+burst])
+	f.lane.sent += f.wire.SendHeads(s.heads[f.at*s.headLen:(f.at+burst)*s.headLen], s.headLen, s.lengths[f.at:f.at+burst])
 	if f.at += burst; f.at == len(s.lengths) {
 		f.at = 0
 	}

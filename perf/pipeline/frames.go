@@ -5,7 +5,6 @@ import (
 	"math/bits"
 
 	"sluice/flow"
-	"sluice/rings"
 )
 
 // tuple is the addresses and ports of a packet over IPv4, in host byte order.
@@ -30,7 +29,8 @@ type segment struct {
 	proto    uint8
 	flags    uint8
 	seq, ack uint32
-	id       uint16 // IPv4 identification; nobody rewrites it
+	id       uint16 // IPv4 identification, or of the flow label; nobody rewrites it
+	v6       bool
 }
 
 // The sequence numbers of every TCP connection: the client begins with 1000, the server with 9000, and nothing but
@@ -44,31 +44,29 @@ const (
 // frameLen is the length of the frame around an IP packet.
 func frameLen(ip int) uint16 { return uint16(max(etherLen+ip, minFrame)) }
 
+// sentLen is the length of the frame around the IP packet whose header a head has.
+func sentLen(head []byte) uint16 {
+	h := head[etherLen:]
+	if binary.BigEndian.Uint16(head[12:]) == etherIP6 {
+		return frameLen(ip6Len + int(binary.BigEndian.Uint16(h[4:])))
+	}
+	return frameLen(int(binary.BigEndian.Uint16(h[2:])))
+}
+
 // packetLen is the length of the IP packet in a frame of the given size, of which 4 bytes are the check sequence.
 func packetLen(size int) int { return size - 4 - etherLen }
 
-// writeHead writes the first rings.HeadLen bytes of a frame whose IP packet is ip bytes long and has a payload of zeros,
+// writeHead writes the first bytes of a frame, all of b, whose IP packet is ip bytes long and has a payload of zeros,
 // with right checksums (RFC 791, 768, 9293).
 func writeHead(b []byte, dst, src [6]byte, t tuple, s segment, ip int) {
-	b = b[:rings.HeadLen:rings.HeadLen]
 	clear(b)
 	copy(b, dst[:])
 	copy(b[6:], src[:])
-	b[12] = 0x08
-	h := b[etherLen:]
-	h[0], h[8], h[9] = 0x45, 64, s.proto
-	binary.BigEndian.PutUint16(h[2:], uint16(ip))
-	binary.BigEndian.PutUint16(h[4:], s.id)
-	h[6] = 0x40 // do not fragment
-	binary.BigEndian.PutUint32(h[12:], t.src)
-	binary.BigEndian.PutUint32(h[16:], t.dst)
-	binary.BigEndian.PutUint16(h[10:], checksum(0, h[:ipLen]))
-	l := h[ipLen:]
+	pseudo, l := writeIP(b, t, &s, ip)
 	binary.BigEndian.PutUint16(l, t.sport)
 	binary.BigEndian.PutUint16(l[2:], t.dport)
-	pseudo := add32(add32(uint32(s.proto)+uint32(ip-ipLen), t.src), t.dst)
 	if s.proto == flow.UDP {
-		binary.BigEndian.PutUint16(l[4:], uint16(ip-ipLen))
+		binary.BigEndian.PutUint16(l[4:], uint16(etherLen+ip-(len(b)-len(l))))
 		binary.BigEndian.PutUint16(l[6:], checksum(pseudo, l[:udpLen]))
 		return
 	}
@@ -77,15 +75,6 @@ func writeHead(b []byte, dst, src [6]byte, t tuple, s segment, ip int) {
 	l[12], l[13] = tcpLen/4<<4, s.flags
 	binary.BigEndian.PutUint16(l[14:], window)
 	binary.BigEndian.PutUint16(l[16:], checksum(pseudo, l[:tcpLen]))
-}
-
-// readHead is the tuple and the identification of a frame over IPv4 without options.
-func readHead(b []byte) (t tuple, id uint16) {
-	h := b[etherLen:]
-	return tuple{
-		src: binary.BigEndian.Uint32(h[12:]), dst: binary.BigEndian.Uint32(h[16:]),
-		sport: binary.BigEndian.Uint16(h[ipLen:]), dport: binary.BigEndian.Uint16(h[ipLen+2:]),
-	}, binary.BigEndian.Uint16(h[4:])
 }
 
 // add32 adds a 32-bit word to a sum of 16-bit ones, with the carry.

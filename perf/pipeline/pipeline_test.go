@@ -65,9 +65,31 @@ func checkSane(t *testing.T, r *result.Result, runs int) {
 	}
 }
 
+// Every family with every pattern and size, and first packets of it.
+func TestRunFamilies(t *testing.T) {
+	o := tiny()
+	o.Families, o.Connections, o.Runs, o.Duration = Families, []int{500}, 1, 10*time.Millisecond
+	if !testing.Short() {
+		o.Connections = append(o.Connections, Each)
+	}
+	f, err := Run(t.Context(), o, result.Host{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := 3*3*3 + 3*(len(o.Connections)-1); len(f.Results) != want || len(f.Skipped) != 0 {
+		t.Fatalf("%d results, not %d, %v skipped", len(f.Results), want, f.Skipped)
+	}
+	if f.Find("nat/flows=500/workers=1/family=6") == nil || f.Find("nat/flows=500/workers=1/pattern=zipf/size=imix/family=both") == nil || f.Find("nat/flows=500/workers=1") == nil {
+		t.Errorf("names: %+v", f.Results)
+	}
+	for _, r := range f.Results {
+		checkSane(t, &r, 1)
+	}
+}
+
 func TestRunWorkers(t *testing.T) {
 	o := tiny()
-	o.Workers, o.Connections, o.Patterns, o.Sizes = []int{2}, []int{5000}, Patterns[:1], Sizes[:1]
+	o.Workers, o.Connections, o.Patterns, o.Sizes, o.Families = []int{2}, []int{5000}, Patterns[:1], Sizes[:1], []string{"4", "both"}
 	f, err := Run(t.Context(), o, result.Host{})
 	if err != nil {
 		if strings.Contains(err.Error(), "this machine has cores for 1 to 1") {
@@ -76,6 +98,7 @@ func TestRunWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkSane(t, f.Find("nat/flows=5000/workers=2"), 2)
+	checkSane(t, f.Find("nat/flows=5000/workers=2/family=both"), 2)
 }
 
 // Every packet opens a connection, none is evicted, and as many expire as come.
@@ -124,6 +147,7 @@ func TestRefusals(t *testing.T) {
 	for want, change := range map[string]func(*Options){
 		"no mode":            func(o *Options) { o.Modes = []string{"teleport"} },
 		"no pattern":         func(o *Options) { o.Patterns = []string{"square"} },
+		"no family":          func(o *Options) { o.Families = []string{"5"} },
 		"no size":            func(o *Options) { o.Sizes = []string{"9000"} },
 		"workers":            func(o *Options) { o.Workers = []int{1 << 20} },
 		"connections":        func(o *Options) { o.Connections = []int{-1} },

@@ -38,7 +38,8 @@ type Options struct {
 	Patterns    []string
 	Sizes       []string
 	Workers     []int
-	// Variations adds the other patterns and sizes at one number of connections, instead of the product of all.
+	Families    []string // none: 4 alone
+	// Variations adds the other patterns, sizes and families at one number of connections, instead of the product of all.
 	Variations bool
 	Runs       int
 	Duration   time.Duration // of each measurement of an engine; the others take a third of it
@@ -84,12 +85,15 @@ func (p *point) name() string {
 	if p.size != Sizes[0] {
 		n += "/size=" + p.size
 	}
+	if p.family != "" {
+		n += "/family=" + p.family
+	}
 	return n + p.extra
 }
 
 // key is the same for points that can share an engine.
 func (p *point) key() string {
-	return fmt.Sprint(p.mode.name, p.connections, p.members, p.virtuals, p.workers, p.connections == Each)
+	return fmt.Sprint(p.mode.name, p.connections, p.members, p.virtuals, p.workers, p.connections == Each, p.family)
 }
 
 // points are the cases of o.
@@ -108,11 +112,16 @@ func (o *Options) points() (all []point, err error) {
 				for i, pattern := range o.Patterns {
 					for j, size := range o.Sizes {
 						if n != Each || i+j == 0 {
-							all = append(all, point{shape: s, pattern: pattern, size: size})
+							all = append(all, o.ofFamilies(point{shape: s, pattern: pattern, size: size})...)
 						}
 					}
 				}
 				if o.Variations && n == variationsAt {
+					for _, family := range Families[1:] {
+						p := point{shape: s, pattern: Patterns[0], size: Sizes[0]}
+						p.family = family
+						all = append(all, p)
+					}
 					for _, pattern := range Patterns[1:] {
 						all = append(all, point{shape: s, pattern: pattern, size: Sizes[0]})
 					}
@@ -124,6 +133,21 @@ func (o *Options) points() (all []point, err error) {
 		}
 	}
 	return all, o.valid(all)
+}
+
+// ofFamilies is a point for each of the families that were asked for.
+func (o *Options) ofFamilies(p point) []point {
+	if len(o.Families) == 0 {
+		return []point{p}
+	}
+	var out []point
+	for _, family := range o.Families {
+		if p.family = family; family == Families[0] {
+			p.family = "" // the usual one, which the name leaves out
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // Check says what is wrong with o.
@@ -143,6 +167,8 @@ func (o *Options) valid(all []point) error {
 			return fmt.Errorf("%d connections are too few to keep %d workers busy", p.connections, p.workers)
 		case !has(Patterns, p.pattern):
 			return fmt.Errorf("no pattern %q; there are %s", p.pattern, strings.Join(Patterns, ", "))
+		case p.family != "" && !has(Families, p.family):
+			return fmt.Errorf("no family %q; there are %s", p.family, strings.Join(Families, ", "))
 		case !has(Sizes, p.size):
 			return fmt.Errorf("no size %q; there are %s", p.size, strings.Join(Sizes, ", "))
 		}
@@ -336,7 +362,7 @@ func (s *session) makeBed(p *point) (*bed, error) {
 
 // tooLarge says why a point does not fit into memory.
 func tooLarge(p *point, bed bool) string {
-	need := trafficBytes(p.connections) + 45*p.connections // packets; what a Go map with 17 bytes an entry takes when it grows
+	need := p.trafficBytes() + 45*p.connections // packets; what a Go map with 17 bytes an entry takes when it grows
 	if bed {
 		need += flow.Size(p.connections*5/4+1024) + 12*p.connections
 	}

@@ -33,8 +33,8 @@ func sequenceLen(connections int) int {
 	return (n + burst - 1) / burst * burst
 }
 
-// trafficBytes is the memory that the sequences for so many connections take.
-func trafficBytes(connections int) int { return ports * sequenceLen(connections) * rings.HeadLen }
+// trafficBytes is the memory that the sequences for the connections take.
+func (s shape) trafficBytes() int { return ports * sequenceLen(s.connections) * s.headLen() }
 
 // newTraffic builds packets on the connections of a bed. The same arguments give the same packets.
 func (b *bed) newTraffic(pattern, size string) (_ *traffic, err error) {
@@ -59,11 +59,11 @@ func (b *bed) newTraffic(pattern, size string) (_ *traffic, err error) {
 			if err != nil {
 				return nil, err
 			}
-			seqs[p], err = t.newSequence(sequenceLen(len(own)), func(_ int, head []byte) uint16 {
+			seqs[p], err = t.newSequence(sequenceLen(len(own)), b.headLen(), func(_ int, head []byte) uint16 {
 				i := own[pick()]
 				n := length()
 				if n == 0 {
-					n = smallest(i)
+					n = b.smallest(i)
 				}
 				if p == outside {
 					b.request(head, i, n)
@@ -90,24 +90,24 @@ func (b *bed) newTrafficOfNew(n int) (_ *traffic, err error) {
 	}
 	random := rand.New(rand.NewPCG(uint64(n), 5))
 	random.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
-	s, err := t.newSequence(len(order), func(at int, head []byte) uint16 {
+	s, err := t.newSequence(len(order), b.headLen(), func(at int, head []byte) uint16 {
 		b.first(head, order[at], 0)
-		return minFrame
+		return sentLen(head)
 	})
 	t.seqs = [][ports]*sequence{{outside: s}}
 	return t, err
 }
 
 // newSequence builds n packets.
-func (t *traffic) newSequence(n int, write func(at int, head []byte) uint16) (*sequence, error) {
-	m, err := rings.MapShared("sluice-perf-packets", n*rings.HeadLen, true)
+func (t *traffic) newSequence(n, headLen int, write func(at int, head []byte) uint16) (*sequence, error) {
+	m, err := rings.MapShared("sluice-perf-packets", n*headLen, true)
 	if err != nil {
 		return nil, err
 	}
 	t.memory = append(t.memory, m)
-	s := &sequence{heads: m.Bytes[:n*rings.HeadLen], lengths: make([]uint16, n)}
+	s := &sequence{heads: m.Bytes[:n*headLen], headLen: headLen, lengths: make([]uint16, n)}
 	for i := range n {
-		s.lengths[i] = write(i, s.heads[i*rings.HeadLen:(i+1)*rings.HeadLen])
+		s.lengths[i] = write(i, s.heads[i*headLen:(i+1)*headLen])
 	}
 	return s, nil
 }

@@ -74,6 +74,7 @@ var known = []Metric{
 	{Name: "to_asavie_ports", Title: "x asavie-ports", Higher: true, Group: Detail},
 	{Name: "to_rings", Title: "x rings", Higher: true},
 	{Name: "to_haproxy", Title: "x haproxy", Higher: true},
+	{Name: "to_haproxy_http", Title: "x haproxy-http", Higher: true},
 	{Name: "loss_free_to_forward", Title: "x forward, loss-free", Higher: true, Group: Detail},
 	{Name: "loss_free_to_forward_inline", Title: "x forward-inline, loss-free", Higher: true, Group: Detail},
 	{Name: "loss_free_to_nftables", Title: "x nftables, loss-free", Higher: true, Group: Detail},
