@@ -127,7 +127,7 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 		}
 		row("", "out of port %s to %s", port, hop)
 		if t := v.Tunnel; t != nil && r == v.ToServer {
-			row("", "inside %s from %s to %s, packets of at most %d bytes", t.Kind, t.Src, t.Dst, t.MTU)
+			row("", "inside %s from %s to %s, packets of at most %d bytes", t.Kind, t.Source, t.Destination, t.MTU)
 		}
 	}
 	return nil
