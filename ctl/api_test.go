@@ -63,11 +63,15 @@ func TestAPIAnswers(t *testing.T) {
 		if r.method != http.MethodGet {
 			continue
 		}
-		resp, text := b.do(r.method, r.path, nil)
+		target := r.path
+		if r.example != "" {
+			target += "?" + r.example
+		}
+		resp, text := b.do(r.method, target, nil)
 		if resp.StatusCode != http.StatusOK || len(text) < 3 && r.path != "/v1/monitors" {
 			t.Errorf("%s: %d %s", r.path, resp.StatusCode, text)
 		}
-		if resp, _ := b.do(http.MethodHead, r.path, nil); resp.StatusCode != http.StatusOK {
+		if resp, _ := b.do(http.MethodHead, target, nil); resp.StatusCode != http.StatusOK {
 			t.Errorf("HEAD %s: %s", r.path, resp.Status)
 		}
 	}

@@ -200,7 +200,8 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 // abuse is the clients' process.
 func abuse(socket string) {
 	if socket == "spin" {
-		for { //nolint:staticcheck // it is to take time
+		//lint:ignore SA5002 it is to take time
+		for {
 		}
 	}
 	dial := func() (net.Conn, error) { return net.Dial("unix", socket) }

@@ -161,7 +161,7 @@ func (c *Client) do(ctx context.Context, method, path string) (*http.Response, e
 // explain says what to do about a server that cannot be reached.
 func (c *Client) explain(err error) error {
 	var notCertified *tls.CertificateVerificationError
-	var alert tls.AlertError
+	var alert *net.OpError
 	switch {
 	case c.unix && errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("no permission for %s; run as root or in its group (control.group)", c.where)
@@ -171,8 +171,8 @@ func (c *Client) explain(err error) error {
 		return fmt.Errorf("%w at %s: nobody listens there, it has ended or was killed; start it again (sluice run -c FILE)", ErrNoServer, c.where)
 	case errors.As(err, &notCertified):
 		return fmt.Errorf("the server at %s has no certificate that is trusted here: %w; name its CA (--ca FILE)", c.where, notCertified.Err)
-	case errors.As(err, &alert):
-		return fmt.Errorf("the server at %s does not take this client certificate (%w); use one that a CA of its control.tls.client-ca-file has signed", c.where, alert)
+	case errors.As(err, &alert) && alert.Op == "remote error":
+		return fmt.Errorf("the server at %s does not take this client certificate (%w); use one that a CA of its control.tls.client-ca-file has signed", c.where, alert.Err)
 	case c.unix:
 		return fmt.Errorf("%w at %s; is it running (sluice run -c FILE), with this control.socket? (%w)", ErrNoServer, c.where, unwrapURL(err))
 	}

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -108,9 +109,36 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, code, err)
 		return
 	}
-	defer leave()
-	route.handle(w, r)
+	if at != &g.quick {
+		defer leave()
+		route.handle(w, r)
+		return
+	}
+	// A client that does not read its answer must not hold a place: these are short enough to be kept for it.
+	a := keptAnswer{header: w.Header(), code: http.StatusOK}
+	func() {
+		defer leave()
+		route.handle(&a, r)
+	}()
+	w.WriteHeader(a.code)
+	_, _ = w.Write(a.body.Bytes()) // the client has gone
 }
+
+// keptAnswer is an answer that is sent later.
+type keptAnswer struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+// Header is http.ResponseWriter's, as are the others.
+func (a *keptAnswer) Header() http.Header { return a.header }
+
+// WriteHeader notes the status.
+func (a *keptAnswer) WriteHeader(code int) { a.code = code }
+
+// Write keeps the text.
+func (a *keptAnswer) Write(b []byte) (int, error) { return a.body.Write(b) }
 
 // find is the route of a request.
 func (g *guard) find(w http.ResponseWriter, r *http.Request) (*apiRoute, int, error) {

@@ -29,6 +29,7 @@ type apiRoute struct {
 	watch        bool   // takes watch: the answer again and again
 	streams      bool   // the answer is written as it comes
 	scans        bool   // goes through all connections
+	example      string // of a query, where there must be one
 	handle       http.HandlerFunc
 }
 
@@ -101,7 +102,7 @@ func (s *Server) routes() []apiRoute {
 	list := func(path, summary string, answer any, view func([]engine.Snapshot) any) apiRoute {
 		return apiRoute{method: http.MethodGet, path: path, summary: summary, role: RoleRead, answer: answer, watch: true, handle: s.withSnapshots(view)}
 	}
-	return []apiRoute{
+	return append([]apiRoute{
 		{method: http.MethodGet, path: "/v1/openapi.json", summary: "this description", role: RoleRead, media: "application/json", handle: getOpenAPI},
 		list("/v1/status", "the engine as a whole", StatusView{}, func(n []engine.Snapshot) any { return s.statusView(n) }),
 		list("/v1/stats", "everything that lists show, at one moment", StatsView{}, func(n []engine.Snapshot) any { return s.statsView(n) }),
@@ -127,14 +128,14 @@ func (s *Server) routes() []apiRoute {
 		{method: http.MethodPost, path: "/v1/virtuals/order", summary: "give a virtual server no new connections, or take that back", role: RoleAdmin, answer: VirtualOrderView{}, handle: s.postVirtualOrder,
 			params: []param{{name: "name", kind: textParam, required: true, text: "Name of the virtual server."},
 				{name: "action", kind: wordParam, words: []string{OrderDisable, OrderEnable}, required: true, text: "What is ordered; enable takes it back."}}},
-		{method: http.MethodGet, path: "/v1/explain", summary: "what the running engine would do with a packet, without doing it", role: RoleRead, answer: ExplainView{}, handle: s.explain,
+		{method: http.MethodGet, path: "/v1/explain", summary: "what the running engine would do with a packet, without doing it", role: RoleRead, answer: ExplainView{}, handle: s.explain, example: "protocol=tcp&source=172.16.10.55:4003&destination=10.10.1.100:80",
 			params: []param{{name: "protocol", kind: textParam, required: true, text: "tcp, udp, sctp, icmp or a number."},
 				{name: "source", kind: textParam, required: true, text: "ADDRESS:PORT of the packet's source."},
 				{name: "destination", kind: textParam, required: true, text: "ADDRESS:PORT of its destination."},
 				{name: "port", kind: textParam, text: "Name of the port on which it arrives."}}},
-		{method: http.MethodGet, path: "/v1/capture", summary: "packets as they come and as they go, with what became of each, until a bound is reached", role: RoleAdmin, media: "application/x-pcapng", streams: true, handle: s.capture,
+		{method: http.MethodGet, path: "/v1/capture", summary: "packets as they come and as they go, with what became of each, until a bound is reached", role: RoleAdmin, media: "application/x-pcapng", streams: true, handle: s.capture, example: "count=10&duration=1s",
 			params: captureParams},
-		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: struct{}{}, handle: s.endCapture},
+		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: CaptureEndView{}, handle: s.endCapture},
 		{method: http.MethodGet, path: "/v1/connections", summary: "connections", role: RoleRead, answer: []ConnView{}, scans: true, handle: s.connections,
 			params: append(slices.Clip(connectionFilters), limit)},
 		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
@@ -143,7 +144,7 @@ func (s *Server) routes() []apiRoute {
 			params: append(slices.Clip(connectionFilters), limit,
 				param{name: "all", kind: flagParam, text: "Every connection."},
 				param{name: "reset", kind: flagParam, text: "Send a RST to both ends of each TCP connection."})},
-	}
+	}, s.persistenceRoutes(limit)...)
 }
 
 func getOpenAPI(w http.ResponseWriter, _ *http.Request) {

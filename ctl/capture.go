@@ -146,13 +146,18 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Trailer", captureTrailer)
 	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin()}
 	stats := sink.run(r.Context(), c)
-	s.captures.end()
 	if err := c.Close(); err != nil {
 		s.log.Warn("a worker has not ended a capture", "error", err)
 	}
+	s.captures.end() // another one may begin
 	if b, err := json.Marshal(stats); err == nil {
 		w.Header().Set(captureTrailer, string(b))
 	}
+}
+
+// CaptureEndView says that a capture was told to end.
+type CaptureEndView struct {
+	Ended bool `json:"ended"`
 }
 
 // endCapture answers DELETE /v1/capture: the capture ends as if its time were over, and whoever reads it gets the rest and the
@@ -162,7 +167,7 @@ func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusNotFound, errors.New("no capture goes on"))
 		return
 	}
-	reply(w, http.StatusOK, struct{}{})
+	reply(w, http.StatusOK, CaptureEndView{true})
 }
 
 // captureEnd lets one request end what another one does.

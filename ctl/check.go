@@ -2,6 +2,8 @@ package ctl
 
 import (
 	"fmt"
+
+	"sluice/flow"
 )
 
 // Check validates all that a start would, and changes nothing: interfaces and their queues, the way to every member,
@@ -49,7 +51,11 @@ func (f *File) Check(offline bool) ([]string, error) {
 	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
-		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(tables)),
+		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
+	if p.persistence > 0 {
+		out = append(out, fmt.Sprintf("persistence: %d clients, %s", p.workers*p.persistence, mebibytes(tables-p.workers*flow.Size(f.tableCapacity(p.workers)))))
+	}
+	out = append(out,
 		fmt.Sprintf("frames: %d of %d bytes, %s, registered with %d sockets", p.frames, f.Engine.FrameSize, mebibytes(frames), f.sockets(ifaces, p)))
 	out = append(out, f.lacking(ifaces, p)...)
 	out = append(out, fmt.Sprintf("%d members, %d of them behind a gateway or neighbour of a port", len(f.memberAddrs()), len(ways)))

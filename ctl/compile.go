@@ -69,6 +69,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 	})
 	s.SNAT = f.snat(t)
 	pools, tunnelled := map[string]int{}, f.tunnelled()
+	s.Persistences = f.persistences()
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
 		s.Pools = append(s.Pools, f.Pools[i].spec(t, tunnelled[f.Pools[i].Name]))
@@ -86,6 +87,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(), MSSClamp: v.MSSClamp,
+			Persistence: v.Persistence,
 		})
 	}
 	return s
@@ -209,5 +211,7 @@ func (f *File) tableCapacity(workers int) int {
 	return (f.Engine.Connections + workers - 1) / workers
 }
 
-// tableSize is the bytes of one worker's table.
-func (f *File) tableSize(workers int) int { return flow.Size(f.tableCapacity(workers)) }
+// tableSize is the bytes of one worker's tables.
+func (f *File) tableSize(workers int) int {
+	return flow.TableSize(f.tableCapacity(workers), f.persistenceCapacity(workers))
+}

@@ -33,6 +33,7 @@ type File struct {
 	Monitors       []monitor.Monitor
 	SNATPools      []SNATPool
 	Pools          []Pool
+	Persistences   []Persistence
 	VirtualServers []VirtualServer
 
 	where    map[string]position // key path, such as ports[0].name, to its place in the text
@@ -221,6 +222,7 @@ type VirtualServer struct {
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
 	MSSClamp        int            // 0: none, engine.ClampAuto
+	Persistence     string         // name of a Persistence; empty: none
 	Allow, Deny     []netip.Prefix // of sources
 	SourceRate      int            // new connections a second of a source prefix; 0: no limit
 	Withdraw        bool           // addresses are taken off their port while every member is down

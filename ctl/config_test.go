@@ -90,9 +90,11 @@ func TestExample(t *testing.T) {
 			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp,
 				Tunnel: Tunnel{Encapsulation: GUE, Port: 6080, Sources: []netip.Addr{addr("192.168.20.254")}, DF: DFCopy, Checksum: ChecksumAuto}},
 		},
+		Persistences: []Persistence{{Name: "shop", Type: SourceAddress, Prefix4: 32, Prefix6: 128, Timeout: 5 * time.Minute, Entries: 65536,
+			EntriesFull: EntriesEvict, OnDown: MemberMove, OnFull: MemberMove, OnDrain: DrainPlace, LowerPriority: LowerReturn}},
 		VirtualServers: []VirtualServer{
 			{Name: "web", Address: end("10.10.1.100:80"), Protocol: TCP, Pool: "web", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
-				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT},
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, SNAT: "out", Hairpin: HairpinSNAT, Persistence: "shop"},
 			{Name: "dns", Address: end("10.10.1.100:53"), Protocol: UDP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
 				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
@@ -129,10 +131,10 @@ func TestExample(t *testing.T) {
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 172 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 186 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 169 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 183 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

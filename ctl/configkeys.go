@@ -8,7 +8,7 @@ import (
 
 // The keys, from the whole file downwards. What is written here is what is decoded and what is documented.
 
-var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "persistence", "tls", "include", "rule"}, keys: []configKey[File]{
+var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat", "tls", "include", "rule"}, keys: []configKey[File]{
 	nestedKey(keyDoc{name: "engine", example: "{workers: 2}", text: "The packet engine: drivers, workers, memory."},
 		&engineKeys, func(f *File) *Engine { return &f.Engine }),
 	nestedKey(keyDoc{name: "timeouts", example: "{udp: 30s}", text: "Idle times of connections, for all virtual servers."},
@@ -30,6 +30,8 @@ var fileKeys = mapping[File]{what: "the file", later: []string{"cluster", "snat"
 		&snatPoolKeys, func(f *File) *[]SNATPool { return &f.SNATPools }),
 	listKey(keyDoc{name: "pools", example: "[{name: web, members: [{address: 192.168.20.1:80}]}]", text: "Sets of servers."},
 		&poolKeys, func(f *File) *[]Pool { return &f.Pools }),
+	listKey(keyDoc{name: "persistences", example: "[{name: shop, timeout: 30m}]", text: "Memories of which member had a client's last connection, for virtual servers to use."},
+		&persistenceKeys, func(f *File) *[]Persistence { return &f.Persistences }),
 	listKey(keyDoc{name: "virtual-servers", example: "[{name: web, address: 10.10.1.100:80, protocol: tcp, pool: web}]", text: "What clients connect to."},
 		&virtualServerKeys, func(f *File) *[]VirtualServer { return &f.VirtualServers }),
 }}

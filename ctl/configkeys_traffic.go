@@ -64,7 +64,7 @@ var snatPoolKeys = mapping[SNATPool]{what: "a SNAT pool", keys: []configKey[SNAT
 		[]AddressHandling{AddressManaged, AddressExternal}, nil, func(p *SNATPool) *AddressHandling { return &p.AddressHandling }),
 }}
 
-var poolKeys = mapping[Pool]{what: "a pool", later: []string{"persistence", "snat"}, keys: append([]configKey[Pool]{
+var poolKeys = mapping[Pool]{what: "a pool", later: []string{"snat"}, keys: append([]configKey[Pool]{
 	nameKey("", "web", "Name of the pool, unique.", func(p *Pool) *string { return &p.Name }),
 	wordKey(keyDoc{name: "scheduler", def: "round-robin", example: "maglev", text: "How the member of a new connection is chosen. round-robin, least-connections and first look at no weights other than 0. fastest takes the shortest handshake, measured on live traffic. source-hash moves only the clients of a member that changes; maglev has more even shares and moves a few of the others' as well."},
 		[]Scheduler{RoundRobin, WeightedRoundRobin, LeastConnections, WeightedLeastConnections, Fastest, TwoChoices, SourceHash, Maglev, First, Random},
@@ -106,7 +106,7 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor", "s
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),
 }}
 
-var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"persistence", "tls", "cookie", "rule", "source", "affinity"}, keys: append([]configKey[VirtualServer]{
+var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: []string{"tls", "cookie", "rule", "source", "affinity"}, keys: append([]configKey[VirtualServer]{
 	nameKey("", "web", "Name of the virtual server, unique.", func(v *VirtualServer) *string { return &v.Name }),
 	textKey(keyDoc{name: "address", kind: "address", limits: endLimits, otherwise: "those of addresses", example: "10.10.1.100:80", text: "Where clients connect to: an address or a prefix with its ports, such as 10.10.1.100:80, 10.10.1.100:80,443, 10.10.1.100:8000-8999, 10.20.0.0/16:any. A member without a port is reached on the port that the client asked for. A prefix takes what arrives on port; it is put on no port and nothing announces it: routes lead it here. No multicast, broadcast, loopback or link-local address. Of several virtual servers the one with the longest prefix that wants a packet gets it (an address before all prefixes, 0.0.0.0/0 last); of those the one with its port alone, then a range, then any; then the one with its protocol before any. The same destination twice is refused."},
 		parseEnds, func(v *VirtualServer) *ends { return &v.ends }),
@@ -149,6 +149,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
 		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
 	mssKey,
+	persistenceKey(),
 }, accessKeys...)}
 
 // coresKey is engine.cores, the one key that is a word or a list.

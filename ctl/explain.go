@@ -34,6 +34,8 @@ type ExplainView struct {
 	OtherAddresses int                `json:"virtual_servers_at_other_addresses"`
 	Quotas         []QuotaView        `json:"quotas,omitempty"`
 
+	Persistence *ExplainPersistenceView `json:"persistence,omitempty"`
+
 	Pool       string          `json:"pool,omitempty"`
 	Scheduler  string          `json:"scheduler,omitempty"`
 	Priority   int             `json:"priority"`
@@ -71,6 +73,15 @@ func tunnelView(t *engine.TunnelInfo) *TunnelView {
 type OtherVirtualView struct {
 	Name string `json:"name"`
 	Why  string `json:"why"`
+}
+
+// ExplainPersistenceView is what persistence says about a connection.
+type ExplainPersistenceView struct {
+	Name    string `json:"name"`
+	Client  string `json:"client"`            // address, or prefix
+	Worker  int    `json:"worker"`            // owner of the entry
+	Entry   string `json:"entry,omitempty"`   // the member that it names, as POOL/MEMBER; left out where there is none
+	Outcome string `json:"outcome,omitempty"` // what comes of the entry
 }
 
 // QuotaView is a bound and how much of it is used; per worker: of what this worker may have of it.
@@ -142,6 +153,9 @@ func Explained(q *engine.Question, e *engine.Explanation) ExplainView {
 	}
 	for _, o := range e.Others {
 		v.OtherVirtuals = append(v.OtherVirtuals, OtherVirtualView(o))
+	}
+	if p := e.Persistence; p != nil {
+		v.Persistence = &ExplainPersistenceView{p.Name, p.Client, p.Worker, p.Entry, p.Outcome}
 	}
 	for _, u := range e.Quotas {
 		v.Quotas = append(v.Quotas, QuotaView{u.Name, u.Used, u.Limit, u.Share})

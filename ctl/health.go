@@ -31,7 +31,6 @@ type health struct {
 	kick    chan struct{} // there are changes; capacity 1
 	moved   chan struct{} // the workers go by changes; capacity 1
 	telling sync.Mutex    // one at a time tells the workers, in the order of the changes
-	lines   lineBudget    // of who tells
 
 	mu       sync.Mutex // guards all below
 	engine   *engine.Engine
@@ -289,19 +288,13 @@ func (h *health) flush() error {
 	return err
 }
 
-// logEvent writes a change of verdict into the log, if there are not too many.
+// logEvent writes a change of verdict into the log.
 func (h *health) logEvent(e *monitor.Event, now time.Time, err error) {
-	if !h.lines.take(now) {
-		return
-	}
 	level, k := slog.LevelInfo, keyOfChecked(e.Member)
 	if e.To == monitor.Down {
 		level = slog.LevelWarn
 	}
 	args := []any{"pool", k.pool, "member", k.member, "was", e.From.String(), "cause", e.Cause, "acknowledged_in", now.Sub(e.At)}
-	if n := h.lines.skipped(); n > 0 {
-		args = append(args, "not_logged", n)
-	}
 	if err != nil {
 		level = slog.LevelError
 		args = append(args, "error", err)
@@ -437,30 +430,4 @@ func (l *latencies) quantile(sorted []time.Duration, q float64) time.Duration {
 		return 0
 	}
 	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
-}
-
-// lineBudget bounds the lines in the log, so that a storm of changes does not drown it: all are counted.
-type lineBudget struct {
-	second int64
-	lines  int
-	missed int
-}
-
-const linesPerSecond = 20
-
-func (b *lineBudget) take(now time.Time) bool {
-	if s := now.Unix(); s != b.second {
-		b.second, b.lines = s, 0
-	}
-	if b.lines++; b.lines > linesPerSecond {
-		b.missed++
-		return false
-	}
-	return true
-}
-
-func (b *lineBudget) skipped() int {
-	n := b.missed
-	b.missed = 0
-	return n
 }

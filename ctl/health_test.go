@@ -165,23 +165,6 @@ func TestOrderFile(t *testing.T) {
 	}
 }
 
-// A storm of changes does not drown the log, and what was left out is counted.
-func TestLineBudget(t *testing.T) {
-	var b lineBudget
-	now, lines := time.Unix(1000, 0), 0
-	for range 1000 {
-		if b.take(now) {
-			lines++
-		}
-	}
-	if lines != linesPerSecond || b.skipped() != 1000-linesPerSecond || b.skipped() != 0 {
-		t.Errorf("%d lines", lines)
-	}
-	if !b.take(now.Add(time.Second)) {
-		t.Error("nothing in the next second")
-	}
-}
-
 // Names of members may hold what addresses do.
 func TestKeyOfChecked(t *testing.T) {
 	k := memberKey{"web", "[2001:db8::1]:80"}

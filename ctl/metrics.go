@@ -154,6 +154,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descProbeFailures, m.Failures, m.Pool, m.Member, m.Monitor)
 		count(descProbesUnsent, m.Inconclusive, m.Pool, m.Member, m.Monitor)
 	}
+	c.s.collectPersistence(snaps, gauge, count)
 	sets, crowded := 0, 0
 	for i := range snaps {
 		sets, crowded = sets+snaps[i].PortSets, crowded+snaps[i].CrowdedSets

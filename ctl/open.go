@@ -92,7 +92,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 
 // newTables takes the memory of the connection tables of so many workers, from files of that kind if tables are kept.
 func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err error) {
-	capacity := a.file.tableCapacity(workers)
+	capacity, size := a.file.tableCapacity(workers), a.file.tableSize(workers)
 	defer func() {
 		if err == nil {
 			return
@@ -105,9 +105,9 @@ func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err e
 	for w := range workers {
 		var m tableMemory
 		if a.tables != nil {
-			m, err = a.tables.create(kind, capacity, a.secret)
+			m, err = a.tables.create(kind, capacity, size, a.secret)
 		} else {
-			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), flow.Size(capacity), a.file.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
+			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), size, a.file.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
 			m.flows = m.Bytes
 		}
 		if err != nil {
@@ -233,7 +233,7 @@ func (a *assembly) start(cfg *engine.Config, dict *engine.Dictionary, adopt func
 // seats describes the workers of a plan to the engine: queue q of every port is that of worker q mod workers.
 func (a *assembly) seats(p *plan, tables []tableMemory) engine.Options {
 	opt := engine.Options{
-		Capacity: a.file.tableCapacity(p.workers), Cores: p.cores, Nice: nice(p.cores), Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
+		Capacity: a.file.tableCapacity(p.workers), Persistence: p.persistence, Cores: p.cores, Nice: nice(p.cores), Polling: p.polling, Workers: make([][]engine.PortQueue, p.workers),
 		// What comes in one go from the rings of both sides.
 		Handoff: max(1024, 2*a.file.Engine.RingSize),
 	}

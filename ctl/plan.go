@@ -14,6 +14,8 @@ type plan struct {
 	why     string // these cores
 	frames  int
 	polling engine.Polling
+	// persistence is the entries of persistence per worker.
+	persistence int
 }
 
 // plan decides what the file leaves open. Worker w serves queue q of every port if q mod workers is w, so there are
@@ -41,6 +43,7 @@ func (f *File) plan(ifaces []iface) (*plan, error) {
 	if p.cores, p.why, err = f.chooseCores(p.workers, m); err != nil {
 		return nil, err
 	}
+	p.persistence = f.persistenceCapacity(p.workers)
 	switch f.Engine.Polling {
 	case PollingBusy:
 		p.polling = engine.PollBusy

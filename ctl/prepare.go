@@ -13,7 +13,7 @@ import (
 
 // Prepare makes for a user what only root can, so that `sluice run` needs none of it:
 //
-//	/run/sluice                        of that user, mode 0750
+//	/run/sluice                        of that user; what is in it has modes of its own
 //	/run/sluice/bpf                    a bpf file system: the pins of XDP programs
 //	/run/sluice/net-<inode>.tables     a tmpfs with huge pages: connection tables and frames of this network namespace
 //
@@ -27,7 +27,7 @@ func Prepare(uid, gid int) (done []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	state, made, err := ownFolder(unix.AT_FDCWD, StateDir, uid, gid, 0o750)
+	state, made, err := ownFolder(unix.AT_FDCWD, StateDir, uid, gid, 0o755)
 	if err != nil {
 		return nil, hintPrepare(err)
 	}

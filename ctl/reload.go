@@ -121,7 +121,7 @@ const applyTime = 2 * time.Second
 func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*ReloadView, error) {
 	ctx, cancel := context.WithTimeout(ctx, applyTime)
 	defer cancel()
-	changes := diff(s.file, f)
+	changes := append([]Change{}, diff(s.file, f)...) // in JSON an empty list, not nothing
 	if err := fixed(f, changes); err != nil {
 		return nil, err
 	}

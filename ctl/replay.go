@@ -110,7 +110,7 @@ func (f *File) newReplay(out io.Writer) (*replay, error) {
 func (r *replay) makeEngine(cfg *engine.Config, dict *engine.Dictionary) (err error) {
 	capacity := r.file.tableCapacity(1)
 	// Only the pages that connections touch are ever taken.
-	r.table, err = unix.Mmap(-1, 0, flow.Size(capacity), unix.PROT_READ|unix.PROT_WRITE,
+	r.table, err = unix.Mmap(-1, 0, r.file.tableSize(1), unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
 	if err != nil {
 		return fmt.Errorf("map a table of %d connections (engine.connections): %w", capacity, err)
@@ -124,8 +124,9 @@ func (r *replay) makeEngine(cfg *engine.Config, dict *engine.Dictionary) (err er
 	}
 	r.engine, err = engine.New(engine.Options{
 		Region: r.region, Workers: [][]engine.PortQueue{queues}, Tables: [][]byte{r.table}, Capacity: capacity,
-		Secret: flow.Secret{0x736c, 0x7569, 0x6365, 0x21}, // not a secret: the same packets give the same run
-		Clock:  func() uint64 { return r.clock },
+		Persistence: r.file.persistenceCapacity(1),
+		Secret:      flow.Secret{0x736c, 0x7569, 0x6365, 0x21}, // not a secret: the same packets give the same run
+		Clock:       func() uint64 { return r.clock },
 	}, cfg, dict)
 	return err
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -146,6 +147,11 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	if err = s.loadTables(); err != nil {
 		return nil, err
 	}
+	kept, err := loadPersistence(strings.TrimSuffix(s.state.path, ".json"), s.dict)
+	if err != nil {
+		log.Warn("entries of persistence that an earlier sluice has left are set aside", "reason", err)
+	}
+	s.saved.entries = append(s.saved.entries, kept...)
 	if err = s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -209,11 +215,17 @@ func (s *Server) loadTables() error {
 
 // adopt gives the engine the connections of an earlier one, and puts the new tables in force.
 func (s *Server) adopt() error {
+	start := time.Now()
+	var a engine.Adoption
+	s.engine.AdoptPersistence(s.saved.entries, &a)
+	if a.Entries > 0 {
+		s.log.Info("adopted the persistence of an earlier sluice", "entries", a.Entries)
+	}
+	s.saved.entries = nil
+	_ = os.Remove(persistencePath(strings.TrimSuffix(s.state.path, ".json"))) // from here on the tables have them
 	if s.tables == nil {
 		return nil
 	}
-	start := time.Now()
-	var a engine.Adoption
 	ports := s.saved.portsNow(s.file)
 	for _, records := range s.saved.records {
 		s.engine.Adopt(records, ports, &a)
@@ -473,6 +485,7 @@ func (s *Server) shutdown() error {
 	errs = append(errs, s.stopEngine())
 	if s.engine != nil {
 		s.report()
+		errs = append(errs, s.savePersistence())
 	}
 	errs = append(errs, s.close(false), s.tables.close(true))
 	errs = append(errs, s.state.release())

@@ -32,14 +32,17 @@ func sweepDead() (done []string) {
 			}
 			_ = os.Remove(takeoverPath(base))
 			_ = os.Remove(ordersPath(base))
+			_ = os.Remove(persistencePath(base))
 			_ = os.Remove(lock.Name())
 		}
 		lock.Close()
 	}
-	orders, _ := filepath.Glob(filepath.Join(StateDir, "net-*.orders")) // outlive an orderly end
-	for _, path := range orders {
-		if !alive[strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "net-"), ".orders")] {
-			_ = os.Remove(path)
+	for _, ending := range []string{".orders", ".persistence"} { // these outlive an orderly end
+		left, _ := filepath.Glob(filepath.Join(StateDir, "net-*"+ending))
+		for _, path := range left {
+			if !alive[strings.TrimSuffix(strings.TrimPrefix(filepath.Base(path), "net-"), ending)] {
+				_ = os.Remove(path)
+			}
 		}
 	}
 	return done

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,6 +45,7 @@ const workerTable, freshTable = "worker-", "fresh-"
 type savedTables struct {
 	maps    []rings.Mapping
 	records [][]flow.Record
+	entries []flow.PersistenceEntry
 	ports   []string
 	inUse   *engine.InUse
 }
@@ -140,13 +142,18 @@ func (s *tableStore) load(dict *engine.Dictionary) (*savedTables, error) {
 		if !strings.HasPrefix(name, workerTable) {
 			continue
 		}
-		m, records, err := s.openTable(s.path(name, best))
+		m, capacity, records, err := s.openTable(s.path(name, best))
 		if err != nil {
 			s.log.Warn("a connection table of an earlier sluice is set aside", "file", s.path(name, best), "reason", err)
 			continue
 		}
 		saved.maps, saved.records = append(saved.maps, m), append(saved.records, records)
 		saved.inUse.Survey(records, dict)
+		entries, unsound, err := flow.ReadPersistence(flow.PersistenceMemory(m.Bytes[flow.HeaderSize:], capacity), math.MaxInt32)
+		if err != nil || unsound > 0 {
+			s.log.Warn("persistence entries of an earlier sluice are set aside", "file", s.path(name, best), "unsound", unsound, "reason", err)
+		}
+		saved.entries = append(saved.entries, entries...)
 	}
 	return saved, nil
 }
@@ -187,28 +194,28 @@ func (s *tableStore) open(path string) (*os.File, error) {
 	return f, nil
 }
 
-func (s *tableStore) openTable(path string) (rings.Mapping, []flow.Record, error) {
+func (s *tableStore) openTable(path string) (m rings.Mapping, capacity int, records []flow.Record, err error) {
 	f, err := s.open(path)
 	if err != nil {
-		return rings.Mapping{}, nil, err
+		return rings.Mapping{}, 0, nil, err
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return rings.Mapping{}, nil, err
+		return rings.Mapping{}, 0, nil, err
 	}
 	b, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return rings.Mapping{}, nil, fmt.Errorf("map %s: %w", path, err)
+		return rings.Mapping{}, 0, nil, fmt.Errorf("map %s: %w", path, err)
 	}
 	h, records, err := flow.ReadFile(b)
 	if err == nil && h.Boot != s.boot {
 		err = errors.New("it is from before the last boot")
 	}
 	if err != nil {
-		return rings.Mapping{}, nil, errors.Join(err, unix.Munmap(b))
+		return rings.Mapping{}, 0, nil, errors.Join(err, unix.Munmap(b))
 	}
-	return rings.Mapping{Bytes: b, FD: -1}, records, nil
+	return rings.Mapping{Bytes: b, FD: -1}, h.Capacity, records, nil
 }
 
 // portsLine is the first line of a dictionary.
@@ -275,16 +282,16 @@ func (s *tableStore) note(dict *engine.Dictionary) error {
 	return nil
 }
 
-// create makes the file of a table for capacity connections. Its place in the generation is its own: while workers are
+// create makes the file of a table for capacity connections, with size bytes for it and what follows it. Its place in the generation is its own: while workers are
 // scaled there are the tables of both.
-func (s *tableStore) create(kind string, capacity int, secret flow.Secret) (tableMemory, error) {
+func (s *tableStore) create(kind string, capacity, size int, secret flow.Secret) (tableMemory, error) {
 	path := s.path(fmt.Sprintf("%s%d", kind, s.made), s.generation)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return tableMemory{}, fmt.Errorf("make %s: %w", path, err)
 	}
 	s.made++
-	m, err := rings.MapFile(fd, flow.HeaderSize+flow.Size(capacity))
+	m, err := rings.MapFile(fd, flow.HeaderSize+size)
 	if err != nil {
 		return tableMemory{}, errors.Join(fmt.Errorf("map %s: %w", path, err), os.Remove(path))
 	}

@@ -306,7 +306,7 @@ func (t *taking) inheritMemory() (err error) {
 		if fd, err = t.fd(fdTable(w)); err != nil {
 			return err
 		}
-		size := flow.Size(t.file.tableCapacity(t.plan.workers))
+		size := t.file.tableSize(t.plan.workers)
 		if t.store != nil {
 			size += flow.HeaderSize
 		}

@@ -325,6 +325,7 @@ func (s *Server) fixedSettings(workers int) []Setting {
 	add := func(path string, v any) { out = append(out, Setting{path, fmt.Sprint(v)}) }
 	add("engine.workers", workers)
 	add("engine.frames", s.plan.frames)
+	add("the sum of persistences[].entries, per worker,", s.plan.persistence)
 	for i := range s.file.Ports {
 		at := fmt.Sprintf("ports[%d].", i)
 		add(at+"name", s.file.Ports[i].Name)

@@ -94,6 +94,7 @@ func validate(c *collector, f *File) {
 	v.checkMonitors()
 	v.checkVirtualServers()
 	v.checkTunnels()
+	v.checkPersistences()
 }
 
 func (v *validator) errorf(key, format string, args ...any) {

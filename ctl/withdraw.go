@@ -101,8 +101,8 @@ func (s *Server) withdraw() {
 			}
 			if len(v.Hook) > 0 {
 				h := hook{virtual: v.Name, address: addressText(d), port: v.Port, command: strings.Join(v.Hook, "\x00")}
-				if p := s.file.Port(v.Port); p != nil {
-					h.ifname = p.Interface
+				if n, ok := s.file.portNumber(v.Port); ok {
+					h.ifname = s.ifaceOf(n).name
 				}
 				wanted[h] = HookAnnounce
 				if is {

@@ -13,6 +13,7 @@ type Adoption struct {
 	Unsound int // failed validation
 	Doubled int // another connection has one of the tuples
 	NoRoom  int
+	Entries int // of persistence
 	Strange int // on a port that there is no more, or with a SNAT port of another owner than its client
 }
 
@@ -90,6 +91,7 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 		rec.ClientIf, rec.ServerIf = uint16(client), uint16(server)
 		w := e.workers[cfg.ownerOf(&rec)]
 		w.adopt(&rec, a)
+		e.adoptEntry(cfg, &rec)
 	}
 }
 
@@ -122,12 +124,17 @@ func (w *worker) adopt(rec *flow.Record, a *Adoption) {
 
 // Entry is a line of a dictionary as it is kept in a file: what an id stands for.
 type Entry struct {
-	Kind  string     `json:"kind"` // virtual | node | snat
+	Kind  string     `json:"kind"` // virtual | node | snat | persistence
 	ID    uint32     `json:"id"`
 	Pool  string     `json:"pool,omitempty"`
 	Addr  netip.Addr `json:"addr"`
 	Port  uint16     `json:"port"`
 	Proto uint8      `json:"proto,omitempty"`
+
+	Name  string `json:"name,omitempty"` // of a persistence
+	Bits4 int    `json:"bits4,omitempty"`
+	Bits6 int    `json:"bits6,omitempty"`
+
 	// Of a virtual server that has more than one port of one address.
 	Last    uint16       `json:"last,omitempty"` // last port of a range
 	Prefix  netip.Prefix `json:"prefix,omitzero"`
@@ -146,15 +153,23 @@ func (d *Dictionary) Entries(n int) []Entry { return d.log[min(n, len(d.log)):] 
 // Restore gives an id its old meaning; entries must come in their order. It reports whether the entry fits: ids of each
 // kind are given without gaps.
 func (d *Dictionary) Restore(e Entry) bool {
+	id := d.Give(e)
+	return id != 0 && id == e.ID
+}
+
+// Give is the id of what an entry of another dictionary stands for: a new one if it has none.
+func (d *Dictionary) Give(e Entry) uint32 {
 	switch e.Kind {
 	case "virtual":
-		return d.virtual(e) == e.ID
+		return d.virtual(e)
 	case "node":
-		return d.node(e.Pool, e.Addr, e.Port) == e.ID
+		return d.node(e.Pool, e.Addr, e.Port)
 	case "snat":
-		return d.snat(e.Addr) == e.ID
+		return d.snat(e.Addr)
+	case "persistence":
+		return d.persistence(e.Name, e.Bits4, e.Bits6)
 	}
-	return false
+	return 0
 }
 
 // Virtual is the address of a virtual server's id.

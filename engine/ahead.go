@@ -42,7 +42,7 @@ func (w *worker) propose() {
 			continue
 		}
 		v := &w.cfg.virtuals[id]
-		if v.OnePacket || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 || v.SourceRate > 0 { // limits are met in the order of arrival
+		if v.OnePacket || v.persistence != nil || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 || v.SourceRate > 0 { // limits are met in the order of arrival
 			continue
 		}
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {

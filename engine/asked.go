@@ -34,7 +34,8 @@ type asked struct {
 	pool     *pool
 	quotas   []Quota
 	// stateless says that no entry is made although one should be.
-	stateless bool
+	stateless   bool
+	persistence *PersistenceExplanation
 }
 
 // explain walks the packet path with a packet that nobody has sent. Nothing that others could notice changes.
@@ -45,7 +46,7 @@ func (w *worker) explain(a *asked, now uint64) error {
 	}
 	w.now, w.refs[0] = now, 0
 	c, k := &w.runtime.choice, &w.keys[0]
-	w.runtime.peek = &peek{frame: frame, mac: rewrite.SourceMAC(frame)}
+	w.runtime.peek = &peek{frame: frame, mac: rewrite.SourceMAC(frame), node: a.question.Node}
 	c.peek = true
 	defer func() { w.runtime.peek, c.trail, c.going, c.peek = nil, trail{}, [2]*shared{}, false }()
 	a.ingress = a.question.ingress(w.cfg, k)
@@ -127,6 +128,7 @@ func (w *worker) explainJudged(a *asked) {
 		if c.peek {
 			a.trail, a.pool = c.trail, c.pool
 		}
+		a.persistence = p.persistence
 		a.server = w.table.ServerKey(&a.rec)
 	case sentenceOne:
 		w.explainOne(a, v, id)
@@ -188,7 +190,7 @@ func (w *worker) quotas(v *virtual, id uint32) (out []Quota) {
 // explanation makes names and text of what the worker has copied.
 func (a *asked) explanation() Explanation {
 	c := a.cfg
-	e := Explanation{Decision: a.decision, Worker: a.worker, Ingress: c.portName(a.ingress), Bin: int(c.owners.bin(a.key.Src, a.key.SrcPort())), Quotas: a.quotas}
+	e := Explanation{Decision: a.decision, Worker: a.worker, Ingress: c.portName(a.ingress), Bin: int(c.owners.bin(a.key.Src, a.key.SrcPort())), Quotas: a.quotas, Persistence: a.persistence}
 	if a.found != nil {
 		c.name(a.found)
 		e.Existing, e.Side = a.found, [...]string{flow.FromClient: "client", flow.FromServer: "server"}[a.side]

@@ -94,6 +94,7 @@ type choice struct {
 	mask       sched.Bitmap
 	pool       *pool
 	in         sched.Input
+	want       wanted // by persistence
 	now        uint64
 	key        *flow.Key
 	group      int
@@ -176,6 +177,7 @@ func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
 	if peek {
 		c.trail = trail{}
 	}
+	c.want.pool, c.want.strict = nil, false
 	c.enterPool(p)
 }
 
@@ -197,6 +199,11 @@ var pickSeed = flow.Secret{0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299
 func (c *choice) next() *member {
 	for {
 		for ; c.group < len(c.pool.groups); c.group++ {
+			if c.pool == c.want.pool && c.group == c.want.group {
+				if m, end := c.tryWanted(); end {
+					return m
+				}
+			}
 			g := &c.pool.groups[c.group]
 			if !c.entered && !c.enter(g) {
 				continue
@@ -383,6 +390,10 @@ func (c *choice) among(g *group) *member {
 // again goes on after a member that could not take the connection: it is passed over.
 func (c *choice) again(m *member) *member {
 	c.cancel(m.shared, uint32(m.Rate))
+	if c.want.strict {
+		c.why = PersistenceRefused
+		return nil
+	}
 	if g := &c.pool.groups[c.group]; c.entered {
 		c.fill(g)
 	}

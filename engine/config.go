@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -41,6 +42,11 @@ type Config struct {
 	sourceRates *sourceRates     // nil: no virtual server has a limit
 	lanes       []lane           // by port; nil: no port is a VLAN
 	lanePorts   []lanePort       // by key
+
+	persistences     []persistence
+	persistenceRules []flow.PersistenceRule // by id
+	persists         bool                   // a virtual server has persistence
+	homes            services               // members of those by address: key is the pool's index plus one, id the member's
 }
 
 // exit is a port as packets that cannot go on see it.
@@ -56,6 +62,8 @@ type virtual struct {
 	pool   *pool
 	shared *shared
 	snat   *snatPool
+	// persistence is nil where there is none.
+	persistence *persistence
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 	access   *access
@@ -171,9 +179,13 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.names[id] = &memberName{d.Pool, d.Name}
 		}
 	}
+	if err := c.compilePersistence(spec.Persistences, dict); err != nil {
+		return nil, err
+	}
 	if err := c.compileVirtuals(spec.Virtuals, dict, len(spec.Draining.Virtuals)); err != nil {
 		return nil, err
 	}
+	c.placeHomes()
 	for id, v := range spec.Draining.Virtuals {
 		for len(c.virtuals) <= int(id) {
 			c.virtuals = append(c.virtuals, virtual{})
@@ -319,7 +331,7 @@ func (c *Config) compileVirtuals(specs []VirtualSpec, dict *Dictionary, draining
 			c.sourceRates = dict.sourceRates()
 		}
 		v.shared.disable(s.Disabled)
-		if err := v.resolveSNAT(c.snatPools); err != nil {
+		if err := errors.Join(v.resolveSNAT(c.snatPools), v.resolvePersistence(c.persistences)); err != nil {
 			return err
 		}
 		c.virtuals[id] = v

@@ -25,6 +25,7 @@ type runtimeState struct {
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
 	choice  choice
 	peek    *peek         // an explanation is being made (explain.go); nil while packets are handled
+	coming  coming        // the configuration that comes next
 	micros  func() uint64 // microseconds on the clock of the worker's milliseconds
 	counts  counts        // the dictionary's
 	polling Polling
@@ -68,6 +69,8 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	w.table.SetNodes(cfg.addrs)
 	w.runtime.counts = counts
 	w.runtime.choice.apply(cfg)
+	w.runtime.coming = coming{}
+	w.configurePersistence()
 	if cfg.hasSNAT {
 		w.needPorts()
 	}
@@ -104,6 +107,7 @@ type Snapshot struct {
 	// PortSets are the sets of SNAT ports in use: one for every SNAT address, place that connections go to, and bin. Of these
 	// CrowdedSets have at most an eighth of their ports left.
 	PortSets, CrowdedSets int
+	Persistence           []PersistenceStats // by id of the persistence
 }
 
 // QueueSnapshot is a queue as its worker sees it.
@@ -126,6 +130,7 @@ func (w *worker) snapshot(s *Snapshot) {
 	if w.sources != nil {
 		s.PortSets, s.CrowdedSets = w.sources.Sets(), w.sources.Crowded()
 	}
+	s.Persistence = w.persistenceStats()
 	s.Virtual = append(s.Virtual, w.virtual...)
 	s.Node = append(s.Node, w.node...)
 }

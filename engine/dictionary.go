@@ -21,9 +21,10 @@ type Dictionary struct {
 	shared   []*shared // by node id; mu guards the list, for SetMembers
 	services []*shared // by virtual server id
 	turns    map[turnKey]*atomic.Uint64
-	sources  map[netip.Addr]uint32 // SNAT addresses; their ids are among those of nodes
-	log      []Entry               // every id in the order it was given
-	rates    *sourceRates          // nil until it is needed
+	sources  map[netip.Addr]uint32     // SNAT addresses; their ids are among those of nodes
+	kinds    map[persistenceKey]uint32 // persistences
+	log      []Entry                   // every id in the order it was given
+	rates    *sourceRates              // nil until it is needed
 }
 
 type nodeKey struct {
@@ -41,6 +42,7 @@ type turnKey struct {
 func NewDictionary() *Dictionary {
 	return &Dictionary{
 		virtuals: map[Entry]uint32{}, nodes: map[nodeKey]uint32{}, turns: map[turnKey]*atomic.Uint64{}, sources: map[netip.Addr]uint32{},
+		kinds:  map[persistenceKey]uint32{},
 		values: make([]flow.Addr, 1), shared: []*shared{new(shared)}, services: []*shared{new(shared)},
 	}
 }
@@ -94,6 +96,24 @@ func (d *Dictionary) snat(addr netip.Addr) uint32 {
 		d.shared = append(d.shared, new(shared))
 		d.mu.Unlock()
 		d.log = append(d.log, Entry{Kind: "snat", ID: id, Addr: addr})
+	}
+	return id
+}
+
+// persistenceKey has the prefix lengths: with others, entries are of other clients.
+type persistenceKey struct {
+	name         string
+	bits4, bits6 int
+}
+
+// persistence is the id of a persistence: the kind of its entries.
+func (d *Dictionary) persistence(name string, bits4, bits6 int) uint32 {
+	k := persistenceKey{name, bits4, bits6}
+	id, ok := d.kinds[k]
+	if !ok {
+		id = uint32(len(d.kinds) + 1)
+		d.kinds[k] = id
+		d.log = append(d.log, Entry{Kind: "persistence", ID: id, Name: name, Bits4: bits4, Bits6: bits6})
 	}
 	return id
 }

@@ -22,10 +22,13 @@ type Options struct {
 	// Tables has the memory of each worker's connection table, flow.Size(Capacity) bytes.
 	Tables   [][]byte
 	Capacity int // connections per worker
-	Secret   flow.Secret
-	Cores    []int // by worker; nil or -1: not pinned
-	Nice     int   // priority of pinned workers (nice(2)), as far as the process may raise it
-	Polling  Polling
+	// Persistence is the entries of persistence per worker; their table follows that of connections, so that the memory has
+	// flow.TableSize bytes.
+	Persistence int
+	Secret      flow.Secret
+	Cores       []int // by worker; nil or -1: not pinned
+	Nice        int   // priority of pinned workers (nice(2)), as far as the process may raise it
+	Polling     Polling
 	// Handoff is the number of descriptors between two workers, a power of two: what a worker may miss while it is not on its
 	// core. 0 is defaultHandoff.
 	Handoff int
@@ -114,6 +117,9 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connection table of worker %d: %w", id, err)
+	}
+	if err := w.openPersistence(opt.Tables[id], opt.Capacity, opt.Persistence, e.opt.Secret, opt.Successor); err != nil {
+		return nil, fmt.Errorf("persistence table of worker %d: %w", id, err)
 	}
 	if w.runtime.waker, err = newWaker(); err != nil {
 		return nil, err
@@ -269,6 +275,11 @@ func (e *Engine) Apply(ctx context.Context, cfg *Config) (time.Duration, error) 
 	}
 	start := time.Now()
 	counts, slots := e.dict.counts(), e.slots
+	if cfg.persists { // what the first decides by it the last must understand
+		if err := e.ask(ctx, workers, func(w *worker) { w.runtime.coming = coming{cfg, slots, counts} }); err != nil {
+			return 0, err
+		}
+	}
 	err := e.ask(ctx, workers, func(w *worker) { w.applyConfig(cfg, slots, counts) })
 	if err == nil {
 		e.cfg.Store(cfg)

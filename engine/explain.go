@@ -42,7 +42,7 @@ type Explanation struct {
 	Further int            // how many more there are, at other addresses
 	Quotas  []Quota        // bounds that the decision looks at
 
-	// Persistence goes here, before the groups: which kind, the entry that was found, the member it names.
+	Persistence *PersistenceExplanation // nil: none
 
 	Groups                  []GroupInfo // in the order in which they were looked at
 	Pool, Scheduler, Member string      // of the choice
@@ -115,6 +115,16 @@ func (c *Config) Explain(proto uint8, src, dst netip.AddrPort) Explanation {
 	return e
 }
 
+// ExplainEntry is Explain for a packet that arrives on a port, by its index, where the client has a persistence entry for a node
+// (PersistenceEntry.Node); 0 is none.
+func (c *Config) ExplainEntry(ingress int, proto uint8, src, dst netip.AddrPort, node uint32) Explanation {
+	e, err := c.ExplainPacket(Question{Proto: proto, Src: src, Dst: dst, Port: ingress, Node: node})
+	if err != nil {
+		return Explanation{Decision: DecideDrop, Reason: err.Error()}
+	}
+	return e
+}
+
 // ExplainPacket asks a worker that has nothing but the configuration, and what its dictionary shares: turns and counts.
 func (c *Config) ExplainPacket(q Question) (Explanation, error) {
 	const capacity = 64
@@ -165,6 +175,11 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	})
 	if err != nil {
 		return Explanation{}, err
+	}
+	if entry, ok, err := e.PersistenceEntry(ctx, &k, int(ingress)); err != nil {
+		return Explanation{}, err
+	} else if ok {
+		q.Node = entry.Node
 	}
 	slot := workers[0].slot
 	for hops := 0; hops < 3 && passes[slot] != slot; hops++ {

@@ -49,6 +49,7 @@ type note struct {
 	len   uint32
 	port  uint16 // where it arrived
 	proto uint8
+	via   bool // it has been to the owner of its client's persistence entry, as its first part
 }
 
 const noteSize = 12
@@ -58,12 +59,15 @@ func (w *worker) putNote(d rings.Desc, n note) {
 	binary.LittleEndian.PutUint32(b, n.ports)
 	binary.LittleEndian.PutUint32(b[4:], n.len)
 	binary.LittleEndian.PutUint16(b[8:], n.port)
-	b[10] = n.proto
+	b[10], b[11] = n.proto, 0
+	if n.via {
+		b[11] = 1
+	}
 }
 
 func (w *worker) readNote(addr uint64) note {
 	b := w.region.Frame(addr)[:noteSize]
-	return note{binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint16(b[8:]), b[10]}
+	return note{binary.LittleEndian.Uint32(b), binary.LittleEndian.Uint32(b[4:]), binary.LittleEndian.Uint16(b[8:]), b[10], b[11] == 1}
 }
 
 // fragment deals with part of a datagram, which Parse took. It reports whether the part stays in hand: a first one whose
@@ -71,6 +75,11 @@ func (w *worker) readNote(addr uint64) note {
 func (w *worker) fragment(d rings.Desc, port uint16, p *rewrite.Packet, k *flow.Key) bool {
 	var f rewrite.FragmentPart
 	b := w.region.Packet(d)
+	if d.Options&placedBit != 0 { // a first part on its way round a worker that leaves: it is chosen for anew
+		w.unplace(d)
+		d.Options = 0
+		w.placed--
+	}
 	if f.Read(b, p) != rewrite.Done || f.Check(p) != rewrite.Done || d.Addr-w.region.Base(d.Addr) < noteSize {
 		w.drop(d, Fragmented)
 		return false
@@ -209,6 +218,9 @@ func (w *worker) passPart(d rings.Desc) {
 		return
 	}
 	if r == 0 {
+		if w.cfg.persists && w.partViaEntry(d, &k, n) {
+			return
+		}
 		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {

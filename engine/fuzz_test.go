@@ -34,6 +34,11 @@ func (w *worker) consistent(actives, services []int64) error {
 	if err := w.table.Check(); err != nil {
 		return err
 	}
+	if w.persist != nil && w.persist.table != nil {
+		if err := w.persist.table.Check(); err != nil {
+			return err
+		}
+	}
 	virtual, node := make([]int64, len(w.virtual)), make([]int64, len(w.node))
 	half, source := make([]int32, len(w.half.virtual)), map[uint64]int{}
 	ports := map[sourcePort]int{}
@@ -123,6 +128,20 @@ func fuzzSpecs() (specs []Spec) {
 		}
 		s.Sources = SourceLimit{HalfOpen: []int{0, 0, 6, 3, 0}[i], Bits4: 32, Bits6: 64}
 		s.DropOutside = i == 3
+		if i != 1 {
+			s.Persistences = []PersistenceSpec{
+				{Name: "shop", Bits4: []int{32, 0, 32, 8, 24}[i], Bits6: 128, Timeout: 5000, Entries: 2, Full: PersistenceFull(i % 3),
+					OnDown: PersistencePolicy(i % 3), OnFull: PersistencePolicy(i % 3), MoveDraining: i == 3},
+				{Name: "names", Bits4: 32, Bits6: 64, Timeout: 3000, Entries: 4},
+			}
+			s.Virtuals[0].Persistence, s.Virtuals[1].Persistence = "shop", "shop"
+			if i != 2 {
+				s.Virtuals[2].Persistence = "names"
+			}
+			if i == 2 {
+				s.Pools[0].Members[2].Limit = 1
+			}
+		}
 		if i == 1 { // a member less, a virtual server less
 			s.Pools[0].Members = s.Pools[0].Members[:3]
 			s.Virtuals = s.Virtuals[:3]

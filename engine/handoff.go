@@ -22,8 +22,11 @@ const (
 	moveKind     = 4 << 16 // a frame with connections that the receiver owns from now on
 	movedKind    = 5 << 16 // such a frame on its way back: the connections are in the receiver's table
 	fragmentKind = 6 << 16 // part of a datagram, arrived on the port in the low bits; its note has the tuple, the receiver's
+	placeKind    = 7 << 16 // arrived on the port in the low bits, opens a connection whose client's persistence entry is the receiver's
 	kindMask     = 7 << 16
-	portMask     = 1<<16 - 1 // tagMask is of vlan.go
+	// placedBit, beside a kind, says that the frame has a note about the member (persisthandoff.go).
+	placedBit = 1 << 19
+	portMask  = 1<<16 - 1 // tagMask is of vlan.go
 )
 
 // steer gives the packets of the burst that other workers own to them and keeps the rest; it returns how many of those have
@@ -34,9 +37,13 @@ func (w *worker) steer() (missed int) {
 	for i := range w.n {
 		if w.refs[i] == 0 {
 			if o := int(w.slots[w.cfg.owner(&w.keys[i], w.ports[i])]); o != w.slot {
+				kind := uint32(processKind)
+				if w.cfg.persists && w.pkts[i].Opens {
+					o, kind = w.towardsEntry(i, o)
+				}
 				p := &w.peers[o]
 				d := w.descs[i]
-				d.Options = processKind | uint32(w.ports[i])
+				d.Options = kind | uint32(w.ports[i])
 				p.batch[p.n] = d
 				p.n++
 				continue
@@ -85,6 +92,9 @@ func (w *worker) put(p *peer, batch []rings.Desc) int {
 		w.capture.given(w, p, batch[:n])
 	}
 	for _, d := range batch[n:] {
+		if d.Options&placedBit != 0 {
+			w.unplace(d)
+		}
 		w.drop(d, HandoffFull)
 	}
 	if n > 0 {
@@ -126,7 +136,8 @@ func (w *worker) takeHandoff(n int) {
 	}
 	for _, d := range w.in[:n] {
 		kind, port := d.Options&kindMask, uint16(d.Options&portMask)
-		d.Options &= tagMask
+		d.Options &= tagMask | placedBit
+		w.placed += int(d.Options & placedBit / placedBit)
 		switch kind {
 		case processKind:
 			w.stats.HandedIn++
@@ -134,6 +145,9 @@ func (w *worker) takeHandoff(n int) {
 		case fragmentKind:
 			w.stats.HandedIn++
 			w.takePart(d, port)
+		case placeKind:
+			w.stats.HandedIn++
+			w.place(d, port)
 		case transmitKind:
 			w.send(int(port), d)
 		case moveKind:
@@ -143,6 +157,9 @@ func (w *worker) takeHandoff(n int) {
 		default:
 			w.pool.Put(d.Addr)
 		}
+	}
+	if w.persist != nil {
+		w.flushPlaced()
 	}
 }
 

@@ -101,7 +101,8 @@ func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt := Options{Region: region, Capacity: capacity, Secret: flow.Secret{0x8f3a1d5b7c9e2046, 0x1b873593cc9e2d51, 0xe6546b64a5b2c3d7, 0x2545f4914f6cdd1d}, Clock: func() uint64 { return b.now }}
+	opt := Options{Region: region, Capacity: capacity, Secret: flow.Secret{0x8f3a1d5b7c9e2046, 0x1b873593cc9e2d51, 0xe6546b64a5b2c3d7, 0x2545f4914f6cdd1d}, Clock: func() uint64 { return b.now },
+		Persistence: PersistenceCapacity(spec.Persistences, n)}
 	for range n {
 		var qs []PortQueue
 		for p := range spec.Ports {
@@ -114,7 +115,7 @@ func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *
 			qs = append(qs, PortQueue{Port: p, Queue: q, TxOnly: p == host})
 		}
 		opt.Workers = append(opt.Workers, qs)
-		opt.Tables = append(opt.Tables, alignedMemory(flow.Size(capacity)))
+		opt.Tables = append(opt.Tables, alignedMemory(flow.TableSize(capacity, opt.Persistence)))
 	}
 	if b.Engine, err = New(opt, cfg, b.dict); err != nil {
 		t.Fatal(err)

@@ -90,7 +90,7 @@ func (w *worker) judge(i int) judgement {
 // resets reports whether packet i, for which there is no connection to be had, is answered with a RST.
 func (w *worker) resets(i int, v *virtual, why Reason) bool {
 	switch why {
-	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, VirtualDisabled, SourceRate:
+	case NoMember, MemberLimit, VirtualLimit, NoNeighbour, PersistenceRefused, VirtualDisabled, SourceRate:
 		reset := v.ResetRefused || (why == NoMember || why == NoNeighbour) && w.runtime.choice.pool.allDown == AllDownReset
 		return reset && w.keys[i].Proto == flow.TCP && w.pkts[i].TCP.Flags&flow.FlagRST == 0
 	}

@@ -69,7 +69,7 @@ func (w *worker) passOn() {
 		}
 		p := &w.peers[l.slots[l.next.owner(&w.keys[i], w.ports[i])]]
 		d := w.descs[i]
-		d.Options = processKind | uint32(w.ports[i])
+		d.Options = processKind | d.Options&placedBit | uint32(w.ports[i])
 		p.batch[p.n] = d
 		p.n++
 	}
@@ -139,7 +139,7 @@ func (w *worker) sendBox(slot int) bool {
 	d := rings.Desc{Addr: b.addr, Len: uint32(b.n), Options: moveKind | uint32(w.slot)}
 	n := b.n
 	b.n = 0
-	if p.out.Put([]rings.Desc{d}) == 1 {
+	if p.out.HalfFree() && p.out.Put([]rings.Desc{d}) == 1 { // packets cannot wait, connections can
 		p.owed--
 		l.unmoved++
 		p.wake.wake()
@@ -172,7 +172,7 @@ func (w *worker) returnBoxes() {
 		p := &w.peers[d.Options]
 		back := d
 		back.Options = movedKind
-		if p.out.Put([]rings.Desc{back}) == 0 {
+		if !p.out.HalfFree() || p.out.Put([]rings.Desc{back}) == 0 {
 			kept = append(kept, d)
 			continue
 		}

@@ -22,10 +22,12 @@ type peek struct {
 	frame []byte
 	mac   [6]byte // where the packet comes from on its link
 	// going is the index of the record that goes before the new one comes, or 0; freed is its port at a SNAT address.
-	going  uint32
-	freed  *flow.Freed
-	member *member     // that the connection goes to
-	rec    flow.Record // what would be entered into the table
+	going       uint32
+	freed       *flow.Freed
+	member      *member // that the connection goes to
+	node        uint32  // of the client's persistence entry
+	persistence *PersistenceExplanation
+	rec         flow.Record // what would be entered into the table
 }
 
 // found ends connect: there would be a connection.

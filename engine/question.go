@@ -16,6 +16,8 @@ type Question struct {
 	// Port is the index of the port that it arrives on. Negative is not known: that of its connection, else the first on which a
 	// virtual server wants it.
 	Port int
+	// Node is that of the client's persistence entry, 0 for none; Engine.Explain finds it itself.
+	Node uint32
 }
 
 // ingress is the port that a packet with tuple k is taken to arrive on.

@@ -114,6 +114,8 @@ type Scaled struct {
 	Moved int           // connections
 	Lost  int           // connections that found no room
 	Took  time.Duration // in all
+	// LostEntries are entries of persistence that found no room.
+	LostEntries int
 }
 
 // Scale puts the workers that opt describes (Workers, Tables, Capacity, Cores, Polling; the rest stays) in the place of
@@ -144,7 +146,7 @@ func (e *Engine) Scale(ctx context.Context, opt Options, cfg *Config) (s Scaled,
 	for i, w := range fresh {
 		slots[i] = uint8(w.slot)
 	}
-	if err := e.move(ctx, old, cfg, slots); err != nil {
+	if s.LostEntries, err = e.move(ctx, old, fresh, cfg, slots); err != nil {
 		return s, err
 	}
 	counts := e.dict.counts()
@@ -161,6 +163,7 @@ func (e *Engine) Scale(ctx context.Context, opt Options, cfg *Config) (s Scaled,
 	}
 	e.workers, e.slots = fresh, slots
 	e.cfg.Store(cfg)
+	e.opt.Persistence = opt.Persistence
 	e.opt.Workers, e.opt.Tables, e.opt.Capacity, e.opt.Cores, e.opt.Polling = opt.Workers, opt.Tables, opt.Capacity, opt.Cores, opt.Polling
 	for _, w := range fresh {
 		if err := e.wait(ctx, w, func(w *worker) { s.Lost += w.runtime.unplaced }); err != nil {
@@ -274,14 +277,17 @@ func (e *Engine) fire(old, fresh []*worker) error {
 }
 
 // move has the old workers leave and waits until they own nothing.
-func (e *Engine) move(ctx context.Context, old []*worker, cfg *Config, slots []uint8) error {
+func (e *Engine) move(ctx context.Context, old, fresh []*worker, cfg *Config, slots []uint8) (lostEntries int, err error) {
 	var complete []chan struct{}
 	for _, w := range old {
 		done := make(chan struct{})
 		complete = append(complete, done)
 		if err := e.wait(ctx, w, func(w *worker) { w.begin(cfg, slots, done) }); err != nil {
-			return err
+			return 0, err
 		}
+	}
+	if lostEntries, err = e.copyPersistence(ctx, old, fresh, cfg); err != nil {
+		return lostEntries, err
 	}
 	for _, done := range complete {
 		for !e.running.Load() && !closed(done) { // the caller steps
@@ -289,7 +295,7 @@ func (e *Engine) move(ctx context.Context, old []*worker, cfg *Config, slots []u
 		}
 		<-done
 	}
-	return nil
+	return lostEntries, nil
 }
 
 func closed(c <-chan struct{}) bool {
@@ -407,6 +413,7 @@ func (w *worker) forget(slot int) {
 // inherit takes the counters of a worker that has ended.
 func (w *worker) inherit(o *worker) {
 	w.stats.Add(&o.stats)
+	w.inheritPersistence(o)
 	w.runtime.activity.busy += o.runtime.activity.busy
 	w.runtime.activity.add(&o.runtime.activity.Pauses)
 	for i := range o.virtual {

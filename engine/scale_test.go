@@ -59,14 +59,14 @@ func newScaleBenchOf(t testing.TB, spec Spec, capacity int, clock func(b *scaleB
 }
 
 func (s *scaleBench) seats(workers, capacity int) Options {
-	opt := Options{Capacity: capacity, Workers: make([][]PortQueue, workers)}
+	opt := Options{Capacity: capacity, Workers: make([][]PortQueue, workers), Persistence: PersistenceCapacity(s.spec.Persistences, workers)}
 	for p := range s.byPort {
 		for q, pq := range s.byPort[p] {
 			opt.Workers[q%workers] = append(opt.Workers[q%workers], pq)
 		}
 	}
 	for range workers {
-		opt.Tables = append(opt.Tables, alignedMemory(flow.Size(capacity)))
+		opt.Tables = append(opt.Tables, alignedMemory(flow.TableSize(capacity, opt.Persistence)))
 	}
 	return opt
 }

@@ -64,6 +64,9 @@ func (w *worker) admit(i int) flow.Ref {
 	v := &w.cfg.virtuals[j.id]
 	switch j.sentence {
 	case sentenceConnect, sentenceAdopt:
+		if v.persistence != nil && w.askEntry(i, v) {
+			return 0
+		}
 		r, why := w.connect(i, j.id, j.sentence == sentenceAdopt)
 		switch {
 		case r != 0:
@@ -144,7 +147,7 @@ func (w *worker) opens(i int) bool {
 		return false
 	}
 	id := w.cfg.find(k, w.ports[i])
-	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket {
+	if id == 0 || w.pkts[i].TTL <= 1 || w.cfg.virtuals[id].OnePacket || w.cfg.virtuals[id].persistence != nil && w.asks(i, &w.cfg.virtuals[id]) {
 		return false
 	}
 	_, ok := w.mayOpen(&w.cfg.virtuals[id], id, k.Src)
@@ -175,9 +178,7 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		}
 		return 0, SourceRate
 	}
-	c.begin(v.pool, &w.keys[i], w.now, peek != nil)
-	m := c.next()
-	why := c.why
+	m, why := w.choose(i, v)
 	for range pickAttempts {
 		if m == nil {
 			break

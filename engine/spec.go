@@ -27,6 +27,8 @@ type Spec struct {
 	// ICMPRate is how many ICMP errors about packets that cannot go on are sent per second, over all workers; 0: none.
 	ICMPRate int
 	SNAT     []SNATSpec
+	// Persistences are those that virtual servers name.
+	Persistences []PersistenceSpec
 }
 
 // Draining is what the configuration no longer names and connections still use: they go on, new ones do not come. Ids are
@@ -196,6 +198,8 @@ type VirtualSpec struct {
 	// MSSClamp bounds the maximum segment size that SYNs of either end announce, as far as they pass here: 0 is none, ClampAuto
 	// what the smaller of both ports, and a tunnel, can carry.
 	MSSClamp int
+	// Persistence names the PersistenceSpec of its clients; empty: none.
+	Persistence string
 }
 
 // Mode is how connections of a virtual server reach their member.

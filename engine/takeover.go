@@ -26,13 +26,13 @@ import (
 // does not depend on the number of connections. Turns of pools and connections of members go along, so that schedulers go on.
 
 // stateVersion changes whenever the meaning of a state does; what counters there are is seen by itself.
-const stateVersion = 2
+const stateVersion = 3
 
 // Layout describes all that predecessor and successor must agree on to share memory and state. Processes with different
 // layouts cannot take over from each other.
 func Layout() string {
 	h := fnv.New32a()
-	for _, t := range []reflect.Type{reflect.TypeFor[Stats](), reflect.TypeFor[ServiceStats](), reflect.TypeFor[rings.QueueStats]()} {
+	for _, t := range []reflect.Type{reflect.TypeFor[Stats](), reflect.TypeFor[ServiceStats](), reflect.TypeFor[PersistenceStats](), reflect.TypeFor[rings.QueueStats]()} {
 		fmt.Fprintln(h, describeType(t))
 	}
 	for r := range Reason(numReasons) {
@@ -163,6 +163,7 @@ func (w *worker) export(out *encoder) error {
 		out.bytes(c.mac[:])
 		out.count(int(c.port))
 	})
+	w.exportPersistence(out)
 	return nil
 }
 
@@ -297,7 +298,10 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 			in.fail("a client behind port %d", c.port)
 		}
 	})
-	return in.err
+	if in.err != nil {
+		return in.err
+	}
+	return w.restorePersistence(in)
 }
 
 func importSparse[T any](in *decoder, list []T, get func(*T)) {

@@ -25,7 +25,7 @@ func (b *bench) heir(spec Spec) *bench {
 		b.t.Fatal(err)
 	}
 	next := &bench{t: b.t, dict: dict, n: b.n, now: b.now, wires: b.wires}
-	opt := Options{Region: b.opt.Region, Tables: b.opt.Tables, Capacity: b.opt.Capacity, Secret: b.opt.Secret, Successor: true,
+	opt := Options{Region: b.opt.Region, Tables: b.opt.Tables, Capacity: b.opt.Capacity, Persistence: b.opt.Persistence, Secret: b.opt.Secret, Successor: true,
 		Polling: b.opt.Polling, Clock: func() uint64 { return next.now }}
 	for _, qs := range b.opt.Workers {
 		list := append([]PortQueue(nil), qs...)

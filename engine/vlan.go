@@ -116,7 +116,7 @@ func (w *worker) enterVLAN(d *rings.Desc, port *uint16) bool {
 		}
 		*port, l = found, &w.cfg.lanes[found]
 	}
-	d.Options = uint32(l.tags.N) << tagShift
+	d.Options = d.Options&placedBit | uint32(l.tags.N)<<tagShift
 	return true
 }
 

@@ -61,6 +61,7 @@ type worker struct {
 	half       halfOpen
 	clients    clientCache
 	fragments  fragments
+	persist    *persist // nil where no configuration had persistence
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
@@ -80,6 +81,7 @@ type worker struct {
 	sentEchoes answers
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
+	placed   int // packets of the burst that have come with a note about their member
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
@@ -119,6 +121,9 @@ func (w *worker) step(now uint64) bool {
 	w.reclaim()
 	if w.fragments.table.Len() > 0 {
 		w.expireFragments()
+	}
+	if w.persist != nil && w.leaving == nil {
+		w.agePersistence()
 	}
 	if w.leaving != nil {
 		return w.leave() || busy // whoever gets a connection looks at its timer
@@ -226,7 +231,13 @@ func (w *worker) process() {
 		if w.leaving != nil {
 			w.passOn()
 		}
+		if w.placed > 0 {
+			w.takePlaces()
+		}
 		w.schedule(missed)
+		if w.persist != nil {
+			w.settlePlaces()
+		}
 	}
 	if w.fragments.n > 0 {
 		w.passParts()

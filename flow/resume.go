@@ -12,8 +12,8 @@ import (
 
 // Layout describes how a table lies in memory. Only a table of the same layout can be resumed.
 func Layout() string {
-	return fmt.Sprintf("record layout %d, table layout %d (%d-byte records, %d-byte buckets of %d at %d%%, %d ticks of %d ms)",
-		layoutVersion, tableVersion, recordSize, bucketSize, slots, loadNum*100/loadDen, wheelSlots, 1<<tickShift)
+	return fmt.Sprintf("record layout %d, table layout %d (%d-byte records, %d-byte buckets of %d at %d%%, %d ticks of %d ms), persistence layout %d",
+		layoutVersion, tableVersion, recordSize, bucketSize, slots, loadNum*100/loadDen, wheelSlots, 1<<tickShift, persistenceLayout)
 }
 
 // tableVersion changes whenever the meaning of buckets, links, the wheel or State does; layoutVersion, of records, is beside it.

@@ -26,6 +26,12 @@ func (h *Handoff) Put(burst []Desc) int {
 	return n
 }
 
+// HalfFree is the producer's: it reports whether half of the ring is free, so that what can wait leaves room for what cannot.
+func (h *Handoff) HalfFree() bool {
+	half := uint32(len(h.in.slots) / 2)
+	return h.in.room(half) >= half
+}
+
 // Get is the consumer's: it fills burst and returns how many.
 func (h *Handoff) Get(burst []Desc) int {
 	n := min(h.out.filled(uint32(len(burst))), uint32(len(burst)))

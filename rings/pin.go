@@ -66,8 +66,8 @@ func (s pinStore) list() ([]Pinned, error) {
 	}
 	for _, root := range s.mounted() {
 		folders, err := os.ReadDir(filepath.Join(root, pinFolder))
-		if root == s.system && errors.Is(err, fs.ErrPermission) && s.usable(s.own) {
-			continue // root's
+		if errors.Is(err, unix.EACCES) {
+			continue // another user's
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list pinned XDP programs: %w%s", err, privilegeHint(err))
@@ -141,8 +141,8 @@ func (s pinStore) find(inode uint64, ifindex int) (link.Link, string, error) {
 	for _, root := range s.mounted() {
 		folder := filepath.Join(root, pinFolder, pinName(inode, ifindex))
 		l, err := loadLink(folder)
-		if root == s.system && errors.Is(err, fs.ErrPermission) && s.usable(s.own) {
-			continue // root's: if one is attached to our interface, attaching says so
+		if errors.Is(err, unix.EACCES) {
+			continue // another user's: if it is attached to our interface, attaching says so
 		}
 		if l != nil || err != nil {
 			return l, folder, err

@@ -343,16 +343,16 @@ func TestHandoff(t *testing.T) {
 	if n := h.Put(burst[:1]); n != 0 {
 		t.Errorf("put %d into a full ring", n)
 	}
-	if h.Empty() || h.Len() != 8 {
+	if h.Empty() || h.Len() != 8 || h.HalfFree() {
 		t.Errorf("holds %d", h.Len())
 	}
-	if n := h.Get(got[:3]); n != 3 || !slices.Equal(got[:3], burst[:3]) {
+	if n := h.Get(got[:3]); n != 3 || !slices.Equal(got[:3], burst[:3]) || h.HalfFree() {
 		t.Errorf("got %d: %v", n, got[:3])
 	}
 	if n := h.Put(burst[8:]); n != 3 {
 		t.Errorf("put %d into 3 free slots", n)
 	}
-	if n := h.Get(got[:]); n != 8 || !slices.Equal(got[:8], burst[3:11]) {
+	if n := h.Get(got[:]); n != 8 || !slices.Equal(got[:8], burst[3:11]) || !h.HalfFree() {
 		t.Errorf("got %d: %v", n, got[:8])
 	}
 	if h.Put(nil) != 0 || h.Get(nil) != 0 || !h.Empty() {

@@ -81,7 +81,7 @@ func capture(c *cli.Context) error {
 	ended := context.AfterFunc(c.Context, func() { // Ctrl-C: the rest and the counts still come
 		ask, cancel := context.WithTimeout(ctx, 5*time.Second)
 		defer cancel()
-		var none struct{}
+		var none ctl.CaptureEndView
 		if cl.Delete(ask, "/v1/capture", &none) != nil {
 			cut()
 		}

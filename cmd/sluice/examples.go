@@ -23,6 +23,8 @@ var examples = map[string][]example{
 	"man":        {{"sluice man | man -l -", "read the manual page"}, {"sluice man > /usr/share/man/man8/sluice.8", "install it"}},
 	"version":    {{"sluice version", "print the version"}},
 
+	"top": {{"sluice top", "rates, every second; q quits"}, {"sluice top --interval 5s", "over longer times"}},
+
 	"config show": {{"sluice config show", "what the running engine has"}, {"sluice config show -c sluice.yaml", "what a file says, with all defaults"}},
 	"config diff": {{"sluice config diff -c sluice.yaml", "what a reload with this file would change"}},
 
@@ -47,7 +49,10 @@ var examples = map[string][]example{
 	"conn delete": {{"sluice conn delete 172.16.10.55", "forget a client's connections"}, {"sluice conn delete --member server-1 --reset", "end a member's connections with resets"}},
 	"conn export": {{"sluice conn export > connections.ndjson", "all connections, a JSON object a line"}},
 
-	"prepare": {{"sudo sluice prepare --user sluice", "make what that user needs to run sluice"}, {"sudo sluice prepare --user 997:997", "a user without a name"}},
+	"prepare":            {{"sudo sluice prepare --user sluice", "make what that user needs to run sluice"}, {"sudo sluice prepare --user 997:997", "a user without a name"}},
+	"persistence":        {{"sluice persistence --client 172.16.10.55", "which member a client goes to, and for how long"}, {"sluice persistence --persistence shop -o json", "the entries of one persistence, as JSON"}},
+	"persistence status": {{"sluice persistence status -o wide", "entries, hits, misses and moves of every persistence"}},
+	"persistence delete": {{"sluice persistence delete 172.16.10.55", "forget a client"}, {"sluice persistence delete --member server-1", "spread the clients of a member anew"}},
 
 	"port":         {{"sluice port -o wide", "ports with their modes and errors"}},
 	"port release": {{"sluice port release eth1", "detach a killed sluice's program from one interface"}, {"sluice port release --all", "remove all that it left"}},

@@ -90,6 +90,13 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 	if v.Pool != "" && v.Connection == nil && v.Scheduler != "" {
 		row("pool", "%s, %s%s", v.Pool, v.Scheduler, schedulerInput(v))
 	}
+	if p := v.Persistence; p != nil {
+		entry := "no entry"
+		if p.Entry != "" {
+			entry = fmt.Sprintf("an entry for %s: %s", p.Entry, p.Outcome)
+		}
+		row("persistence", "%s, client %s, kept by worker %d: %s", p.Name, p.Client, p.Worker, entry)
+	}
 	for _, g := range v.Groups {
 		note := fmt.Sprintf("asked: %d members can take connections", g.Usable)
 		if !g.Asked {

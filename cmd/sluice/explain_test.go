@@ -57,7 +57,7 @@ func TestExplainRunning(t *testing.T) {
 		{"tcp 172.16.10.55:9 " + vip, `(?s)packet +tcp .*virtual server +web\n.*not bulk: it has port 9000.*not dns: it has another protocol.*not the 3 at other addresses.*bounds +table: \d+ of \d+.*pool +all, round-robin, turn 6\n.*priority 0 asked: 3 members.*  > server-1 at .*, weight 1, 2 connections.*owner +worker.*verdict +a new connection to server-1\nto the server.*out of port inside to ..:.*to the client.*out of port that`},
 		{"tcp 172.16.10.55:9 " + b.VIP4.String() + ":81", `(?s)virtual server  none\n.*verdict +dropped, counted as no_virtual_server`},
 		{"udp 172.16.10.55:9 1.2.3.4:5", `verdict +to the kernel`},
-		{"icmp 172.16.10.55 " + b.VIP4.String(), `verdict +dropped, counted as no_virtual_server`},
+		{"icmp 172.16.10.55 " + b.VIP4.String(), `verdict +to the kernel: ICMP to the address is the host's own`},
 		{"47 172.16.10.55 " + b.VIP4.String(), `packet +47 172.16.10.55 > `},
 		{"tcp 0.0.0.0:9 " + vip, `bad_source`},
 	} {
@@ -93,7 +93,7 @@ func TestExplainRunning(t *testing.T) {
 		}
 	}
 	var v any
-	if err := ctl.Get(t.Context(), b.socket, "/v1/explain?protocol=tcp&sourc=1", &v); err == nil || !strings.Contains(fmt.Sprint(err), "unknown parameter") {
+	if err := ctl.Get(t.Context(), b.socket, "/v1/explain?protocol=tcp&sourc=1", &v); err == nil || !strings.Contains(fmt.Sprint(err), "no parameter \"sourc\"") {
 		t.Errorf("%v", err)
 	}
 	d.stop()

@@ -34,8 +34,8 @@ func newApp() *cli.App {
 		Suggest:     true,
 		Commands: []*cli.Command{
 			runCommand(), reloadCommand(), checkCommand(), demoCommand(), replayCommand(), explainCommand(), configCommand(),
-			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), workerCommand(), portCommand(), dropCommand(),
-			captureCommand(), doctorCommand(), prepareCommand(), perfCommand(),
+			virtualCommand(), poolCommand(), memberCommand(), monitorCommand(), connCommand(), persistenceCommand(), workerCommand(), portCommand(), dropCommand(),
+			captureCommand(), topCommand(), doctorCommand(), prepareCommand(), perfCommand(),
 			completionCommand(), completeCommand(), manCommand(), versionCommand(),
 		},
 		// What is printed and how the program ends is decided in main alone.

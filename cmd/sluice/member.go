@@ -20,7 +20,7 @@ func memberOrderCommands() []*cli.Command {
 		{
 			Name: ctl.OrderDrain, Usage: "give a member no new connections, and wait until it has none",
 			UsageText: "sluice member drain POOL MEMBER [--deadline D [--then leave|reset]] [--wait=false]",
-			Description: "Connections that the member has go on. The order holds, over reloads and restarts, until `sluice member enable`; " +
+			Description: "Connections that the member has go on, and clients that persistence keeps with it still come (on-drain: place). The order holds, over reloads and restarts, until `sluice member enable`; " +
 				"whoever stops waiting does not take it back.",
 			Flags: append(orderFlags(), wait(true),
 				&cli.DurationFlag{Name: "deadline", Usage: "how long connections may take to end, such as `10m`"},

@@ -240,7 +240,22 @@ func TestPackageService(t *testing.T) {
 	if out := m.must("sluice", "virtual"); !strings.Contains(out, "web") {
 		t.Errorf("sluice virtual: %s", out)
 	}
+	// Another group may have the control socket, if it is one of the user's.
+	m.must("groupadd", "operators")
+	m.must("mkdir", "/etc/systemd/system/sluice.service.d")
+	m.put("/etc/systemd/system/sluice.service.d/group.conf", "[Service]\nSupplementaryGroups=operators\n")
+	m.put("/etc/sluice/sluice.yaml", "control: {group: operators}\n"+m.must("cat", "/etc/sluice/sluice.yaml")+"\n")
+	m.must("systemctl", "daemon-reload")
+	if out, err := m.run("systemctl", "restart", "sluice"); err != nil {
+		t.Errorf("%v: %s\n%s", err, out, m.must("journalctl", "--no-pager", "-n", "30", "-u", "sluice"))
+	} else if group := m.must("stat", "-c", "%G %a", "/run/sluice/sluice.sock"); group != "operators 660" {
+		t.Errorf("the control socket is %s", group)
+	} else if out := m.must("setpriv", "--reuid", "65534", "--regid", "operators", "--clear-groups", "sluice", "virtual"); !strings.Contains(out, "web") {
+		t.Errorf("an operator sees %s", out)
+	}
 	m.must("dpkg", "--purge", "sluice")
+	m.must("rm", "-r", "/etc/systemd/system/sluice.service.d")
+	m.must("systemctl", "daemon-reload")
 	if out, err := m.run("sh", "-c", "id sluice || ls -d /etc/sluice /run/sluice /usr/bin/sluice /usr/share/doc/sluice || ip link show sluice-host || grep /run/sluice /proc/mounts"); err == nil {
 		t.Errorf("a purge leaves: %s", out)
 	}

@@ -109,9 +109,9 @@ func newLogger(f *ctl.File, w io.Writer) *slog.Logger {
 		ctl.LogDebug: slog.LevelDebug, ctl.LogInfo: slog.LevelInfo, ctl.LogWarn: slog.LevelWarn, ctl.LogError: slog.LevelError,
 	}[f.Log.Level]}
 	if f.Log.Format == ctl.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, opt))
+		return slog.New(ctl.LimitLog(slog.NewJSONHandler(w, opt)))
 	}
-	return slog.New(slog.NewTextHandler(w, opt))
+	return slog.New(ctl.LimitLog(slog.NewTextHandler(w, opt)))
 }
 
 func checkCommand() *cli.Command {
