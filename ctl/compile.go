@@ -71,12 +71,12 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 		s.Ports = append(s.Ports, p)
 	})
 	s.SNAT = f.snat(t)
+	pools, tunnelled := map[string]int{}, f.tunnelled()
 	s.Persistences = f.persistences()
 	s.Routes = t.routes
-	pools := map[string]int{}
 	for i := range f.Pools {
 		pools[f.Pools[i].Name] = i
-		s.Pools = append(s.Pools, f.Pools[i].spec(t))
+		s.Pools = append(s.Pools, f.Pools[i].spec(t, tunnelled[f.Pools[i].Name]))
 		s.Pools[i].Symmetric = f.servesFirewalls(&f.Pools[i])
 	}
 	for i := range f.Pools {
@@ -91,7 +91,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost, Echo: v.Echo.compile(),
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
-			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(),
+			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(), MSSClamp: v.MSSClamp,
 			Persistence: v.Persistence,
 		})
 	}
@@ -101,18 +101,21 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 // HostPortName is the port through which frames without a flow go to the kernel.
 const HostPortName = "host"
 
-func (p *Pool) spec(t *topology) engine.PoolSpec {
+func (p *Pool) spec(t *topology, tunnelled bool) engine.PoolSpec {
 	s := engine.PoolSpec{
 		Name: p.Name, Scheduler: string(p.Scheduler), Minimum: p.MinimumActive,
 		Options:     sched.Options{TableSize: p.TableSize, HalfLife: milliseconds(p.HalfLife)},
 		Hash:        sched.HashInput{Ports: p.Hash.Ports, Prefix4: uint8(p.Hash.Prefix4), Prefix6: uint8(p.Hash.Prefix6)},
-		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart),
+		ReturnAfter: milliseconds(p.ReturnAfter), SlowStart: milliseconds(p.SlowStart), Tunnel: p.Tunnel.compile(),
 	}
 	for _, m := range p.Members {
 		s.Members = append(s.Members, engine.MemberSpec{
 			Name: m.Name, Addr: m.Address.Addr(), Port: m.Address.Port(), Weight: uint32(m.Weight), Hop: t.hops[m.Address.Addr()],
 			Priority: m.Priority, Limit: m.ConnectionLimit, Rate: m.RateLimit, Subnet: t.subnet(m.Address.Addr()), SNAT: m.SNAT,
 		})
+		if tunnelled {
+			t.withoutSource(&s.Tunnel, &s.Members[len(s.Members)-1])
+		}
 	}
 	return s
 }

@@ -169,6 +169,7 @@ type Pool struct {
 	AllDown        AllDown
 	OnDown         OnDown
 	StartUp        StartUp
+	Tunnel         Tunnel
 }
 
 // Hash is what tells clients apart for schedulers that hash.
@@ -223,6 +224,7 @@ type VirtualServer struct {
 	TableFull       TableFull
 	SNAT            string // name of a SNATPool, or Automap; empty: none
 	Hairpin         HairpinMode
+	MSSClamp        int            // 0: none, engine.ClampAuto
 	Persistence     string         // name of a Persistence; empty: none
 	Allow, Deny     []netip.Prefix // of sources
 	SourceRate      int            // new connections a second of a source prefix; 0: no limit
@@ -318,6 +320,7 @@ const (
 	ModeRouter       Mode = "router"
 	ModeFirewall     Mode = "firewall"
 	ModeForward      Mode = "forward"
+	ModeTunnel       Mode = "tunnel"
 
 	HairpinSNAT    HairpinMode = "snat"
 	HairpinRefuse  HairpinMode = "refuse"

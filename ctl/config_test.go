@@ -49,6 +49,7 @@ func TestExample(t *testing.T) {
 	echo.Name, echo.Port, echo.UDP.Send, echo.UDP.Expect = "echo", 7, "ping\r\n", "ping"
 	zone.Name, zone.Port, zone.DNS.Name, zone.DNS.Answer = "zone", 53, "www.example.org", addr("192.0.2.1")
 	script.Name, script.Exec = "script", monitor.ExecOptions{Argv: []string{"/usr/local/bin/check", "--fast"}, Env: []string{"LANG=C"}}
+	plainTunnel := Tunnel{Encapsulation: IPIP, Port: 6080, DF: DFCopy, Checksum: TunnelChecksumAuto}
 	want := &File{
 		Name: "testdata/example.yaml",
 		Engine: Engine{
@@ -76,14 +77,18 @@ func TestExample(t *testing.T) {
 				{Name: "s1", Address: end("192.168.20.1:80"), Weight: 1}, {Name: "s2", Address: end("192.168.20.2:80"), Weight: 1},
 				{Name: "s3", Address: end("192.168.20.3:8080"), Weight: 1}, {Name: "s4", Address: end("192.168.20.4:80"), Weight: 0, SNAT: "out"},
 			}, Monitors: []string{"ping", "banner", "page", "echo", "script"}, Passive: monitor.DefaultPassive(), AllDown: AllDown{Policy: AllDownDrop},
-				OnDown: OnDownKeep, StartUp: StartUpUp},
+				OnDown: OnDownKeep, StartUp: StartUpUp, Tunnel: plainTunnel},
 			{Name: "resolvers", Scheduler: WeightedRoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "192.168.20.1", Address: netip.AddrPortFrom(addr("192.168.20.1"), 0), Weight: 3},
 				{Name: "192.168.20.2", Address: netip.AddrPortFrom(addr("192.168.20.2"), 0), Weight: 1},
-			}, Monitors: []string{"zone"}, MonitorsNeeded: monitor.Any, AllDown: AllDown{AllDownPool, "spare"}, OnDown: OnDownKeep, StartUp: StartUpChecking},
+			}, Monitors: []string{"zone"}, MonitorsNeeded: monitor.Any, AllDown: AllDown{AllDownPool, "spare"}, OnDown: OnDownKeep, StartUp: StartUpChecking, Tunnel: plainTunnel},
 			{Name: "spare", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
 				{Name: "r3", Address: netip.AddrPortFrom(addr("192.168.20.3"), 0), Weight: 1},
-			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp},
+			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp, Tunnel: plainTunnel},
+			{Name: "far", Scheduler: RoundRobin, Hash: Hash{false, 32, 128}, HalfLife: 2 * time.Second, MinimumActive: 1, Members: []Member{
+				{Name: "f1", Address: netip.AddrPortFrom(addr("192.168.20.9"), 0), Weight: 1},
+			}, AllDown: AllDown{Policy: AllDownDrop}, OnDown: OnDownKeep, StartUp: StartUpUp,
+				Tunnel: Tunnel{Encapsulation: GUE, Port: 6080, Sources: []netip.Addr{addr("192.168.20.254")}, DF: DFCopy, Checksum: TunnelChecksumAuto}},
 		},
 		Persistences: []Persistence{{Name: "shop", Type: SourceAddress, Prefix4: 32, Prefix6: 128, Timeout: 5 * time.Minute, Entries: 65536,
 			EntriesFull: EntriesEvict, OnDown: MemberMove, OnFull: MemberMove, OnDrain: DrainPlace, LowerPriority: LowerReturn}},
@@ -94,9 +99,11 @@ func TestExample(t *testing.T) {
 				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: dns, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
 			{Name: "signalling", Address: end("10.10.1.100:2905"), Protocol: SCTP, Pool: "resolvers", Mode: ModeNAT, Port: "outside", AddressHandling: AddressManaged,
 				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: sctp, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinRefuse},
+			{Name: "edge", Address: end("10.10.1.101:443"), Protocol: TCP, Pool: "far", Mode: ModeTunnel, Port: "outside", AddressHandling: AddressManaged,
+				Unmatched: UnmatchedDrop, Echo: EchoKernel, Timeouts: times, MidStream: MidStreamDrop, Refused: RefusedDrop, TableFull: TableFullRefuse, Hairpin: HairpinForward},
 		},
 	}
-	for i, texts := range [][]string{{"10.10.1.100:80"}, {"10.10.1.100:53"}, {"10.10.1.100:2905", "10.10.1.101:2905,2910-2919", "10.20.0.0/16:2905"}} {
+	for i, texts := range [][]string{{"10.10.1.100:80"}, {"10.10.1.100:53"}, {"10.10.1.100:2905", "10.10.1.101:2905,2910-2919", "10.20.0.0/16:2905"}, {"10.10.1.101:443"}} {
 		v := &want.VirtualServers[i]
 		for j, text := range texts {
 			e, err := parseEnds(text)
@@ -124,10 +131,10 @@ func TestExample(t *testing.T) {
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 184 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 186 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 181 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 183 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

@@ -85,6 +85,7 @@ var poolKeys = mapping[Pool]{what: "a pool", later: []string{"snat"}, keys: appe
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.ReturnAfter }),
 	durationKey(keyDoc{name: "slow-start", def: "0s", example: "30s", text: "How long a member that comes up takes part in choices with a share that grows from nothing to all."},
 		0, time.Hour, func(p *Pool) *time.Duration { return &p.SlowStart }),
+	tunnelKey,
 }, healthKeys...)}
 
 var hashKeys = mapping[Hash]{what: "the hash", keys: []configKey[Hash]{
@@ -119,8 +120,8 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		[]Protocol{TCP, UDP, SCTP, ICMP, AnyProtocol}, nil, func(v *VirtualServer) *Protocol { return &v.Protocol }),
 	textKey(keyDoc{name: "pool", kind: "name", otherwise: "none, which only mode forward does without", limits: "of a pool", example: "web", text: "The pool that serves it. All members must have addresses of the virtual server's family."},
 		parseName, func(v *VirtualServer) *string { return &v.Pool }),
-	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network. direct-return changes neither: the member has the virtual address itself, on a loopback, gets the client's packets by its MAC address, on a network of a port, and answers the client past sluice. The others serve destinations that are not ours, which stay as they are: prefixes such as 0.0.0.0/0:any, or addresses, of what arrives on port. router sends each connection to a router of the pool, by its MAC address, from that member's snat if it has one, so that the answer comes back through the same provider. firewall does so with firewalls: everything between two addresses goes through the same one, whichever end opened the connection, by a hash of both; name the firewalls alike on the sluice at their other side; what comes in through one of them is answered through it. forward needs no pool: it goes where the kernel's routes lead, with snat or without."},
-		[]Mode{ModeNAT, ModeFullNAT, ModeDirectReturn, ModeRouter, ModeFirewall, ModeForward}, []Mode{"tunnel", "splice", "cluster", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
+	wordKey(keyDoc{name: "mode", def: "nat", example: "nat", text: "How packets reach the member. nat rewrites the destination to the member, and the source of its answers back; the members route their answers through sluice. fullnat rewrites the source as well, to an address of a SNAT pool, so that members need no route through sluice, and clients and members may be on one network. direct-return changes neither: the member has the virtual address itself, on a loopback, gets the client's packets by its MAC address, on a network of a port, and answers the client past sluice. tunnel does the same for members anywhere: the packet goes to the member's own address inside another, as the pool's tunnel says, and the member may be of the other family. The others serve destinations that are not ours, which stay as they are: prefixes such as 0.0.0.0/0:any, or addresses, of what arrives on port. router sends each connection to a router of the pool, by its MAC address, from that member's snat if it has one, so that the answer comes back through the same provider. firewall does so with firewalls: everything between two addresses goes through the same one, whichever end opened the connection, by a hash of both; name the firewalls alike on the sluice at their other side; what comes in through one of them is answered through it. forward needs no pool: it goes where the kernel's routes lead, with snat or without."},
+		[]Mode{ModeNAT, ModeFullNAT, ModeDirectReturn, ModeTunnel, ModeRouter, ModeFirewall, ModeForward}, []Mode{"splice", "cluster", "proxy"}, func(v *VirtualServer) *Mode { return &v.Mode }),
 	textKey(keyDoc{name: "port", kind: "name", limits: "of a port", otherwise: "the first port", example: "outside", text: "The port on which clients arrive: addresses are put on it, and prefixes take only what arrives on it. The same for all virtual servers of an address."},
 		parseName, func(v *VirtualServer) *string { return &v.Port }),
 	wordKey(keyDoc{name: "address-handling", def: "managed", example: "external", text: "managed puts the address on the port and announces it. external leaves both to you. The same for all virtual servers of an address."},
@@ -151,6 +152,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		parseName, func(v *VirtualServer) *string { return &v.SNAT }),
 	wordKey(keyDoc{name: "hairpin", otherwise: "snat where snat is given, else refuse", example: "refuse", text: "With nat, what happens to a client on the network of the member, whose answers would go past sluice: snat gives the connection a SNAT address, refuse tries another member or drops it, forward treats it as any other."},
 		[]HairpinMode{HairpinSNAT, HairpinRefuse, HairpinForward}, nil, func(v *VirtualServer) *HairpinMode { return &v.Hairpin }),
+	mssKey,
 	persistenceKey(),
 }, accessKeys...)}
 

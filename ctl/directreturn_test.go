@@ -31,7 +31,7 @@ func TestDirectReturnProblems(t *testing.T) {
 		{"", ", scheduler: source-hash", "mode: direct-return, table-full: forward", "5:99: virtual-servers[0].table-full: direct-return needs an entry"},
 		{"", ", passive: {failures: 3}", "mode: direct-return", `5:72: virtual-servers[0].mode: passive of pool "web" (line 3) judges members by their answers`},
 		{"", ", all-down: pool sorry}, {name: sorry, members: [{address: 192.168.20.9:99}]", "mode: direct-return", `member "192.168.20.9:99" of pool "sorry" (line 3) has port 99`},
-		{"", "", "mode: dsr", `5:72: virtual-servers[0].mode: unknown mode "dsr"; supported: nat, fullnat, direct-return, router, firewall, forward`},
+		{"", "", "mode: dsr", `5:72: virtual-servers[0].mode: unknown mode "dsr"; supported: nat, fullnat, direct-return, tunnel, router, firewall, forward`},
 	} {
 		_, err := Parse("f", fmt.Appendf(nil, directFile, c.member, c.pool, c.rest))
 		if err == nil && c.want != "" || err != nil && (c.want == "" || !strings.Contains(err.Error(), c.want)) {

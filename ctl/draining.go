@@ -41,7 +41,7 @@ func (s *Server) drainAdopted(inUse *engine.InUse) {
 			continue
 		}
 		if e, ok := s.dict.Node(id); ok && s.file.member(e) == nil {
-			s.drainNode(id, e, e.Addr.String())
+			s.drainNode(id, e, e.Addr.String(), engine.TunnelSpec{})
 		}
 		if e, ok := s.dict.SNAT(id); ok && !s.file.hasSNAT(e.Addr) {
 			s.drain.snat[id] = e.Addr
@@ -57,8 +57,8 @@ func (s *Server) drainAdopted(inUse *engine.InUse) {
 	}
 }
 
-func (s *Server) drainNode(id uint32, e engine.Entry, name string) {
-	s.drain.nodes[id], s.drain.entries[id] = engine.DrainingNode{Pool: e.Pool, Name: name}, e
+func (s *Server) drainNode(id uint32, e engine.Entry, name string, tunnel engine.TunnelSpec) {
+	s.drain.nodes[id], s.drain.entries[id] = engine.DrainingNode{Pool: e.Pool, Name: name, Tunnel: tunnel}, e
 	w, known := s.ways[e.Addr]
 	if _, static := s.file.staticHop(e.Addr); !known && !static {
 		var err error
@@ -85,9 +85,9 @@ func (s *Server) drainRemoved(old *File, spec *engine.Spec) {
 				continue
 			}
 			if n, ok := before.nodes[e.ID]; ok {
-				s.drainNode(e.ID, e, n.Name)
+				s.drainNode(e.ID, e, n.Name, n.Tunnel)
 			} else if m := old.member(e); m != nil {
-				s.drainNode(e.ID, e, m.Name)
+				s.drainNode(e.ID, e, m.Name, old.Pool(e.Pool).Tunnel.compile())
 			}
 		case "snat": // drained sees whether it is in use at all
 			if !s.file.hasSNAT(e.Addr) {
@@ -229,6 +229,9 @@ func (d *draining) rules(t *topology, port int, into *rings.Rules) {
 	}
 	slices.SortFunc(into.Members, compareRules)
 	into.Members = slices.Compact(into.Members)
+	for _, id := range slices.Sorted(maps.Keys(d.entries)) {
+		into.FarEnds = append(into.FarEnds, d.entries[id].Addr)
+	}
 }
 
 // dropEnds forgets the ends of members that are neither in the file nor drain.

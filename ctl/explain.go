@@ -46,10 +46,27 @@ type ExplainView struct {
 	Candidates []CandidateView `json:"candidates,omitempty"`
 	Tried      []TriedView     `json:"tried,omitempty"`
 	Member     string          `json:"member,omitempty"`
-	Mode       string          `json:"mode,omitempty"` // nat | fullnat | direct-return | routed | tunnelled
+	Mode       string          `json:"mode,omitempty"` // nat | fullnat | direct-return | routed | tunnel
 	Stateless  bool            `json:"stateless,omitempty"`
+	Tunnel     *TunnelView     `json:"tunnel,omitempty"` // what the member receives it in
 	ToServer   *RewriteView    `json:"to_server,omitempty"`
 	ToClient   *RewriteView    `json:"to_client,omitempty"`
+}
+
+// TunnelView is the tunnel to a member.
+type TunnelView struct {
+	Kind        string `json:"kind"` // ipip | gue
+	Source      string `json:"source"`
+	Destination string `json:"destination"`
+	Port        uint16 `json:"port,omitempty"` // of gue
+	MTU         int    `json:"mtu"`            // the largest packet that fits, in bytes
+}
+
+func tunnelView(t *engine.TunnelInfo) *TunnelView {
+	if t == nil {
+		return nil
+	}
+	return &TunnelView{Kind: t.Kind, Source: t.Src.String(), Destination: t.Dst.String(), Port: t.Port, MTU: t.MTU}
 }
 
 // OtherVirtualView is a virtual server that does not take the packet.
@@ -121,7 +138,7 @@ func Explained(q *engine.Question, e *engine.Explanation) ExplainView {
 		Protocol: protocolName(q.Proto), Source: endpointText(q.Proto, q.Src), Destination: endpointText(q.Proto, q.Dst),
 		Verdict: string(e.Decision), Text: explainText(e), Port: e.Ingress, Worker: e.Worker, Bin: e.Bin, Side: e.Side,
 		VirtualServer: e.Virtual, OtherAddresses: e.Further, Pool: e.Pool, Scheduler: e.Scheduler, Priority: e.Priority, Turn: e.Turn,
-		Member: e.Member, Mode: e.Mode, Stateless: e.Stateless, ToServer: rewriteView(q.Proto, e.ToServer), ToClient: rewriteView(q.Proto, e.ToClient),
+		Member: e.Member, Mode: e.Mode, Stateless: e.Stateless, Tunnel: tunnelView(e.Tunnel), ToServer: rewriteView(q.Proto, e.ToServer), ToClient: rewriteView(q.Proto, e.ToClient),
 	}
 	if e.Decision == engine.DecideDrop || e.Decision == engine.DecideReset {
 		v.Reason = e.Reason

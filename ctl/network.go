@@ -259,6 +259,7 @@ func (f *File) ways(ifaces []iface) (map[netip.Addr]way, error) {
 		errs = append(errs, f.checkOnLink(a, w.via, onLink))
 		out[a] = w
 	}
+	errs = append(errs, f.checkLiveSources(out, ifaces))
 	return out, errors.Join(errs...)
 }
 

@@ -52,6 +52,12 @@ func (f *File) offline(near ...netip.Addr) (*topology, error) {
 		}
 	}
 	t.routes = f.offlineRoutes(near)
+	err := f.checkSources(func(a netip.Addr) (int, *engine.PortSpec, bool) {
+		return t.hops[a].Port, &t.ports[t.hops[a].Port], true
+	})
+	if err != nil {
+		return nil, err
+	}
 	if f.Engine.HostPort {
 		t.host = &engine.HostSpec{Port: len(f.Ports), MAC: [6]byte{2, 0, 0, 0, 1, 0xff}}
 	}

@@ -207,5 +207,6 @@ func (f *File) newWays(old map[netip.Addr]way, ifaces []iface) (map[netip.Addr]w
 		errs = append(errs, f.checkOnLink(a, w.via, onLink))
 		out[a] = w
 	}
+	errs = append(errs, f.checkLiveSources(out, ifaces))
 	return out, errors.Join(errs...)
 }

@@ -56,6 +56,7 @@ func replayCases(t testing.TB) []replayCase {
 		{name: "routers", config: "routers.yaml", events: routedThrough()},
 		{name: "walls", config: "walls.yaml", events: learnedThrough()},
 		{name: "forward", config: "forward.yaml", events: forwardedThrough()},
+		{name: "past", config: "past.yaml", events: past(t)},
 	}
 }
 
@@ -237,14 +238,19 @@ func isPart(frame []byte) bool {
 	return p.Layer(layers.LayerTypeIPv6Fragment) != nil
 }
 
-// verifyChecksums is gopacket's; TCP and UDP need to be told of the addresses.
+// verifyChecksums is gopacket's; TCP and UDP need to be told of the addresses, which are those of the header before: in a tunnel
+// there are two.
 func verifyChecksums(frame []byte) ([]gopacket.ChecksumMismatch, error) {
 	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	var network gopacket.NetworkLayer
 	for _, l := range p.Layers() {
+		if n, ok := l.(gopacket.NetworkLayer); ok {
+			network = n
+		}
 		if l, ok := l.(interface {
 			SetNetworkLayerForChecksum(gopacket.NetworkLayer) error
 		}); ok {
-			if err := l.SetNetworkLayerForChecksum(p.NetworkLayer()); err != nil {
+			if err := l.SetNetworkLayerForChecksum(network); err != nil {
 				return nil, err
 			}
 		}

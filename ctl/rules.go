@@ -25,6 +25,7 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 		}
 	}
 	r.SNAT = f.snatRules(t)
+	r.FarEnds = f.farEnds()
 	slices.SortFunc(r.Members, compareRules)
 	r.Members = slices.Compact(r.Members) // virtual servers may share members
 	for _, a := range local {
@@ -33,6 +34,23 @@ func (f *File) rules(t *topology, port int, local []netip.Addr) rings.Rules {
 		}
 	}
 	return r
+}
+
+// farEnds are the members to which packets go from addresses of ours: through tunnels, or from SNAT addresses.
+func (f *File) farEnds() (out []netip.Addr) {
+	for i := range f.VirtualServers {
+		v := &f.VirtualServers[i]
+		if v.Mode != ModeTunnel && v.SNAT == "" {
+			continue
+		}
+		f.eachServing(v, func(pool *Pool) {
+			for _, m := range pool.Members {
+				out = append(out, m.Address.Addr())
+			}
+		})
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
 }
 
 // ends are the server ends that connections of the file's virtual servers have.

@@ -128,6 +128,8 @@ func (m Mode) compile() engine.Mode {
 		return engine.Forward
 	case ModeDirectReturn:
 		return engine.DirectReturn
+	case ModeTunnel:
+		return engine.Tunnel
 	}
 	return engine.NAT
 }

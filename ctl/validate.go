@@ -94,6 +94,7 @@ func validate(c *collector, f *File) {
 	v.checkMemberSNAT()
 	v.checkMonitors()
 	v.checkVirtualServers()
+	v.checkTunnels()
 	v.checkPersistences()
 }
 

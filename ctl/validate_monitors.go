@@ -165,7 +165,7 @@ func (v *validator) checkStandIns() {
 				return
 			}
 			key := fmt.Sprintf("pools[%d]", facts.index)
-			if _, other := facts.family[!s.Address.Addr().Is4()]; other {
+			if _, other := facts.family[!s.Address.Addr().Is4()]; other && s.Mode != ModeTunnel {
 				said[p.Name] = true
 				v.errorf(key, "it stands in for pool %q, and has members of another family than virtual server %q", s.Pool, s.Name)
 			}

@@ -251,7 +251,7 @@ func (v *validator) checkPoolOf(s *VirtualServer, at string) {
 		return members[j].Name, v.line(fmt.Sprintf("pools[%d].members[%d].address", facts.index, j))
 	}
 	a := s.Address.Addr()
-	if j, ok := facts.family[!a.Is4()]; ok {
+	if j, ok := facts.family[!a.Is4()]; ok && s.Mode != ModeTunnel {
 		name, line := member(j)
 		v.errorf(at+".pool", "virtual server %q (%s) is %s, and member %q of pool %q (line %d) is %s",
 			s.Name, s.Address, familyOf(a), name, s.Pool, line, familyOf(members[j].Address.Addr()))

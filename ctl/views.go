@@ -87,6 +87,8 @@ type ConnView struct {
 	ServerSequence   uint32 `json:"server_sequence"`
 
 	State         string `json:"state"`
+	Forwarding    string `json:"forwarding,omitempty"` // routed | ipip | gue; empty where addresses are translated
+	OneSided      bool   `json:"one_sided,omitempty"`  // answers go past us, and are not counted
 	VirtualServer string `json:"virtual_server"`
 	Pool          string `json:"pool"`
 	Member        string `json:"member"`
@@ -111,6 +113,7 @@ func connView(c *engine.Conn) ConnView {
 		VirtualAddress: c.Record.Virtual.Netip().String(), NodeAddress: c.NodeAddr.Netip().String(),
 		Protocol: protocolName(c.Proto()), State: "open",
 		ClientSequence: c.Win[flow.FromClient].End, ServerSequence: c.Win[flow.FromServer].End,
+		Forwarding: engine.Forwarding(&c.Record), OneSided: c.OneSided(),
 		VirtualServer: c.Virtual, Pool: c.Pool, Member: c.Member, ClientMAC: macString(c.ClientMAC),
 		ClientPort: c.Ports[0], ServerPort: c.Ports[1], Worker: c.Worker,
 		AgeMS: c.AgeMS, IdleMS: c.IdleMS, ExpiresMS: c.LeftMS,
@@ -120,6 +123,9 @@ func connView(c *engine.Conn) ConnView {
 	switch {
 	case c.Proto() == flow.TCP:
 		v.State = c.TCPState().String()
+		if c.OneSided() {
+			v.ServerSequence = c.Win[flow.FromClient].Ack // as the client says
+		}
 	case c.Proto() == flow.SCTP:
 		v.State = c.SCTPState().String()
 		v.ClientSequence, v.ServerSequence = 0, 0 // numbers are per stream; what is kept there are tags

@@ -344,7 +344,7 @@ func (a *asked) ways(e *Explanation) {
 			e.Mode = "direct-return"
 		}
 	case flow.Tunnelled:
-		e.Mode = "tunnelled"
+		e.Mode, e.Tunnel = "tunnel", c.explainTunnel(r)
 	default:
 		if e.Mode = "nat"; r.SNAT != 0 {
 			e.Mode = "fullnat"

@@ -41,9 +41,11 @@ type Config struct {
 	routes      routes
 	unpooled    pool // of virtual servers in mode Forward
 	snatPools   []snatPool
-	sourceRates *sourceRates // nil: no virtual server has a limit
-	lanes       []lane       // by port; nil: no port is a VLAN
-	lanePorts   []lanePort   // by key
+	tunnels     []rewrite.Tunnel // by node id
+	tunnelEnds  services         // of all of them, the far ones
+	sourceRates *sourceRates     // nil: no virtual server has a limit
+	lanes       []lane           // by port; nil: no port is a VLAN
+	lanePorts   []lanePort       // by key
 
 	persistences     []persistence
 	persistenceRules []flow.PersistenceRule // by id
@@ -211,6 +213,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 		}
 	}
 	c.compileTransparent(&spec)
+	if err := c.compileTunnels(&spec, dict); err != nil {
+		return nil, err
+	}
 	if err := c.compileSNAT(&spec, c.snatPools); err != nil {
 		return nil, err
 	}

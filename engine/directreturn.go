@@ -6,6 +6,7 @@ import (
 
 	"sluice/flow"
 	"sluice/rewrite"
+	"sluice/rings"
 )
 
 // Direct return: the member has the virtual address itself, on a loopback, and answers the client past us.
@@ -19,7 +20,7 @@ import (
 // concluded from answers that do not come.
 
 // directReturn reports whether answers of members bypass us.
-func (m Mode) directReturn() bool { return m == DirectReturn }
+func (m Mode) directReturn() bool { return m == DirectReturn || m == Tunnel }
 
 // kind is that of the records of connections.
 func (m Mode) kind() (k flow.Kind, oneSided bool) {
@@ -28,6 +29,8 @@ func (m Mode) kind() (k flow.Kind, oneSided bool) {
 		return flow.Routed, true
 	case m.Transparent():
 		return flow.Routed, false
+	case m == Tunnel:
+		return flow.Tunnelled, true
 	}
 	return flow.Translated, false
 }
@@ -66,12 +69,15 @@ func (w *worker) keepsPorts(k *flow.Key, port uint16) bool {
 }
 
 // followClient is follow for a connection whose answers bypass us.
-func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rings.Desc) bool {
 	if ref.Side() == flow.FromServer {
 		return true // one that came this way after all
 	}
 	switch p.Proto {
 	case flow.TCP:
+		if p.TCP.Flags&flow.FlagSYN != 0 {
+			w.clampMSS(rec, p, d)
+		}
 		return w.judged(rec, ref, rec.TrackClient(&p.TCP))
 	case flow.SCTP:
 		return w.judged(rec, ref, rec.TrackSCTPClient(&p.SCTP))

@@ -49,11 +49,12 @@ type Explanation struct {
 	Priority                int
 	Turn, Hash, Random      uint64 // what the scheduler had beside the candidates; 0 where it needs none
 	Candidates              []CandidateInfo
-	Tried                   []Tried  // members that were asked before and could not take it
-	Mode                    string   // nat, fullnat, direct-return, routed, tunnelled; empty where there is no member
-	Stateless               bool     // no entry in the table is made
-	ToServer                *Rewrite // what the member receives
-	ToClient                *Rewrite // what the client receives of the answer; nil: answers bypass us
+	Tried                   []Tried     // members that were asked before and could not take it
+	Mode                    string      // nat, fullnat, direct-return, routed, tunnel; empty where there is no member
+	Stateless               bool        // no entry in the table is made
+	ToServer                *Rewrite    // what the member receives
+	ToClient                *Rewrite    // what the client receives of the answer; nil: answers bypass us
+	Tunnel                  *TunnelInfo // what the member receives it in; nil without a tunnel
 }
 
 // OtherVirtual is a virtual server that does not take the packet.

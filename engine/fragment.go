@@ -258,6 +258,13 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		src, dst, l3 = rec.Virtual, rec.Client, ^rec.L3Diff
 		l2, out = rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC), int(rec.ClientIf)
 	}
+	if rec.Kind() == flow.Tunnelled { // not by the server: those went to the kernel
+		if proto := rec.Proto(); proto != flow.TCP && proto != flow.SCTP {
+			rec.Seen = uint32(w.now)
+		}
+		w.tunnelPacket(rec, p, d, port)
+		return
+	}
 	if mtu := w.cfg.exits[out].mtu; mtu != 0 && int(p.End-p.L3) > mtu {
 		w.drop(d, TooBig)
 		return

@@ -277,7 +277,7 @@ func (r *fuzzRun) step(b [4]byte) error {
 	case 0:
 		r.now += uint64(b[1]) << (b[2] & 7)
 	case 1:
-		if _, err := r.Engine.Apply(r.t.Context(), r.configs[b[1]%4]); err != nil {
+		if _, err := r.Engine.Apply(r.t.Context(), r.configs[int(b[1])%len(r.configs)]); err != nil {
 			return err
 		}
 	case 2: // noise

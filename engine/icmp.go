@@ -18,6 +18,9 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		w.toHost(d)
 		return
 	}
+	if w.relateTunnel(d, p, &q, port, &k) {
+		return
+	}
 	if o := int(w.slots[w.cfg.owner(&k, port)]); o != w.slot && !w.handedIn {
 		w.give(o, processKind|uint32(port), d)
 		return
@@ -44,7 +47,8 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		case !n.ok:
 			w.drop(d, NoNeighbour)
 		case rec.Kind() != flow.Translated && rec.SNAT == 0:
-			w.forwardError(d, p, rec, flow.FromClient, &n.l2, int(n.port))
+			w.stats.Errors++
+			w.forwardWhole(rec, flow.FromClient, p, d, &n.l2, int(n.port), port)
 		default:
 			k = w.table.ServerKey(rec)
 			w.translateError(d, p, &q, &k, &n.l2, int(n.port))
@@ -63,7 +67,8 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 	k = rec.ClientKey()
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
 	if rec.Kind() != flow.Translated && rec.SNAT == 0 {
-		w.forwardError(d, p, rec, flow.FromServer, &l2, int(rec.ClientIf))
+		w.stats.Errors++
+		w.forwardWhole(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf), port)
 		return
 	}
 	w.translateError(d, p, &q, &k, &l2, int(rec.ClientIf))
@@ -111,7 +116,11 @@ func (a *answers) left(now uint64, rate int) bool {
 // answerError turns packet i of the burst, which cannot go on for the reason why, into the ICMP error that says so, from
 // the address of the port that it came in by, and sends it back. Where none may be sent the packet is dropped.
 func (w *worker) answerError(i int, about rewrite.Problem, mtu uint32, why Reason) {
-	p, d, port := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)], w.ports[i&(burstSize-1)]
+	w.answerAbout(&w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)], w.ports[i&(burstSize-1)], about, mtu, why)
+}
+
+// answerAbout is answerError for the packet p of d, which came in by port.
+func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about rewrite.Problem, mtu uint32, why Reason) {
 	b, e := w.region.Packet(d), &w.cfg.exits[port]
 	a := rewrite.ErrorAnswer{Src: e.addr4, Problem: about, MTU: mtu, L2: rewrite.MakeL2(rewrite.SourceMAC(b), w.cfg.Ports[port].MAC)}
 	if p.V6 {

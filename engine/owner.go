@@ -94,6 +94,11 @@ func (c *Config) owner(k *flow.Key, ingress uint16) int {
 	return int(c.owners.worker[c.owners.bin(k.Dst, k.DstPort())])
 }
 
+// clientOwner is the worker that owns a packet of which is known that a client sent it, whatever port it is seen on.
+func (c *Config) clientOwner(k *flow.Key) int {
+	return int(c.owners.worker[c.owners.bin(k.Src, k.SrcPort())])
+}
+
 // ownerOf is the worker that owns a connection.
 func (c *Config) ownerOf(r *flow.Record) int {
 	return int(c.owners.worker[c.binOf(r, r.Proto())])

@@ -50,17 +50,28 @@ func (w *worker) sendResets(r *flow.Record) {
 			L2: n.l2, Src: k.Dst, Dst: k.Src, SrcPort: r.SPort, DstPort: r.NPort,
 			Seq: r.Win[flow.FromClient].End, Ack: r.Win[flow.FromClient].Ack,
 		}
+		if r.Kind() == flow.Tunnelled {
+			w.tunnelReset(r, &toServer)
+			return
+		}
 		w.sendReset(int(n.port), &toServer)
 	}
 }
 
 func (w *worker) sendReset(port int, reset *rewrite.Reset) {
+	if d, ok := w.buildReset(reset); ok {
+		w.send(port, d)
+	}
+}
+
+// buildReset makes a RST in a frame of its own; without a free one the ends find out by themselves.
+func (w *worker) buildReset(reset *rewrite.Reset) (d rings.Desc, ok bool) {
 	addr, ok := w.pool.Get()
 	if !ok {
-		return // without a free frame the ends find out by themselves
+		return d, false
 	}
 	addr += rings.Headroom
 	n := reset.Build(w.region.Frame(addr)[rings.Headroom:])
 	w.stats.Resets++
-	w.send(port, rings.Desc{Addr: addr, Len: uint32(n)})
+	return rings.Desc{Addr: addr, Len: uint32(n)}, true
 }

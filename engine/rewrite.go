@@ -70,10 +70,10 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 			w.dropOr(i, why)
 			return
 		}
-		if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(w.cfg.nodes[rec.Node].port)) {
+		if int(p.End-p.L3) > w.cfg.leastMTU && rec.Kind() != flow.Tunnelled && w.tooBig(i, int(w.cfg.nodes[rec.Node].port)) {
 			return
 		}
-		if w.follow(rec, ref, p) {
+		if w.follow(rec, ref, p, d) {
 			rec.Seen = uint32(w.now)
 			// Answers follow the client when its MAC changes, but only on the word of a packet that proves to be its
 			// own, by sequence number or tag: a datagram proves nothing, and could draw the answers away.
@@ -106,7 +106,7 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 	if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(rec.ClientIf)) {
 		return
 	}
-	if w.follow(rec, ref, p) {
+	if w.follow(rec, ref, p, d) {
 		rec.Seen = uint32(w.now)
 	} else if w.cfg.dropOutside {
 		w.drop(d, OutOfWindow)
@@ -130,16 +130,15 @@ func (w *worker) forward(i int, rec *flow.Record, side flow.Side, l2 *rewrite.L2
 		w.toHost(d) // where it would have gone past us, had the XDP program seen it
 		return
 	}
-	switch rec.Kind() {
-	case flow.Routed:
-		if rec.Movable() {
-			w.passOnRouted(i, rec, side, l2, port)
-			return
-		}
-		w.routePacket(rec, side, p, d, l2, port)
-	default:
+	if rec.Kind() == flow.Translated {
 		w.translate(rec, side, p, d, l2, port)
+		return
 	}
+	if rec.Movable() {
+		w.passOnRouted(i, rec, side, l2, port)
+		return
+	}
+	w.forwardWhole(rec, side, p, d, l2, port, w.ports[i&(burstSize-1)])
 }
 
 // translate rewrites both ends of a packet: of a connection from a SNAT address, or of a protocol without ports.
@@ -173,19 +172,17 @@ func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (
 
 // follow updates the connection's state and reports whether the packet keeps the connection alive: a TCP segment outside
 // the window does not, nor an SCTP packet with a wrong tag.
-func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet) bool {
+func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rings.Desc) bool {
 	if rec.OneSided() {
-		return w.followClient(rec, ref, p)
+		return w.followClient(rec, ref, p, d)
 	}
 	var j flow.Judgement
 	switch p.Proto {
 	case flow.TCP:
 		before := rec.TCPState()
 		j = rec.TrackTCP(ref.Side(), &p.TCP)
-		if before == flow.TCPSynSent && j == flow.Changed && ref.Side() == flow.FromServer {
-			w.handshake(rec)
-		} else if before == flow.TCPSynSent {
-			w.repeated(rec, ref, p.Opens)
+		if before < flow.TCPEstablished || j != flow.Inside {
+			w.shakeHands(rec, ref, p, d, before, j)
 		}
 	case flow.SCTP:
 		before := rec.SCTPState()
@@ -223,6 +220,21 @@ func (w *worker) judged(rec *flow.Record, ref flow.Ref, j flow.Judgement) bool {
 		}
 	}
 	return true
+}
+
+// shakeHands looks at a segment that is, or may be, of a handshake: before it the connection was in the state before.
+func (w *worker) shakeHands(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rings.Desc, before flow.TCPState, j flow.Judgement) {
+	if p.TCP.Flags&flow.FlagSYN != 0 {
+		w.clampMSS(rec, p, d)
+	}
+	if before != flow.TCPSynSent {
+		return
+	}
+	if j == flow.Changed && ref.Side() == flow.FromServer {
+		w.handshake(rec)
+		return
+	}
+	w.repeated(rec, ref, p.Opens)
 }
 
 // handshake notes a member's answer to a SYN: how long it took, where that matters, or that it refused.

@@ -319,6 +319,9 @@ func (w *worker) describe(i int, id uint32, v *virtual, m *member) flow.Record {
 		rec.L3Diff = l3
 	}
 	rec.SetKind(v.Mode.kind())
+	if v.Mode == Tunnel {
+		w.encapsulate(&rec, m)
+	}
 	return rec
 }
 

@@ -46,6 +46,7 @@ type Draining struct {
 type DrainingNode struct {
 	Pool, Name string
 	Hop        Hop
+	Tunnel     TunnelSpec
 }
 
 // SourceLimit bounds the half-open connections of a source prefix, on each worker by its share.
@@ -143,6 +144,8 @@ type PoolSpec struct {
 	// AllDown is what happens to new connections while no member is usable; Fallback is the index in Pools for AllDownPool.
 	AllDown  AllDown
 	Fallback int
+	// Tunnel is how members are reached by virtual servers with mode Tunnel.
+	Tunnel TunnelSpec
 }
 
 // AllDown is what happens to new connections of a pool without a usable member.
@@ -199,6 +202,9 @@ type VirtualSpec struct {
 	// SNAT names the SNATSpec of connections to members: of all with FullNAT, else of those that Hairpin says.
 	SNAT    string
 	Hairpin Hairpin
+	// MSSClamp bounds the maximum segment size that SYNs of either end announce, as far as they pass here: 0 is none, ClampAuto
+	// what the smaller of both ports, and a tunnel, can carry.
+	MSSClamp int
 	// Persistence names the PersistenceSpec of its clients; empty: none.
 	Persistence string
 }
@@ -212,6 +218,7 @@ const (
 	FullNAT             // and the source a SNAT address
 	// DirectReturn changes no address: members have the virtual address themselves, and answer past us.
 	DirectReturn
+	Tunnel // the same, but the packet goes to the member inside another
 )
 
 // Timeouts are idle times in milliseconds, below 2^31.

@@ -76,6 +76,7 @@ type worker struct {
 	in         [burstSize]rings.Desc
 	one        [1]rings.Desc
 	sentErrors answers
+	outerID    uint16   // of the last packet that went into a tunnel
 	capture    *capture // nil but while packets are captured
 	sentEchoes answers
 	sums       []sums      // by port

@@ -239,15 +239,22 @@ func (c *Classifier) findEnd(p *classified, addr netip.Addr, kind uint8, port ui
 
 // decide is rules 2 to 7, the same for both families.
 func (c *Classifier) decide(p *classified) Action {
+	about := uint32(addrMember | addrFarEnd)
 	if v, ok := c.find(p.dst, kindAddress, 0, 0); ok {
 		if a, decided := c.decideOwn(p, v); decided {
 			return a
 		}
+		if v.flags&addrLocal != 0 {
+			about = addrFarEnd
+		}
 	}
 	if p.failure && p.quoted.IsValid() {
-		if v, ok := c.find(p.quoted, kindAddress, 0, 0); ok && v.flags&addrMember != 0 {
+		if v, ok := c.find(p.quoted, kindAddress, 0, 0); ok && v.flags&about != 0 {
 			return ActionEngine
 		}
+	}
+	if about == addrFarEnd {
+		return ActionPass
 	}
 	if v, ok := c.find(p.src, kindAddress, 0, 0); ok && v.flags&addrMember != 0 {
 		if p.fragment || v.flags&addrMemberAny != 0 || !p.noL4 && c.findEnd(p, p.src, kindMember, p.srcPort) {
@@ -302,5 +309,5 @@ func (c *Classifier) decideOwn(p *classified, v ruleValue) (a Action, decided bo
 	if virtual && !p.icmp && c.findEnd(p, p.dst, kindService, p.dstPort) {
 		return ActionEngine, true
 	}
-	return ActionPass, v.flags&(addrVirtual|addrLocal) != 0
+	return ActionPass, virtual || v.flags&addrLocal != 0 && !p.failure
 }

@@ -169,6 +169,7 @@ func testRules(wildcard bool) Rules {
 			MemberRule{Addr: f("192.168.20.1"), Proto: protoTCP, Port: 8080},
 			MemberRule{Addr: f("192.168.20.2")},
 			MemberRule{Addr: f("192.168.20.3"), Proto: protoUDP})
+		r.FarEnds = append(r.FarEnds, f("192.168.20.2"), f("172.16.10.55"))
 	}
 	return r
 }
@@ -248,10 +249,17 @@ func naiveVerdict(r Rules, p testPacket) string {
 	if virtual {
 		return verdictPass
 	}
+	farEnd := failure && slices.Contains(r.FarEnds, quoted)
 	for _, l := range r.Local {
+		if l == dst && farEnd {
+			return verdictOurs
+		}
 		if l == dst {
 			return verdictPass
 		}
+	}
+	if farEnd {
+		return verdictOurs
 	}
 	for _, m := range r.Members {
 		if failure && m.Addr == quoted {

@@ -16,6 +16,8 @@ type Rules struct {
 	SNAT      []SNATRule
 	Local     []netip.Addr // the host's own addresses; those that are virtual or SNAT as well may be among them
 	Members   []MemberRule // only those that this port routes to
+	// FarEnds are addresses that we send to from addresses of our own: ICMP errors about that come to local addresses.
+	FarEnds []netip.Addr
 
 	// Prefixes are what virtual servers of this port take besides addresses: what goes to one and no other rule excepts. They
 	// have at most 32 lengths of each family.
@@ -85,6 +87,7 @@ const (
 	addrLocal         = 1 << 4
 	addrMember        = 1 << 5
 	addrMemberAny     = 1 << 6
+	addrFarEnd        = 1 << 7
 
 	wildcardV4 = 1 << 0
 	wildcardV6 = 1 << 1
@@ -129,6 +132,13 @@ func (r Rules) compile() (ruleTable, uint32, error) {
 	}
 	if err := r.compileMembers(t); err != nil {
 		return nil, 0, err
+	}
+	for _, a := range r.FarEnds {
+		a, err := ruleAddr(a)
+		if err != nil {
+			return nil, 0, fmt.Errorf("far end: %w", err)
+		}
+		t.flag(a, addrFarEnd)
 	}
 	wildcard, err := r.compilePrefixes(t)
 	return t, wildcard, err

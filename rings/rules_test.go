@@ -56,13 +56,13 @@ func TestRulesCompile(t *testing.T) {
 			rules: Rules{
 				Virtuals: []VirtualRule{{Addr: netip.MustParseAddr("::ffff:10.0.0.1"), Proto: 6, Port: 80}},
 				SNAT:     []SNATRule{{Addr: a, First: 1000, Last: 2000, ICMPEngine: true}}, Local: []netip.Addr{a},
-				Members: []MemberRule{{Addr: a}, {Addr: b, Proto: 6, Port: 8080}},
+				Members: []MemberRule{{Addr: a}, {Addr: b, Proto: 6, Port: 8080}}, FarEnds: []netip.Addr{b},
 			},
 			want: ruleTable{
 				newRuleKey(kindAddress, a, 0, 0): {
 					flags: addrVirtual | addrSNAT | addrICMPEngine | addrLocal | addrMember | addrMemberAny, first: 1000, last: 2000,
 				},
-				newRuleKey(kindAddress, b, 0, 0):   {flags: addrMember},
+				newRuleKey(kindAddress, b, 0, 0):   {flags: addrMember | addrFarEnd},
 				newRuleKey(kindMember, b, 6, 8080): {},
 			},
 		},
@@ -96,6 +96,7 @@ func TestRulesRefuse(t *testing.T) {
 		"missing":            {Virtuals: []VirtualRule{{}}},
 		"address is missing": {Members: []MemberRule{{}}},
 		"local address":      {Local: []netip.Addr{{}}},
+		"far end":            {FarEnds: []netip.Addr{{}}},
 		"always goes to":     {Virtuals: []VirtualRule{{Addr: netip.MustParseAddr("fe80::1%eth1")}}},
 		"240.0.0.1":          {SNAT: []SNATRule{{Addr: netip.MustParseAddr("240.0.0.1"), First: 1, Last: 2}}},
 		"224.0.0.1":          {Addresses: []AddressRule{{Addr: netip.MustParseAddr("224.0.0.1")}}},

@@ -188,6 +188,13 @@ func printConn(w io.Writer, v *ctl.ConnView) {
 	row("virtual server, pool, member", "%s, %s, %s", v.VirtualServer, v.Pool, v.Member)
 	row("client side", "port %s, answers to %s", v.ClientPort, v.ClientMAC)
 	row("server side", "port %s", v.ServerPort)
+	if v.Forwarding != "" {
+		past := ""
+		if v.OneSided {
+			past = ", answered past sluice"
+		}
+		row("forwarding", "%s%s", v.Forwarding, past)
+	}
 	row("from client", "%d packets, %d bytes", v.ClientPackets, v.ClientBytes)
 	row("from server", "%d packets, %d bytes", v.ServerPackets, v.ServerBytes)
 	row("owner", "worker %d", v.Worker)

@@ -34,7 +34,7 @@ func (b *bed) serveVIP(port uint16, start func(h *lab.Host, addr, identity strin
 // through a kill, other workers and a takeover.
 func TestDirectReturn(t *testing.T) {
 	b := newBed(t, lab.TwoArmOptions{Servers: 2, Queues: 2}, settings{})
-	ok(t, b.DirectReturn())
+	ok(t, b.DirectReturn(b.Servers...))
 	b.write(b.directText("workers: 2", "mode: direct-return"))
 	b.serveVIP(bulkPort, func(h *lab.Host, addr, _ string) (*lab.Server, error) { return lab.TransferServer(h, addr) })
 	b.serveVIP(webPort, lab.HTTPServer)
@@ -127,7 +127,7 @@ func (b *bed) echoes(vip netip.AddrPort, size, rounds int) {
 // the engine tells the member that has the connection.
 func TestDirectReturnPathMTU(t *testing.T) {
 	b := newBed(t, lab.TwoArmOptions{Servers: 2, Queues: 2}, settings{})
-	ok(t, b.DirectReturn())
+	ok(t, b.DirectReturn(b.Servers...))
 	far := must(b.BehindClient(1280))(t)
 	b.before = b.hostState(false)
 	b.write(b.directText("workers: 2", "mode: direct-return"))

@@ -133,6 +133,9 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 			hop = "the MAC that they have"
 		}
 		row("", "out of port %s to %s", port, hop)
+		if t := v.Tunnel; t != nil && r == v.ToServer {
+			row("", "inside %s from %s to %s, packets of at most %d bytes", t.Kind, t.Source, t.Destination, t.MTU)
+		}
 	}
 	return nil
 }

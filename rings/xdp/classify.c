@@ -9,7 +9,10 @@
 //     wants what no server matches; fragments always; ICMP by a flag, its errors always ours
 //  3. destination is a SNAT address, port inside its range; of an ICMP error the
 //     source port, or query id, of the packet that it quotes                          ours
-//  4. destination is a virtual address left to the host, or another local one         pass
+//  4. destination is a virtual address left to the host                               pass
+//     an ICMP error to another local address, about a packet to the far end of a
+//     tunnel, or of connections from a SNAT address                                   ours
+//     destination is another local address                                            pass
 //  5. source is a member (address, protocol, port), or a fragment from its address;
 //     or an ICMP error, whoever sends it, about a packet to a member's address        ours
 //  6. destination is in a prefix that a virtual server of the port has                ours
@@ -68,6 +71,7 @@ enum address_flag {
 	ADDR_LOCAL = 1 << 4,
 	ADDR_MEMBER = 1 << 5,
 	ADDR_MEMBER_ANY = 1 << 6, // whatever the protocol and port
+	ADDR_FAR_END = 1 << 7,    // we send to it from addresses of our own
 };
 
 // Which families have prefixes.
@@ -291,7 +295,7 @@ static __always_inline int decide(const struct packet *p, const struct config *c
 {
 	struct rule_key key;
 	struct rule_value *v;
-	__u32 zero = 0;
+	__u32 zero = 0, about = ADDR_MEMBER | ADDR_FAR_END;
 	void *table = bpf_map_lookup_elem(&rules, &zero);
 
 	if (!table)
@@ -326,15 +330,19 @@ static __always_inline int decide(const struct packet *p, const struct config *c
 			if (p->dst_port && lookup(table, &key, 0, p->proto, KIND_SERVICE | p->family))
 				return VERDICT_OURS;
 		}
-		if (flags & (ADDR_VIRTUAL | ADDR_LOCAL))
+		if ((flags & ADDR_VIRTUAL) || ((flags & ADDR_LOCAL) && !p->error))
 			return VERDICT_PASS;
+		if (flags & ADDR_LOCAL)
+			about = ADDR_FAR_END;
 	}
 
 	if (p->error) {
 		__builtin_memcpy(key.addr, p->quoted, sizeof(key.addr));
 		v = lookup(table, &key, 0, 0, KIND_ADDRESS | p->family);
-		if (v && (v->flags & ADDR_MEMBER))
+		if (v && (v->flags & about))
 			return VERDICT_OURS;
+		if (!(about & ADDR_MEMBER))
+			return VERDICT_PASS;
 	}
 
 	__builtin_memcpy(key.addr, p->src, sizeof(key.addr));
