@@ -19,7 +19,6 @@ import (
 
 var (
 	snat4, snat6 = netip.MustParseAddr("192.168.20.200"), netip.MustParseAddr("fd00:192:168:20::200")
-	member1MAC   = net.HardwareAddr{2, 0, 0, 0, 0x14, 1} // listed under neighbours in modes.yaml
 )
 
 func virtualOf(v6 bool, host byte) netip.Addr {

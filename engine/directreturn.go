@@ -19,9 +19,6 @@ import (
 // answers; until then the connection is half open, that is, the first to give way, but has its whole idle time. Nothing is
 // concluded from answers that do not come.
 
-// directReturn reports whether answers of members bypass us.
-func (m Mode) directReturn() bool { return m == DirectReturn || m == Tunnel }
-
 // kind is that of the records of connections.
 func (m Mode) kind() (k flow.Kind, oneSided bool) {
 	switch {
