@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -102,10 +103,12 @@ func (c *Config) name(conn *Conn) {
 }
 
 // EachConnection calls f with a copy of every connection that matches, a chunk at a time, worker by worker, in the
-// caller's goroutine. It ends when f wants no more.
+// caller's goroutine. It ends when f wants no more. While workers change, a connection that moves may come twice.
 func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f func(*Conn) (more bool)) error {
 	var out []Conn
-	for _, w := range e.seated() {
+	workers := e.seated()
+	for i := 0; i < len(workers); i++ {
+		w := workers[i]
 		for from := uint32(1); from != 0; {
 			out = out[:0]
 			if e.running.Load() {
@@ -113,8 +116,17 @@ func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f f
 					return err
 				}
 			}
-			if err := e.wait(ctx, w, func(w *worker) { from = w.scan(from, &out) }); err != nil {
+			answered := false
+			if err := e.wait(ctx, w, func(w *worker) { from, answered = w.scan(from, &out), true }); err != nil {
 				return err
+			}
+			if !answered { // it has ended since: those that have come in its place are asked too
+				for _, n := range e.seated() {
+					if !slices.Contains(workers, n) {
+						workers = append(workers, n)
+					}
+				}
+				break
 			}
 			cfg := e.Config()
 			for i := range out {

@@ -78,9 +78,13 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 	if cfg.hasSNAT {
 		w.needPorts()
 	}
-	w.virtual = grow(w.virtual, len(cfg.virtuals))
-	w.node = grow(w.node, len(cfg.nodes))
-	for len(w.half.virtual) < len(cfg.virtuals) {
+	w.countFor(len(cfg.virtuals), len(cfg.nodes))
+}
+
+// countFor makes counters for so many ids of virtual servers and nodes, if there are fewer.
+func (w *worker) countFor(virtuals, nodes int) {
+	w.virtual, w.node = grow(w.virtual, virtuals), grow(w.node, nodes)
+	for len(w.half.virtual) < virtuals {
 		w.half.virtual = append(w.half.virtual, 0)
 	}
 }

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -192,7 +193,7 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	}
 	w := bySlot[slot]
 	if w == nil {
-		return Explanation{}, fmt.Errorf("the workers change at this moment; ask again")
+		return Explanation{}, errWorkersChange
 	}
 	p := asked{question: q}
 	var failed error
@@ -202,8 +203,14 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	if failed != nil {
 		return Explanation{}, failed
 	}
+	if p.cfg == nil { // it has ended before it came to the question
+		return Explanation{}, errWorkersChange
+	}
 	return p.explanation(), nil
 }
+
+// errWorkersChange is returned for a question to a worker that gives everything over.
+var errWorkersChange = errors.New("the workers change at this moment; ask again")
 
 // String is the word for people.
 func (k MemberKind) String() string {

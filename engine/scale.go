@@ -416,6 +416,8 @@ func (w *worker) inherit(o *worker) {
 	w.inheritPersistence(o)
 	w.runtime.activity.busy += o.runtime.activity.busy
 	w.runtime.activity.add(&o.runtime.activity.Pauses)
+	// The old one may have counters of ids that no configuration has any more, which the new one never had.
+	w.countFor(len(o.virtual), len(o.node))
 	for i := range o.virtual {
 		w.virtual[i].Add(&o.virtual[i])
 	}
