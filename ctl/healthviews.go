@@ -84,7 +84,8 @@ func (h *health) show(v *MemberView, m *engine.MemberInfo) {
 		return // of a configuration that is on its way out
 	}
 	if w := h.orders.weight(memberKey{v.Pool, v.Name}); w != nil {
-		v.FileWeight = &w.File
+		file := w.File // the view outlives the lock
+		v.FileWeight = &file
 	}
 	v.Verdict, v.Cause, v.Changes = k.verdict.String(), k.cause, k.changes
 	since := k.since
