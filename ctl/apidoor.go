@@ -118,7 +118,7 @@ func (d *door) admit(g *guest) (victim *guest) {
 			victim = o
 		}
 	}
-	delete(d.guests, victim) // there is one: not more requests are answered than maxGuests
+	delete(d.guests, victim) // there is one: fewer requests have a place (apiguard.go) than there may be guests
 	d.turned++
 	return victim
 }

@@ -67,7 +67,6 @@ func newGuard(a *access, log *slog.Logger, list []apiRoute) *guard {
 
 // ServeHTTP is http.Handler's.
 func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer busy(r.Context())()
 	defer g.answered.Add(1)
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // it is that very value
@@ -109,8 +108,11 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, code, err)
 		return
 	}
+	// Before it has a place a request may be as slow as it likes to be: its connection counts as idle, and gives way to others.
+	done := busy(r.Context())
 	if at != &g.quick {
 		defer leave()
+		defer done()
 		route.handle(w, r)
 		return
 	}
@@ -118,6 +120,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := keptAnswer{header: w.Header(), code: http.StatusOK}
 	func() {
 		defer leave()
+		defer done()
 		route.handle(&a, r)
 	}()
 	w.WriteHeader(a.code)
