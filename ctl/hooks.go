@@ -30,21 +30,22 @@ type hook struct {
 
 func (h hook) argv() []string { return strings.Split(h.command, "\x00") }
 
-// hookRunner runs hooks: those of one address one after the other, and where several events wait only the last. It never makes
-// who tells it wait.
+// hookRunner runs hooks: those of one address one after the other, in the order in which they were told first, and where several
+// events of one wait only the last. It never makes who tells it wait.
 type hookRunner struct {
 	log   *slog.Logger
 	slots chan struct{}
 
 	mu      sync.Mutex
 	done    *sync.Cond
-	waiting map[hook]string // the event that is to be told next
-	running map[hook]bool
-	told    map[hook]string // the event that was told last, or is about to be
+	waiting map[hook]string   // the event that is to be told next
+	queues  map[string][]hook // by address: those with an event that waits
+	running map[string]bool   // by address
+	told    map[hook]string   // the event that was told last, or is about to be
 }
 
 func newHookRunner(log *slog.Logger) *hookRunner {
-	r := &hookRunner{log: log, slots: make(chan struct{}, hooksAtOnce), waiting: map[hook]string{}, running: map[hook]bool{}, told: map[hook]string{}}
+	r := &hookRunner{log: log, slots: make(chan struct{}, hooksAtOnce), waiting: map[hook]string{}, queues: map[string][]hook{}, running: map[string]bool{}, told: map[hook]string{}}
 	r.done = sync.NewCond(&r.mu)
 	return r
 }
@@ -56,10 +57,13 @@ func (r *hookRunner) tell(h hook, event string) {
 	if r.told[h] == event {
 		return
 	}
+	if _, ok := r.waiting[h]; !ok {
+		r.queues[h.address] = append(r.queues[h.address], h)
+	}
 	r.told[h], r.waiting[h] = event, event
-	if !r.running[h] {
-		r.running[h] = true
-		go r.run(h)
+	if !r.running[h.address] {
+		r.running[h.address] = true
+		go r.run(h.address)
 	}
 }
 
@@ -78,20 +82,25 @@ func (r *hookRunner) keep(wanted map[hook]string) {
 	}
 }
 
-// run tells one hook until nothing waits for it.
-func (r *hookRunner) run(h hook) {
+// run tells the hooks of an address until nothing waits for them.
+func (r *hookRunner) run(address string) {
 	for {
 		r.mu.Lock()
-		event, ok := r.waiting[h]
-		delete(r.waiting, h)
-		if !ok {
-			delete(r.running, h)
+		if len(r.queues[address]) == 0 {
+			delete(r.queues, address)
+			delete(r.running, address)
 			r.done.Broadcast()
 			r.mu.Unlock()
 			return
 		}
 		r.mu.Unlock()
 		r.slots <- struct{}{}
+		r.mu.Lock() // what has come while it waited for the slot counts
+		h := r.queues[address][0]
+		event := r.waiting[h]
+		r.queues[address] = r.queues[address][1:]
+		delete(r.waiting, h)
+		r.mu.Unlock()
 		r.once(h, event)
 		<-r.slots
 	}
@@ -114,13 +123,13 @@ func (r *hookRunner) once(h hook, event string) {
 
 // wait waits until no hook runs, at most for a time, and reports whether none does.
 func (r *hookRunner) wait(limit time.Duration) bool {
+	deadline := time.Now().Add(limit) // before the timer, which else might find it not over and wake nobody again
 	timer := time.AfterFunc(limit, func() {
 		r.mu.Lock()
 		r.done.Broadcast()
 		r.mu.Unlock()
 	})
 	defer timer.Stop()
-	deadline := time.Now().Add(limit)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for len(r.running) > 0 && time.Now().Before(deadline) {

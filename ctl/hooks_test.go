@@ -64,6 +64,43 @@ func TestHookRunner(t *testing.T) {
 	}
 }
 
+// A hook that a reload has changed is told of its address after the one before it was told that it is withdrawn, however long
+// that takes: what stands in the end is the announcement.
+func TestHookChanged(t *testing.T) {
+	dir := t.TempDir()
+	told, program := filepath.Join(dir, "told"), filepath.Join(dir, "hook")
+	script := fmt.Sprintf("#!/bin/sh\n[ $SLUICE_EVENT = withdraw ] && sleep 0.3\necho $1 $SLUICE_EVENT >> %s\n", told)
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{assembly: assembly{log: slog.New(slog.NewTextHandler(io.Discard, nil)), file: &File{}, ifaces: []iface{{name: "eth1"}}}, health: &health{}}
+	for _, argument := range []string{"old", "new"} {
+		f, err := Parse("hook.yaml", []byte(fmt.Sprintf(`
+ports: [{name: outside, interface: eth1}]
+pools: [{name: a, members: [{name: a1, address: 192.168.20.1}]}]
+virtual-servers: [{name: web, address: "10.10.1.100:80", protocol: tcp, pool: a, hook: [%s, %s]}]
+`, program, argument)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.file = f
+		s.withdraw()
+		if argument == "old" && !s.hooks.wait(hookTime) {
+			t.Fatal("it does not end")
+		}
+	}
+	if !s.hooks.wait(hookTime) {
+		t.Fatal("it does not end")
+	}
+	b, err := os.ReadFile(told)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "old announce\nold withdraw\nnew announce\n"; string(b) != want {
+		t.Errorf("told %q, want %q", b, want)
+	}
+}
+
 // A hook that does not end is killed at its time, with what it has started.
 func TestHookKilled(t *testing.T) {
 	if testing.Short() {

@@ -114,10 +114,10 @@ func (s *Server) withdraw() {
 	if s.hooks == nil {
 		s.hooks = newHookRunner(s.log)
 	}
+	s.hooks.keep(wanted) // first: what a reload has given another name or program is announced after it was withdrawn
 	for h, event := range wanted {
 		s.hooks.tell(h, event)
 	}
-	s.hooks.keep(wanted)
 }
 
 // announced are the addresses of v that are to be on its port.
