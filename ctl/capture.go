@@ -146,10 +146,10 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Trailer", captureTrailer)
 	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin()}
 	stats := sink.run(r.Context(), c)
-	if err := c.Close(); err != nil {
+	s.captures.end()
+	if err := c.Close(); err != nil { // another one may begin
 		s.log.Warn("a worker has not ended a capture", "error", err)
 	}
-	s.captures.end() // another one may begin
 	if b, err := json.Marshal(stats); err == nil {
 		w.Header().Set(captureTrailer, string(b))
 	}
