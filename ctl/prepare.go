@@ -123,7 +123,12 @@ func ownMount(state int, name, kind string, uid, gid int) (mounted bool, err err
 		return mounted, err
 	}
 	if kind != "tmpfs" {
-		return mounted, nil
+		// It may be root's, of an engine that ran here before.
+		pins, _, err := ownFolder(fd, rings.PinFolder, uid, gid, 0o700)
+		if err == nil {
+			unix.Close(pins)
+		}
+		return mounted, err
 	}
 	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {

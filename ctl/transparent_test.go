@@ -35,7 +35,7 @@ func TestTransparentProblems(t *testing.T) {
 		{"", "", "pool: r, mode: firewall, snat: pa", "virtual-servers[0].snat: firewalls see both ends as they are; remove snat, or use mode router"},
 		{"", "", "pool: r, mode: router, hairpin: refuse", "virtual-servers[0].hairpin: router has no hairpin"},
 		{"", "", "pool: r, mode: router, table-full: forward", "virtual-servers[0].table-full"},
-		{"", "", "pool: r, mode: mat", `virtual-servers[0].mode: unknown mode "mat"; supported: nat, fullnat, direct-return, router, firewall, forward`},
+		{"", "", "pool: r, mode: mat", `virtual-servers[0].mode: unknown mode "mat"; supported: nat, fullnat, direct-return, tunnel, router, firewall, forward`},
 	} {
 		_, err := Parse("f", fmt.Appendf(nil, routerFile, c.member, c.pool, c.rest))
 		switch {

@@ -32,7 +32,10 @@ const OwnBPFFS = "/run/sluice/bpf"
 
 var systemPins = pinStore{system: "/sys/fs/bpf", own: OwnBPFFS, lock: OwnBPFFS + ".lock"}
 
-const pinFolder, pinLink = "sluice", "link"
+// PinFolder is the folder in a bpf file system that has a folder for each pin.
+const PinFolder = "sluice"
+
+const pinLink = "link"
 
 // Pinned is one pin, possibly of another network namespace or of an interface that is gone.
 type Pinned struct {
@@ -65,7 +68,7 @@ func (s pinStore) list() ([]Pinned, error) {
 		return nil, err
 	}
 	for _, root := range s.mounted() {
-		folders, err := os.ReadDir(filepath.Join(root, pinFolder))
+		folders, err := os.ReadDir(filepath.Join(root, PinFolder))
 		if errors.Is(err, unix.EACCES) {
 			continue // another user's
 		}
@@ -73,7 +76,7 @@ func (s pinStore) list() ([]Pinned, error) {
 			return nil, fmt.Errorf("list pinned XDP programs: %w%s", err, privilegeHint(err))
 		}
 		for _, f := range folders {
-			p := Pinned{Path: filepath.Join(root, pinFolder, f.Name())}
+			p := Pinned{Path: filepath.Join(root, PinFolder, f.Name())}
 			if !p.parse() {
 				continue
 			}
@@ -112,7 +115,7 @@ func (p *Pinned) parse() bool {
 func (s pinStore) release(p Pinned) error {
 	owned := false
 	for _, root := range []string{s.system, s.own} {
-		owned = owned || filepath.Dir(p.Path) == filepath.Join(root, pinFolder)
+		owned = owned || filepath.Dir(p.Path) == filepath.Join(root, PinFolder)
 	}
 	if !owned || !p.parse() {
 		return fmt.Errorf("release %q: not a pinned XDP program of sluice", p.Path)
@@ -139,7 +142,7 @@ func (s pinStore) release(p Pinned) error {
 // system's place after a start that found none, so both are searched.
 func (s pinStore) find(inode uint64, ifindex int) (link.Link, string, error) {
 	for _, root := range s.mounted() {
-		folder := filepath.Join(root, pinFolder, pinName(inode, ifindex))
+		folder := filepath.Join(root, PinFolder, pinName(inode, ifindex))
 		l, err := loadLink(folder)
 		if errors.Is(err, unix.EACCES) {
 			continue // another user's: if it is attached to our interface, attaching says so
@@ -157,7 +160,7 @@ func (s pinStore) pin(l link.Link, inode uint64, ifindex int) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	folder := filepath.Join(root, pinFolder, pinName(inode, ifindex))
+	folder := filepath.Join(root, PinFolder, pinName(inode, ifindex))
 	err = os.MkdirAll(folder, 0o700)
 	if err == nil {
 		err = l.Pin(filepath.Join(folder, pinLink))
@@ -217,7 +220,7 @@ func (s pinStore) ensure() (string, error) {
 
 // usable reports whether there is a bpffs at root in which this process can make pins. Its folder for them is made.
 func (s pinStore) usable(root string) bool {
-	folder := filepath.Join(root, pinFolder)
+	folder := filepath.Join(root, PinFolder)
 	if !isBPFFS(root) || os.MkdirAll(folder, 0o700) != nil {
 		return false
 	}
@@ -244,7 +247,7 @@ func (s pinStore) unmountOwn() (bool, error) {
 	}
 	defer unlock()
 	// The kernel may have put files of its own there (kernel/bpf/inode.c, populate_bpffs).
-	if err := os.Remove(filepath.Join(s.own, pinFolder)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(s.own, PinFolder)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, nil // there are pins
 	}
 	if err := unix.Unmount(s.own, unix.UMOUNT_NOFOLLOW); err != nil {
@@ -295,7 +298,7 @@ func (s pinStore) acquire() (release func(), err error) {
 // used reports whether there is any pin.
 func (s pinStore) used() bool {
 	for _, root := range s.mounted() {
-		if _, err := os.Stat(filepath.Join(root, pinFolder)); err == nil {
+		if _, err := os.Stat(filepath.Join(root, PinFolder)); err == nil {
 			return true
 		}
 	}

@@ -114,7 +114,7 @@ func checkNoPins(t *testing.T, s pinStore) {
 	if _, err := os.Stat(filepath.Dir(s.own)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is still there (%v)", filepath.Dir(s.own), err)
 	}
-	if _, err := os.Stat(filepath.Join(s.system, pinFolder)); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(s.system, PinFolder)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s still has a folder of ours (%v)", s.system, err)
 	}
 }
