@@ -92,7 +92,7 @@ var captureParams = []param{
 	{name: "count", kind: numberParam, low: 1, high: 1 << 40, text: "End after so many packets; 10000 if it is left out."},
 	{name: "bytes", kind: numberParam, low: 1, high: 1 << 40, text: "End after so many bytes of frames; 268435456 if it is left out."},
 	{name: "duration", kind: durationParam, text: "End after this time, at most 24h; 1m if it is left out."},
-	{name: "snap", kind: numberParam, low: 1, high: 1 << 16, text: "Keep so many bytes of each frame; all if it is left out."},
+	{name: "snap", kind: numberParam, high: 1 << 16, text: "Keep so many bytes of each frame; all if it is left out."},
 	{name: "sample", kind: numberParam, low: 1, high: 1 << 30, text: "Look at one in so many packets."},
 	{name: "ring", kind: numberParam, low: 1 << 14, high: maxCaptureRing, text: "How many bytes a worker may be ahead of the reader; 4194304 if it is left out."},
 }

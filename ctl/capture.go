@@ -75,7 +75,7 @@ func parseCapture(p url.Values) (r captureRequest, err error) {
 	}
 	const many = 1 << 40
 	r.count, r.bytes = uint64(number("count", DefaultCaptureCount, 1, many)), uint64(number("bytes", DefaultCaptureBytes, 1, many))
-	r.Snap, r.Sample = number("snap", 0, 1, 1<<16), number("sample", 1, 1, 1<<30)
+	r.Snap, r.Sample = number("snap", 0, 0, 1<<16), number("sample", 1, 1, 1<<30)
 	r.RingBytes = number("ring", DefaultCaptureRing, 1<<14, maxCaptureRing)
 	r.Filter.Worker = number("worker", -1, 0, engine.Bins)
 	if err != nil {

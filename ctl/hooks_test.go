@@ -144,6 +144,10 @@ func TestVirtualOrders(t *testing.T) {
 	if at, _ := o.disabled("web"); at != since {
 		t.Error("an order that stands already has begun anew")
 	}
+	h := &health{orders: o}
+	if list := h.ordered(); len(list) != 1 || list[0].Path != "virtual-servers[web]" || list[0].Value != OrderDisable || list[0].TakeBack != "sluice virtual enable web" {
+		t.Errorf("config diff has %+v", list)
+	}
 	f := &File{VirtualServers: []VirtualServer{{Name: "web"}}}
 	if err := o.keepVirtuals(f); err != nil || len(o.virtuals) != 1 {
 		t.Errorf("%v, %v", o.virtuals, err)

@@ -224,6 +224,10 @@ func (h *health) ordered() []OrderedView {
 		out = append(out, OrderedView{Path: path(w.Pool, w.Member) + ".weight", Value: strconv.Itoa(w.Weight), File: strconv.Itoa(w.File), Since: w.At.UTC().Format(time.RFC3339),
 			TakeBack: fmt.Sprintf("sluice member weight %s %s %s", w.Pool, w.Member, WeightOfFile)})
 	}
+	for name, since := range h.orders.virtuals {
+		out = append(out, OrderedView{Path: fmt.Sprintf("virtual-servers[%s]", name), Value: OrderDisable, Since: since.UTC().Format(time.RFC3339),
+			TakeBack: "sluice virtual enable " + name})
+	}
 	slices.SortFunc(out, func(a, b OrderedView) int { return strings.Compare(a.Path, b.Path) })
 	return out
 }

@@ -47,7 +47,7 @@ func (w *worker) explain(a *asked, now uint64) error {
 	w.now, w.refs[0] = now, 0
 	c, k := &w.runtime.choice, &w.keys[0]
 	w.runtime.peek = &peek{frame: frame, mac: rewrite.SourceMAC(frame), node: a.question.Node}
-	c.peek = true
+	c.peek, c.pool = true, nil
 	defer func() { w.runtime.peek, c.trail, c.going, c.peek = nil, trail{}, [2]*shared{}, false }()
 	a.ingress = a.question.ingress(w.cfg, k)
 	w.ports[0] = uint16(a.ingress)
@@ -125,7 +125,7 @@ func (w *worker) explainJudged(a *asked) {
 		default:
 			a.decision, a.why = DecideDrop, why
 		}
-		if c.peek {
+		if c.pool != nil { // else it was refused before a member was looked for
 			a.trail, a.pool = c.trail, c.pool
 		}
 		a.persistence = p.persistence

@@ -633,3 +633,22 @@ func TestExplainWhileRunning(t *testing.T) {
 	}
 	b.close()
 }
+
+// What is refused before a member is looked for is told with the pool of its own virtual server, whatever was asked before.
+func TestExplainRefusedPool(t *testing.T) {
+	spec := a4(1)
+	spec.Pools = append(spec.Pools, PoolSpec{Name: "second", Scheduler: "first", Members: spec.Pools[0].Members})
+	other := spec.Virtuals[0]
+	other.Name, other.Addr, other.Pool, other.Deny = "other", netip.MustParseAddr("10.10.1.101"), len(spec.Pools)-1, []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	spec.Virtuals = append(spec.Virtuals, other)
+	b := newBench(t, spec, 5, 1024)
+	for _, to := range []netip.Addr{vip, other.Addr} {
+		e, err := b.Engine.Explain(t.Context(), Question{Proto: flow.TCP, Src: netip.AddrPortFrom(clientIP, 4003), Dst: netip.AddrPortFrom(to, 80), Port: outside})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if to == vip && (e.Pool != spec.Pools[0].Name || e.Member == "") || to != vip && (e.Pool != "second" || e.Reason != SourceDenied.String()) {
+			t.Errorf("to %s: pool %q, %v %s, member %q", to, e.Pool, e.Decision, e.Reason, e.Member)
+		}
+	}
+}
