@@ -40,7 +40,10 @@ func apiAnswers(t *testing.T, b *bed) *openapi3.T {
 		if item.Get == nil {
 			continue
 		}
-		resp := must(client.Get("http://sluice" + path))(t)
+		needs := map[string]string{ // parameters that there must be, or that end what would go on
+			"/v1/explain": "?protocol=tcp&source=172.16.10.55:4003&destination=10.10.1.100:80", "/v1/capture": "?count=1&duration=500ms",
+		}
+		resp := must(client.Get("http://sluice" + path + needs[path]))(t)
 		body := must(io.ReadAll(resp.Body))(t)
 		resp.Body.Close()
 		content := item.Get.Responses.Status(resp.StatusCode).Value.Content.Get(resp.Header.Get("Content-Type"))
@@ -48,7 +51,11 @@ func apiAnswers(t *testing.T, b *bed) *openapi3.T {
 			t.Errorf("%s: %s, %s", path, resp.Status, resp.Header.Get("Content-Type"))
 			continue
 		}
-		validate(t, path, content.Schema, body)
+		if strings.Contains(resp.Header.Get("Content-Type"), "json") {
+			validate(t, path, content.Schema, body)
+		} else if len(body) == 0 {
+			t.Errorf("%s: nothing", path)
+		}
 	}
 	return doc
 }

@@ -83,7 +83,7 @@ func TestBadInput(t *testing.T) {
 	})
 	b.write(good)
 	t.Run("no permission", func(t *testing.T) {
-		b.refused(t, &syscall.Credential{Uid: 65534, Gid: 65534}, []string{`(?i)permission.*root|root.*permission`}, "run", "-c", b.config)
+		b.refused(t, &syscall.Credential{Uid: 65534, Gid: 65534}, []string{`lacks CAP_NET_ADMIN.*run as root`}, "run", "-c", b.config)
 		if r := b.sluice(&syscall.Credential{Uid: 65534, Gid: 65534}, "check", "-c", b.config); r.code != 0 {
 			t.Errorf("check needs no privilege: %+v", r)
 		}
