@@ -106,7 +106,7 @@ func TestDashboard(t *testing.T) {
 func TestAlertRules(t *testing.T) {
 	promtool, err := exec.LookPath("promtool")
 	if err != nil {
-		t.Skip("promtool is not installed (apt-get install prometheus)")
+		lacking(t, "promtool is not installed (apt-get install prometheus)")
 	}
 	for _, args := range [][]string{{"check", "rules", "sluice.rules.yaml"}, {"test", "rules", "sluice.rules.test.yaml"}} {
 		cmd := exec.Command(promtool, args...)
@@ -158,7 +158,7 @@ func TestUnits(t *testing.T) {
 	}
 	analyze, err := exec.LookPath("systemd-analyze")
 	if err != nil {
-		t.Skip("systemd-analyze is not installed (apt-get install systemd)")
+		lacking(t, "systemd-analyze is not installed (apt-get install systemd)")
 	}
 	dir := t.TempDir()
 	var paths []string

@@ -75,3 +75,12 @@ func must[T any](v T, err error) func(testing.TB) T {
 		return v
 	}
 }
+
+// lacking ends a test that needs a program which is not here: it skips, or fails where SLUICE_LAB=require is set.
+func lacking(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("SLUICE_LAB") == "require" {
+		t.Fatalf("%s, and SLUICE_LAB=require", why)
+	}
+	t.Skip(why)
+}

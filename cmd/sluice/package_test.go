@@ -22,7 +22,7 @@ import (
 func makePackage(t *testing.T, dir string) string {
 	t.Helper()
 	if _, err := exec.LookPath("dpkg-deb"); err != nil {
-		t.Skip("dpkg-deb is not installed: no Debian")
+		lacking(t, "dpkg-deb is not installed: no Debian")
 	}
 	cmd := exec.Command("../../deploy/debian/build", program(t), dir)
 	cmd.Env = append(os.Environ(), "DEB_COMPRESSION=none") // quick

@@ -34,7 +34,7 @@ func unprivileged(t *testing.T, caps []string, args ...string) *exec.Cmd {
 	t.Helper()
 	setpriv, err := exec.LookPath("setpriv")
 	if err != nil {
-		t.Skip("setpriv is not installed (apt-get install util-linux)")
+		lacking(t, "setpriv is not installed (apt-get install util-linux)")
 	}
 	set := "-all"
 	for _, c := range caps {
