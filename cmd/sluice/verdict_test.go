@@ -42,63 +42,57 @@ func (b *bed) minded(h *lab.Host, at netip.AddrPort) (down *atomic.Bool) {
 	return down
 }
 
-// wakes measures how long it takes on this machine until a thread runs that another one wakes, at the priority of an urgent bed,
-// until it is stopped: what no program can be faster than.
+// wakes measures on every core how long it takes until a thread runs that another one wakes, until it is stopped: what no program
+// can be faster than whose threads are bound to cores, as workers are.
 func wakes(t *testing.T) (stop func() []time.Duration) {
 	t.Helper()
-	var pipe [2]int
-	ok(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	start, ended := time.Now(), make(chan struct{})
+	var mu sync.Mutex
 	var list []time.Duration
 	var wg sync.WaitGroup
-	urgent := func(f func()) {
+	for core := range runtime.NumCPU() {
+		var pipe [2]int
+		ok(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 		wg.Go(func() {
-			runtime.LockOSThread() // and never unlocked: the thread ends with its priority
-			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, -15)
-			f()
+			defer unix.Close(pipe[1])
+			for {
+				select {
+				case <-ended:
+					return
+				case <-time.After(3 * time.Millisecond):
+				}
+				var b [8]byte
+				binary.NativeEndian.PutUint64(b[:], uint64(time.Since(start)))
+				_, _ = unix.Write(pipe[1], b[:])
+			}
+		})
+		wg.Go(func() {
+			defer unix.Close(pipe[0])
+			runtime.LockOSThread() // and never unlocked: the thread ends, and its binding with it
+			var set unix.CPUSet
+			set.Set(core)
+			_ = unix.SchedSetaffinity(0, &set)
+			for {
+				var b [8]byte
+				n, err := unix.Read(pipe[0], b[:])
+				if err == unix.EINTR {
+					continue
+				}
+				if n < len(b) {
+					return
+				}
+				mu.Lock()
+				list = append(list, time.Since(start)-time.Duration(binary.NativeEndian.Uint64(b[:])))
+				mu.Unlock()
+			}
 		})
 	}
-	urgent(func() {
-		defer unix.Close(pipe[1])
-		for {
-			select {
-			case <-ended:
-				return
-			case <-time.After(3 * time.Millisecond):
-			}
-			var b [8]byte
-			binary.NativeEndian.PutUint64(b[:], uint64(time.Since(start)))
-			_, _ = unix.Write(pipe[1], b[:])
-		}
-	})
-	urgent(func() {
-		defer unix.Close(pipe[0])
-		for {
-			var b [8]byte
-			n, err := unix.Read(pipe[0], b[:])
-			if err == unix.EINTR {
-				continue
-			}
-			if n < len(b) {
-				return
-			}
-			list = append(list, time.Since(start)-time.Duration(binary.NativeEndian.Uint64(b[:])))
-		}
-	})
 	return func() []time.Duration {
 		close(ended)
 		wg.Wait()
+		slices.Sort(list)
 		return list
 	}
-}
-
-// quantile sorts a list and takes the value that a share q of it does not exceed.
-func quantile(list []time.Duration, q float64) time.Duration {
-	if len(list) == 0 {
-		return 0
-	}
-	slices.Sort(list)
-	return list[min(len(list)-1, int(q*float64(len(list))))]
 }
 
 var acknowledged = regexp.MustCompile(`acknowledged_in=(\S+)`)
@@ -112,12 +106,12 @@ func (d *daemon) acknowledgements() (list []time.Duration) {
 }
 
 // Servers die and come back under load, by the word of their monitors: from the verdict to the last worker's acknowledgement it
-// takes less than 1 ms in 99 of 100 cases. A machine on which a thread that is woken alone needs a third of that is not judged by it,
-// but measured again, and in the end by what it needs itself.
+// takes less than 1 ms in 99 of 100 cases. That is judged in a round in which a thread that is woken, and does nothing else, needs
+// less than a third of it in 99 of 100 cases; a machine that has no such round, because others have its cores, is said to be too
+// busy, and judged by half of the cases.
 func TestVerdictsUnderLoad(t *testing.T) {
-	const members, servers, changes, rounds, limit = 12, 4, 150, 4, time.Millisecond
+	const members, servers, changes, rounds, limit = 12, 4, 120, 3, time.Millisecond
 	b := newBed(t, lab.TwoArmOptions{Servers: servers, Queues: 2}, settings{})
-	b.urgent = true
 	var list strings.Builder
 	var down [members]*atomic.Bool
 	for i := range members {
@@ -155,20 +149,20 @@ pools:
 			time.Sleep(10 * time.Millisecond)
 		}
 		took, wake := d.acknowledgements()[before:], end()
-		p99, late := quantile(took, 0.99), quantile(wake, 0.99)
-		judged = late < limit/3
-		t.Logf("round %d: %d changes, from the verdict to the last worker's acknowledgement p50 %s, p99 %s, max %s; a thread is woken in p50 %s, p99 %s, max %s: judged %t",
-			round, len(took), quantile(took, 0.5), p99, quantile(took, 1), quantile(wake, 0.5), late, quantile(wake, 1), judged)
-		if judged && p99 >= limit && round < rounds { // once more: of two cores a neighbour may have had both at that moment
-			judged = false
-		}
-		if judged && p99 >= limit {
+		slices.Sort(took)
+		half, p99, late := quantile(took, 0.5), quantile(took, 0.99), quantile(wake, 0.99)
+		quiet := late < limit/3
+		best = min(best, half)
+		t.Logf("round %d: %d changes; from the verdict to the last worker's acknowledgement p50 %s, p99 %s, max %s; a thread is woken in p50 %s, p99 %s, max %s; quiet: %t",
+			round, len(took), half, p99, quantile(took, 1), quantile(wake, 0.5), late, quantile(wake, 1), quiet)
+		judged = quiet && (p99 < limit || round == rounds)
+		switch {
+		case judged && p99 >= limit:
 			t.Errorf("p99 %s, want less than %s", p99, limit)
-		}
-		if best = min(best, p99-4*late); !judged && round == rounds {
-			t.Logf("not judged by %s in any round: the machine is too busy", limit)
+		case !judged && round == rounds:
+			t.Logf("p99 is not judged: the machine was too busy in %d rounds", rounds)
 			if best >= limit {
-				t.Errorf("four times what a thread needs to be woken, and %s more: want less than %s", best, limit)
+				t.Errorf("p50 %s, want less than %s", best, limit)
 			}
 		}
 	}
