@@ -102,7 +102,7 @@ var memberKeys = mapping[Member]{what: "a member", later: []string{"monitor"}, k
 		0, 65535, func(m *Member) *int { return &m.Weight }),
 	numberKey(keyDoc{name: "priority", def: "0", example: "10", text: "Members of the highest priority take the connections. When they are full or fewer than minimum-active are usable, the next lower priority does, such as a server that says sorry."},
 		0, 65535, func(m *Member) *int { return &m.Priority }),
-	numberKey(keyDoc{name: "connection-limit", def: "0", example: "50", text: "How many connections it may have, over all workers and virtual servers, exactly. 0 is no limit."},
+	numberKey(keyDoc{name: "connection-limit", def: "0", example: "50", text: "How many connections it may have, over all workers and virtual servers, exactly. One counts until it is closed: both ends' FINs are acknowledged, or it was reset. 0 is no limit."},
 		0, 100_000_000, func(m *Member) *int { return &m.ConnectionLimit }),
 	numberKey(keyDoc{name: "rate-limit", def: "0", example: "100", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
 		0, 100_000_000, func(m *Member) *int { return &m.RateLimit }),

@@ -74,7 +74,9 @@ func (w *worker) explain(a *asked, now uint64) error {
 func (w *worker) goes(a *asked, index uint32) {
 	p, r, counts := w.runtime.peek, w.table.Record(index), &w.runtime.counts
 	p.going = index
-	w.runtime.choice.going = [2]*shared{counts.nodes[r.Node], counts.virtuals[r.VS]}
+	if holds(r) {
+		w.runtime.choice.going = [2]*shared{counts.nodes[r.Node], counts.virtuals[r.VS]}
+	}
 	if r.SNAT != 0 {
 		p.freed = &flow.Freed{Destination: w.table.DestinationOf(r), Port: r.SPort}
 	}
