@@ -223,3 +223,70 @@ func TestPlacesWhenScaled(t *testing.T) {
 	}
 	s.check()
 }
+
+// A closed connection that another worker sends takes no place with it when it is not wanted: a new one has its tuple, or its member
+// has stopped serving meanwhile.
+func TestPlacesOfUnwanted(t *testing.T) {
+	for _, ended := range []bool{false, true} {
+		b := newBench(t, pair(1), 1000, 2048)
+		w := b.workers[0]
+		if b.established(100) != 1 || b.established(101) != 2 {
+			t.Fatal("other servers than expected")
+		}
+		closings["FINs"](b, 1, 100)
+		var closed flow.Record
+		w.table.Each(1, w.table.Cap()+1, func(_ uint32, r *flow.Record) {
+			if r.Closed() {
+				closed = *r
+			}
+		})
+		if s := b.to(100); s != 1 {
+			t.Fatalf("the tuple begins anew with server %d", s)
+		}
+		if ended {
+			b.set(0, MemberDown, EndReset, 1)
+			b.take()
+		}
+		stats := w.stats.Closed
+		w.takeOver(&closed)
+		if w.stats.Closed != stats+1 {
+			t.Error("it was entered")
+		}
+		b.check()
+		b.take()
+		b.close()
+	}
+}
+
+// Connections through a router that are closed move to another without a place.
+func TestPlacesOfMoved(t *testing.T) {
+	b := newBench(t, routed(2, Router, false), 1000, 1024)
+	_, packets := b.hostsOut(t, 1000, 20)
+	for i, p := range packets {
+		if i%2 == 0 {
+			p.flags, p.seq = "R", 101
+			b.sendTo(i%2, inside, p.frame(t))
+		}
+	}
+	b.check()
+	if _, err := b.SetMembers(t.Context(), []MemberChange{{ID: b.member("router-1"), State: MemberState{Kind: MemberDown}, End: EndMove}}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		b.Step(b.now)
+	}
+	b.check()
+	closed := 0
+	for _, w := range b.workers {
+		w.table.Each(1, w.table.Cap()+1, func(_ uint32, r *flow.Record) {
+			if r.Closed() {
+				closed++
+			}
+		})
+	}
+	if s := b.stats(); s.Moved == 0 || closed != 10 {
+		t.Errorf("%d moved, %d of 10 closed", s.Moved, closed)
+	}
+	b.take()
+	b.close()
+}

@@ -274,9 +274,6 @@ func (w *worker) opened(r flow.Ref, id uint32, m *member) {
 	w.node[m.id].Opened++
 	w.virtual[id].Opened++
 	w.enter(fresh)
-	if !holds(fresh) { // adopted by a segment that ends it
-		w.vacate(fresh)
-	}
 }
 
 // giveWay removes the connection that holds rec's server-side tuple if it is over.
