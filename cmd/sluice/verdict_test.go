@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os/exec"
 	"regexp"
 	"runtime"
 	"slices"
@@ -42,11 +43,18 @@ func (b *bed) minded(h *lab.Host, at netip.AddrPort) (down *atomic.Bool) {
 	return down
 }
 
-// wakes measures on every core how long it takes until a thread runs that another one wakes, until it is stopped: what no program
-// can be faster than whose threads are bound to cores, as workers are.
+// realtime makes the calling thread, which ends with its goroutine, one of those that run before all others, if that is allowed.
+func realtime() {
+	runtime.LockOSThread()
+	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
+}
+
+// wakes measures on every core how long it takes until a thread runs that another one wakes, both with the priority of a realtime
+// bed, until it is stopped: what no program can be faster than whose threads are bound to cores, as workers are.
 func wakes(t *testing.T) (stop func() []time.Duration) {
 	t.Helper()
-	start, ended := time.Now(), make(chan struct{})
+	start := time.Now()
+	var ended atomic.Bool
 	var mu sync.Mutex
 	var list []time.Duration
 	var wg sync.WaitGroup
@@ -54,21 +62,18 @@ func wakes(t *testing.T) (stop func() []time.Duration) {
 		var pipe [2]int
 		ok(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 		wg.Go(func() {
+			realtime()
 			defer unix.Close(pipe[1])
-			for {
-				select {
-				case <-ended:
-					return
-				case <-time.After(3 * time.Millisecond):
-				}
+			for !ended.Load() {
+				_ = unix.Nanosleep(&unix.Timespec{Nsec: 3e6}, nil)
 				var b [8]byte
 				binary.NativeEndian.PutUint64(b[:], uint64(time.Since(start)))
 				_, _ = unix.Write(pipe[1], b[:])
 			}
 		})
 		wg.Go(func() {
+			realtime()
 			defer unix.Close(pipe[0])
-			runtime.LockOSThread() // and never unlocked: the thread ends, and its binding with it
 			var set unix.CPUSet
 			set.Set(core)
 			_ = unix.SchedSetaffinity(0, &set)
@@ -81,14 +86,15 @@ func wakes(t *testing.T) (stop func() []time.Duration) {
 				if n < len(b) {
 					return
 				}
+				took := time.Since(start) - time.Duration(binary.NativeEndian.Uint64(b[:]))
 				mu.Lock()
-				list = append(list, time.Since(start)-time.Duration(binary.NativeEndian.Uint64(b[:])))
+				list = append(list, took)
 				mu.Unlock()
 			}
 		})
 	}
 	return func() []time.Duration {
-		close(ended)
+		ended.Store(true)
 		wg.Wait()
 		slices.Sort(list)
 		return list
@@ -106,12 +112,17 @@ func (d *daemon) acknowledgements() (list []time.Duration) {
 }
 
 // Servers die and come back under load, by the word of their monitors: from the verdict to the last worker's acknowledgement it
-// takes less than 1 ms in 99 of 100 cases. That is judged in a round in which a thread that is woken, and does nothing else, needs
-// less than a third of it in 99 of 100 cases; a machine that has no such round, because others have its cores, is said to be too
-// busy, and judged by half of the cases.
+// takes less than 1 ms in 99 of 100 cases. The program runs before whatever else has the cores at that time, as on cores of its own.
+// Where that is not allowed, a round counts in which a thread that is woken, and does nothing else, needs less than a third of
+// that in 99 of 100 cases; a machine without such a round is said to be too busy, and judged by half of the cases.
 func TestVerdictsUnderLoad(t *testing.T) {
 	const members, servers, changes, rounds, limit = 12, 4, 120, 3, time.Millisecond
 	b := newBed(t, lab.TwoArmOptions{Servers: servers, Queues: 2}, settings{})
+	if out, err := exec.Command("chrt", "--fifo", "1", "true").CombinedOutput(); err == nil {
+		b.realtime = true
+	} else {
+		t.Logf("the program runs at the priority of everything else: chrt: %v, %s", err, out)
+	}
 	var list strings.Builder
 	var down [members]*atomic.Bool
 	for i := range members {
@@ -137,8 +148,8 @@ pools:
 		return !slices.ContainsFunc(query[[]ctl.MemberView](b, "member"), func(m ctl.MemberView) bool { return m.State == "no-neighbour" })
 	})
 	v, stop := b.visitors(3, netip.AddrPortFrom(b.VIP4, 8000))
-	judged, best := false, time.Hour
-	for round := 1; round <= rounds && !judged; round++ {
+	passed, judged, best := false, 0, time.Hour
+	for round := 1; round <= rounds && !passed; round++ {
 		before := len(d.acknowledgements())
 		end, deadline := wakes(t), time.Now().Add(startTime)
 		for i := 0; len(d.acknowledgements()) < before+changes; i = (i + 1) % members {
@@ -150,20 +161,22 @@ pools:
 		}
 		took, wake := d.acknowledgements()[before:], end()
 		slices.Sort(took)
-		half, p99, late := quantile(took, 0.5), quantile(took, 0.99), quantile(wake, 0.99)
-		quiet := late < limit/3
-		best = min(best, half)
-		t.Logf("round %d: %d changes; from the verdict to the last worker's acknowledgement p50 %s, p99 %s, max %s; a thread is woken in p50 %s, p99 %s, max %s; quiet: %t",
-			round, len(took), half, p99, quantile(took, 1), quantile(wake, 0.5), late, quantile(wake, 1), quiet)
-		judged = quiet && (p99 < limit || round == rounds)
-		switch {
-		case judged && p99 >= limit:
-			t.Errorf("p99 %s, want less than %s", p99, limit)
-		case !judged && round == rounds:
-			t.Logf("p99 is not judged: the machine was too busy in %d rounds", rounds)
-			if best >= limit {
-				t.Errorf("p50 %s, want less than %s", best, limit)
-			}
+		p99, late := quantile(took, 0.99), quantile(wake, 0.99)
+		t.Logf("round %d: %d changes; from the verdict to the last worker's acknowledgement p50 %s, p99 %s, max %s; a thread is woken in p50 %s, p99 %s, max %s",
+			round, len(took), quantile(took, 0.5), p99, quantile(took, 1), quantile(wake, 0.5), late, quantile(wake, 1))
+		passed, best = p99 < limit, min(best, quantile(took, 0.5))
+		if b.realtime || late < limit/3 {
+			judged++
+		}
+	}
+	switch {
+	case passed:
+	case judged > 0:
+		t.Errorf("p99 is %s or more in each of %d rounds, %d of them quiet", limit, rounds, judged)
+	default:
+		t.Logf("p99 is not judged: the machine was too busy in all of %d rounds", rounds)
+		if best >= limit {
+			t.Errorf("p50 %s, want less than %s", best, limit)
 		}
 	}
 	stop()
