@@ -43,6 +43,14 @@ func (b *bed) minded(h *lab.Host, at netip.AddrPort) (down *atomic.Bool) {
 	return down
 }
 
+// runFirst has the program run before whatever else has the cores, as on cores of its own, if that is allowed.
+func (b *bed) runFirst() {
+	out, err := exec.Command("chrt", "--fifo", "1", "true").CombinedOutput()
+	if b.realtime = err == nil; err != nil {
+		b.t.Logf("the program runs at the priority of everything else: chrt: %v, %s", err, out)
+	}
+}
+
 // realtime makes the calling thread, which ends with its goroutine, one of those that run before all others, if that is allowed.
 func realtime() {
 	runtime.LockOSThread()
@@ -118,11 +126,7 @@ func (d *daemon) acknowledgements() (list []time.Duration) {
 func TestVerdictsUnderLoad(t *testing.T) {
 	const members, servers, changes, rounds, limit = 12, 4, 120, 3, time.Millisecond
 	b := newBed(t, lab.TwoArmOptions{Servers: servers, Queues: 2}, settings{})
-	if out, err := exec.Command("chrt", "--fifo", "1", "true").CombinedOutput(); err == nil {
-		b.realtime = true
-	} else {
-		t.Logf("the program runs at the priority of everything else: chrt: %v, %s", err, out)
-	}
+	b.runFirst()
 	var list strings.Builder
 	var down [members]*atomic.Bool
 	for i := range members {
