@@ -88,7 +88,7 @@ func TestListsWhileScaling(t *testing.T) {
 	s.close()
 }
 
-// Between any two steps of a scaling a list has every connection, those in flight too.
+// Between the steps of any two workers during a scaling a list has every connection, those in flight too.
 func TestListsBetweenSteps(t *testing.T) {
 	const conns = 500
 	moving, lists, frozen := false, 0, 0
@@ -96,15 +96,16 @@ func TestListsBetweenSteps(t *testing.T) {
 		if !moving {
 			return s.now
 		}
-		list, err := s.Connections(t.Context(), 1<<20, nil)
-		if err != nil || len(list) != conns {
-			t.Errorf("a list has %d connections, there are %d: %v", len(list), conns, err)
-		}
-		lists++
 		for _, w := range s.seated() {
+			w.step(s.now)
 			if w.leaving != nil {
 				frozen += w.leaving.unmoved
 			}
+			list, err := s.Connections(t.Context(), 1<<20, nil)
+			if err != nil || len(list) != conns {
+				t.Errorf("a list has %d connections, there are %d: %v", len(list), conns, err)
+			}
+			lists++
 		}
 		return s.now
 	})
