@@ -37,8 +37,9 @@ type api struct {
 	doors   []*door
 	socket  string
 	listeners
-	certs    atomic.Pointer[tls.Config] // of remote
-	answered *atomic.Uint64             // requests
+	certs      atomic.Pointer[tls.Config] // of remote
+	remoteDoor *door                      // nil: not set
+	answered   *atomic.Uint64             // requests
 }
 
 // listeners are where an api answers; a successor goes on with them.
@@ -136,10 +137,8 @@ func (s *Server) serve(l listeners) *api {
 	a.serve(newDoor(l.control, s.access, s.log), g, nil)
 	if l.remote != nil {
 		a.certs.Store(s.certs)
-		a.serve(newDoor(l.remote, s.access, s.log), g, &tls.Config{
-			MinVersion:         tls.VersionTLS13,
-			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return a.certs.Load(), nil },
-		})
+		a.remoteDoor = newDoor(l.remote, s.access, s.log)
+		a.serve(a.remoteDoor, a.onlyTrusted(g), a.secure())
 	}
 	if l.metrics != nil {
 		mux := http.NewServeMux()
@@ -203,7 +202,12 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 	defer cancel()
 	v, err := s.Reload(ctx)
-	if err != nil {
+	var partly *PartlyInForceError
+	switch {
+	case errors.As(err, &partly): // no conflict with the file
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	case err != nil:
 		refuse(w, http.StatusConflict, err)
 		return
 	}

@@ -52,6 +52,7 @@ type guest struct {
 	peer    peer
 	since   time.Time
 	serving atomic.Int32 // requests that are being answered
+	trust   trust        // of one over TLS
 	once    sync.Once
 }
 
