@@ -28,6 +28,8 @@ const (
 	maxRequests   = 16 // under way; see places for one user's share
 	maxStreams    = 16
 	maxScans      = 4 // requests that go through all connections
+	maxLarge      = 8 // answers of more than largeAnswer bytes that are being sent
+	largeAnswer   = 256 << 10
 	maxWait       = time.Second
 	maxBodyBytes  = 64 << 10
 	maxQueryBytes = 8 << 10
@@ -45,6 +47,7 @@ type guard struct {
 	paths  []string
 
 	quick, streams, scans places
+	large                 places // answers that wait for their readers
 	answered              atomic.Uint64 // requests, refused ones too
 
 	mu    sync.Mutex
@@ -55,6 +58,7 @@ func newGuard(a *access, log *slog.Logger, list []apiRoute) *guard {
 	g := &guard{access: a, log: log, routes: map[string]map[string]*apiRoute{}, rates: map[string]*rate.Limiter{},
 		quick:   newPlaces("requests", maxRequests, "wait until some have ended"),
 		streams: newPlaces("streams", maxStreams, "end some of its watches, screens (sluice top), exports or captures, or ask now and then without watch"),
+		large:   newPlaces("large answers", maxLarge, "read them, or ask for less"),
 		scans:   newPlaces("lists of connections", maxScans, "wait until some have ended")}
 	for i := range list {
 		r := &list[i]
@@ -131,6 +135,16 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer done()
 		route.handle(&a, r)
 	}()
+	if a.body.Len() > largeAnswer { // of small ones there are as many as connections
+		now, cancel := context.WithCancel(r.Context())
+		cancel()
+		leave, code, err := g.large.enter(now, p)
+		if err != nil {
+			refuse(w, code, err)
+			return
+		}
+		defer leave()
+	}
 	w.WriteHeader(a.code)
 	_, _ = w.Write(a.body.Bytes()) // the client has gone
 }

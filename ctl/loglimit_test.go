@@ -33,6 +33,7 @@ func TestLogLimit(t *testing.T) {
 				}
 				out.Reset()
 				time.Sleep(time.Second) // ten more
+				synctest.Wait()
 				for range 18 {
 					log.Warn("storm")
 				}

@@ -156,7 +156,7 @@ func TestExplainAgreesOnEverything(t *testing.T) {
 			seed := uint64(i*10 + workers)
 			x := &explaining{bench: newBench(t, mixed(name, workers), 120/workers, 1024), rng: rand.New(rand.NewPCG(seed, 6)), kinds: kinds}
 			var open []opened
-			for n := range total / len(names) / 2 {
+			for n := 0; n < (total+2*len(names)-1)/(2*len(names)); {
 				if x.rng.IntN(4) == 0 {
 					x.now += uint64(x.rng.IntN([]int{500, 60}[n>>7&1]))
 					x.settled()
@@ -179,6 +179,7 @@ func TestExplainAgreesOnEverything(t *testing.T) {
 				}
 				got, e := x.try(q, from, flags, 1000)
 				asked++
+				n++
 				if e.Existing != nil {
 					answers[e.Virtual+" "+e.Side]++
 				}
