@@ -187,18 +187,18 @@ func (a *api) close() {
 		return
 	}
 	a.leave()
+	a.working.close()
 	if a.ownSocket.is(a.socket) {
 		_ = os.Remove(a.socket)
 	}
 }
 
-// leave ends the answering here, and waits for what still asks the engine; a successor has the socket.
+// leave ends the answering here; a successor has the socket. What still asks the engine is waited for by working.close.
 func (a *api) leave() {
 	for i, srv := range a.servers {
 		_ = srv.Close()
 		_ = a.doors[i].Close()
 	}
-	a.working.close()
 }
 
 func total(snaps []engine.Snapshot) (sum engine.Stats) {

@@ -82,7 +82,9 @@ func TestAPIRawRequests(t *testing.T) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
 	const many = 200
-	go func() { _, _ = io.WriteString(conn, strings.Repeat("GET /v1/drops HTTP/1.1"+host+"\r\nGET /nothing HTTP/1.1"+host+"\r\n", many)) }()
+	go func() {
+		_, _ = io.WriteString(conn, strings.Repeat("GET /v1/drops HTTP/1.1"+host+"\r\nGET /nothing HTTP/1.1"+host+"\r\n", many))
+	}()
 	r := bufio.NewReader(conn)
 	for i := range 2 * many {
 		resp, err := http.ReadResponse(r, nil)

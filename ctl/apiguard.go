@@ -47,7 +47,7 @@ type guard struct {
 	paths  []string
 
 	quick, streams, scans places
-	large                 places // answers that wait for their readers
+	large                 places        // answers that wait for their readers
 	answered              atomic.Uint64 // requests, refused ones too
 
 	mu    sync.Mutex

@@ -247,7 +247,9 @@ func TestTLSCertificates(t *testing.T) {
 func TestTLSTrustEnds(t *testing.T) {
 	b := newTLSBed(t)
 	next := newTestCA(t, "next")
-	brief := b.client(t, b.clients.issue(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(2 * time.Second).Truncate(time.Second).Add(time.Second) }))
+	brief := b.client(t, b.clients.issue(t, func(c *x509.Certificate) {
+		c.NotAfter = time.Now().Add(2 * time.Second).Truncate(time.Second).Add(time.Second)
+	}))
 	old, other := b.client(t, b.clients.issue(t, nil)), b.client(t, next.issue(t, nil))
 	b.write(t, "ca.crt", append(append([]byte{}, b.clients.pem...), next.pem...))
 	if err := b.reread(t); err != nil {

@@ -3,6 +3,7 @@ package ctl
 import (
 	"net/http"
 	"sync"
+	"time"
 )
 
 // working counts what of an API asks the engine. http.Server.Close ends connections, not handlers; the engine must not be taken apart
@@ -33,8 +34,11 @@ func (w *working) leave() {
 	}
 }
 
-// close lets nobody in any more and waits for those inside. They end soon: their connections are closed, and workers answer.
-func (w *working) close() {
+// workingTime is how long a stop waits for those inside. They end sooner: their connections are closed, and workers answer.
+const workingTime = askTimeout
+
+// close lets nobody in any more, waits for those inside, and reports whether they have ended in time.
+func (w *working) close() bool {
 	w.mu.Lock()
 	if !w.closed {
 		w.closed, w.idle = true, make(chan struct{})
@@ -43,7 +47,12 @@ func (w *working) close() {
 		}
 	}
 	w.mu.Unlock()
-	<-w.idle
+	select {
+	case <-w.idle:
+		return true
+	case <-time.After(workingTime):
+		return false
+	}
 }
 
 // around counts what h does.
