@@ -116,7 +116,7 @@ func TestAPISlowReaders(t *testing.T) {
 		return m.HeapAlloc
 	}
 	before := heap()
-	const clients = 150
+	const clients = 200
 	for range clients {
 		c, err := net.Dial("unix", b.socket)
 		if err != nil {
@@ -129,8 +129,9 @@ func TestAPISlowReaders(t *testing.T) {
 	waitFor(t, "all but those that are being sent are refused", func() bool { return b.api.answered.Load() >= answered+clients-maxLarge })
 	grown := int64(heap()) - int64(before)
 	t.Logf("%d clients that do not read answers of %d kB: %d kB of memory", clients, len(text)>>10, grown>>10)
-	// Each has buffers of some kB; of the answers there are maxLarge, in a buffer that may be twice as large.
-	if most := int64(3*maxLarge*len(text) + clients*(64<<10)); grown > most || most > int64(clients*len(text)/2) {
+	// Each has buffers of some kB; of the answers there are maxLarge, in a buffer that may be twice as large, and what was used to make
+	// those that were refused may be kept for the next (sync.Pool, more so under the race detector).
+	if most := int64(6*maxLarge*len(text) + clients*(64<<10)); grown > most || most > int64(clients*len(text)/2) {
 		t.Errorf("%d bytes are in use, at most %d should be", grown, most)
 	}
 	if resp, text := b.do("GET", "/v1/status", nil); resp.StatusCode != http.StatusOK {
