@@ -106,5 +106,8 @@ func TestTakeoverDuringStreams(t *testing.T) {
 			t.Errorf("%s", log)
 		}
 	}
+	if r := b.sluice(nil, "member", "weight", "all", "server-1", "file", "--socket", b.socket); r.code != exitOK { // an order outlives a stop
+		t.Errorf("%+v", r)
+	}
 	d.stop()
 }
