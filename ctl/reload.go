@@ -22,6 +22,8 @@ type ReloadView struct {
 	Draining   int      `json:"draining"`   // members that are gone from the file and still have connections
 
 	Scaled *ScaledView `json:"scaled,omitempty"` // if workers were
+
+	Warnings []string `json:"warnings,omitempty"` // about the file, and what it means on this host
 }
 
 // ScaledView is what changed with the workers.
@@ -88,13 +90,12 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 			v.Scaled = outcome.view
 		}
 	}
-	for _, w := range f.Warnings() {
-		s.log.Warn("configuration", "warning", w)
-	}
+	warnings := s.warn(f.Warnings(), f)
 	if err != nil {
 		s.log.Error("reload failed", "file", name, "error", err)
 		return nil, err
 	}
+	v.Warnings = warnings
 	s.log.Info("reloaded", "file", name, "generation", v.Generation, "changes", len(v.Changes), "applied_in", time.Duration(v.AppliedUS)*time.Microsecond)
 	for _, c := range v.Changes {
 		s.log.Debug("changed", "what", c.String())

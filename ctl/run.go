@@ -121,6 +121,7 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if s.ways, err = f.ways(s.reach()); err != nil {
 		return nil, err
 	}
+	s.warn(nil, f) // those of the file alone are said by who has read it
 	return s, nil
 }
 
