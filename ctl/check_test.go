@@ -45,7 +45,7 @@ virtual-servers:
 	}
 	for _, want := range []string{
 		"f:2:21: ports[0].interface: no interface nope0", "f:2:41: ports[1].interface: no interface nope1", "f:1:18: control.group: there is no group",
-		"f:4:43: monitors[0].exec.command: ", "f:5:43: monitors[1].tls.ca-file: ", "f:8:67: virtual-servers[0].hook: ",
+		"f:4:34: monitors[0].exec.command: ", "f:5:43: monitors[1].tls.ca-file: ", "f:8:61: virtual-servers[0].hook: ",
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not said: %s\n%v", want, err)
