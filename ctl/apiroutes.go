@@ -133,9 +133,6 @@ func (s *Server) routes() []apiRoute {
 				{name: "source", kind: textParam, required: true, text: "ADDRESS:PORT of the packet's source."},
 				{name: "destination", kind: textParam, required: true, text: "ADDRESS:PORT of its destination."},
 				{name: "port", kind: textParam, text: "Name of the port on which it arrives."}}},
-		{method: http.MethodGet, path: "/v1/capture", summary: "packets as they come and as they go, with what became of each, until a bound is reached", role: RoleAdmin, media: "application/x-pcapng", streams: true, handle: s.capture, example: "count=10&duration=1s",
-			params: captureParams},
-		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: CaptureEndView{}, handle: s.endCapture},
 		{method: http.MethodGet, path: "/v1/connections", summary: "connections", role: RoleRead, answer: []ConnView{}, scans: true, handle: s.connections,
 			params: append(slices.Clip(connectionFilters), limit)},
 		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
@@ -144,7 +141,7 @@ func (s *Server) routes() []apiRoute {
 			params: append(slices.Clip(connectionFilters), limit,
 				param{name: "all", kind: flagParam, text: "Every connection."},
 				param{name: "reset", kind: flagParam, text: "Send a RST to both ends of each TCP connection."})},
-	}, s.persistenceRoutes(limit)...)
+	}, append(s.captureRoutes(), s.persistenceRoutes(limit)...)...)
 }
 
 func getOpenAPI(w http.ResponseWriter, _ *http.Request) {

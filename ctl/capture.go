@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gopacket/gopacket"
@@ -144,7 +143,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	_ = ctl.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	w.Header().Set("Trailer", captureTrailer)
-	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin()}
+	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))}
 	stats := sink.run(r.Context(), c)
 	s.captures.end()
 	if err := c.Close(); err != nil { // another one may begin
@@ -153,54 +152,6 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	if b, err := json.Marshal(stats); err == nil {
 		w.Header().Set(captureTrailer, string(b))
 	}
-}
-
-// CaptureEndView says that a capture was told to end.
-type CaptureEndView struct {
-	Ended bool `json:"ended"`
-}
-
-// endCapture answers DELETE /v1/capture: the capture ends as if its time were over, and whoever reads it gets the rest and the
-// counts.
-func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
-	if !s.captures.stop() {
-		refuse(w, http.StatusNotFound, errors.New("no capture goes on"))
-		return
-	}
-	reply(w, http.StatusOK, CaptureEndView{true})
-}
-
-// captureEnd lets one request end what another one does.
-type captureEnd struct {
-	mu    sync.Mutex
-	ended chan struct{} // nil while there is no capture
-	said  bool          // it is closed
-}
-
-// begin is for a capture that begins: what is returned is closed when it shall end.
-func (e *captureEnd) begin() <-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.ended, e.said = make(chan struct{}), false
-	return e.ended
-}
-
-// end is for one that has ended.
-func (e *captureEnd) end() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.ended = nil
-}
-
-// stop ends the capture and reports whether there is one.
-func (e *captureEnd) stop() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ended != nil && !e.said {
-		close(e.ended)
-		e.said = true
-	}
-	return e.ended != nil
 }
 
 // captureSink writes what comes.

@@ -119,49 +119,6 @@ func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// The states of a virtual server.
-const (
-	VirtualUp       = "up"
-	VirtualDown     = "down"     // no member of its pool is up, nor of those that stand in for it
-	VirtualDisabled = "disabled" // by an operator
-)
-
-// isWithdrawn reports whether all of v's addresses and prefixes are withdrawn.
-func (s *Server) isWithdrawn(v *VirtualServer) bool {
-	for _, d := range v.Destinations {
-		if !s.withdrawn[reach{d.Prefix, v.Port}] {
-			return false
-		}
-	}
-	return len(s.withdrawn) > 0 && len(v.Destinations) > 0
-}
-
-// virtualStates fills in the states of the virtual servers that out lists.
-func (s *Server) virtualStates(out []VirtualView) {
-	h := s.health
-	if h == nil {
-		return // of a replay
-	}
-	byName := map[string]*VirtualServer{}
-	for i := range s.file.VirtualServers {
-		byName[s.file.VirtualServers[i].Name] = &s.file.VirtualServers[i]
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := range out {
-		v, view := byName[out[i].Name], &out[i]
-		if v == nil {
-			continue // a configuration that is being changed
-		}
-		view.State, view.Withdrawn = VirtualUp, s.isWithdrawn(v)
-		if at, ok := h.orders.disabled(v.Name); ok {
-			view.State, view.Since = VirtualDisabled, at.Format(time.RFC3339)
-		} else if !h.serves(s.file, v, func(m *memberHealth) bool { return m.kind == engine.MemberUp }) {
-			view.State = VirtualDown
-		}
-	}
-}
-
 // serves reports whether a member that may serve v is such. The caller has the lock.
 func (h *health) serves(f *File, v *VirtualServer, such func(*memberHealth) bool) (found bool) {
 	f.eachServing(v, func(p *Pool) {

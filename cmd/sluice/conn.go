@@ -25,6 +25,9 @@ var connColumns = []column[ctl.ConnView]{
 	{"BYTES-IN", true, func(v *ctl.ConnView) any { return v.ClientBytes }},
 	{"BYTES-OUT", true, func(v *ctl.ConnView) any { return v.ServerBytes }},
 	{"WORKER", true, func(v *ctl.ConnView) any { return v.Worker }},
+	{"VIRTUAL-SERVER", true, func(v *ctl.ConnView) any { return v.VirtualServer }},
+	{"POOL", true, func(v *ctl.ConnView) any { return v.Pool }},
+	{"MEMBER-NAME", true, func(v *ctl.ConnView) any { return v.Member }},
 }
 
 // filters choose connections.

@@ -85,6 +85,11 @@ type column[T any] struct {
 
 // list asks for path and prints the answer as the flags say.
 func list[T any](c *cli.Context, path string, query url.Values, columns []column[T]) error {
+	return listSome(c, path, query, columns, func(*T) bool { return true }, "")
+}
+
+// listSome is list with only those rows in tables that show wants; where that leaves none, it says so in words. Programs get all.
+func listSome[T any](c *cli.Context, path string, query url.Values, columns []column[T], show func(*T) bool, none string) error {
 	format, err := outputFormat(c, "table", "wide", "json")
 	if err != nil {
 		return err
@@ -98,6 +103,11 @@ func list[T any](c *cli.Context, path string, query url.Values, columns []column
 	}
 	if format == "json" {
 		return printJSON(c.App.Writer, rows)
+	}
+	rows = slices.DeleteFunc(rows, func(v T) bool { return !show(&v) })
+	if len(rows) == 0 && none != "" {
+		_, err := fmt.Fprintln(c.App.Writer, none)
+		return err
 	}
 	return printTable(c.App.Writer, rows, columns, format == "wide")
 }
