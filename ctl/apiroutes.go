@@ -71,7 +71,7 @@ var connectionFilters = []param{
 	{name: "client", kind: textParam, text: "Only those of this client: an address, or address:port."},
 	{name: "virtual", kind: textParam, text: "Only those to this virtual server: its name, address or address:port."},
 	{name: "member", kind: textParam, text: "Only those to this member: its name, address or address:port."},
-	{name: "state", kind: wordParam, words: connStates(), text: "Only those in this state."},
+	{name: "state", kind: wordParam, words: ConnStates(), text: "Only those in this state."},
 	{name: "protocol", kind: textParam, text: "Only those of this protocol: tcp, udp, sctp, icmp or its number."},
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -88,6 +89,9 @@ func parseCapture(p url.Values) (r captureRequest, err error) {
 	}
 	f := &r.Filter
 	f.Virtual, f.Member, f.Reason, f.Port = p.Get("virtual"), p.Get("member"), p.Get("reason"), p.Get("port")
+	if f.Reason != "" && !slices.Contains(DropReasons(), f.Reason) {
+		return r, fmt.Errorf("no drop reason %q%s; `sluice drop --all` lists them", shorten(f.Reason), didYouMean(f.Reason, DropReasons()))
+	}
 	switch d := p.Get("drops"); d {
 	case "", "false":
 	case "true":
@@ -129,7 +133,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	cancel()
 	switch {
 	case errors.Is(err, engine.ErrCapturing):
-		refuse(w, http.StatusConflict, err)
+		refuse(w, http.StatusConflict, errors.New("another capture goes on: `sluice capture list` tells whose, `sluice capture stop` ends it"))
 		return
 	case errors.Is(err, engine.ErrStopped), errors.Is(err, context.DeadlineExceeded):
 		refuse(w, http.StatusServiceUnavailable, err)

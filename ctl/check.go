@@ -47,7 +47,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
-		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
+		fmt.Sprintf("connection table: %d connections of all workers together, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
 	if p.persistence > 0 {
 		out = append(out, fmt.Sprintf("persistence: %d clients, %s", p.workers*p.persistence, mebibytes(tables-p.workers*flow.Size(f.tableCapacity(p.workers)))))
 	}
@@ -61,7 +61,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	for _, w := range own {
 		out = append(out, "warning: "+w)
 	}
-	out = append(out, fmt.Sprintf("%d members, %d of them behind a gateway or neighbour of a port", len(f.memberAddrs()), len(ways)))
+	out = append(out, fmt.Sprintf("addresses of members: %d, of which %d are reached by the kernel's routes and %d by neighbours of the file", len(f.memberAddrs()), len(ways), len(f.memberAddrs())-len(ways)))
 	return out, nil
 }
 

@@ -150,8 +150,8 @@ func connView(c *engine.Conn) ConnView {
 	return v
 }
 
-// connStates are the words of ConnView.State.
-func connStates() []string {
+// ConnStates are the words of ConnView.State.
+func ConnStates() []string {
 	out := []string{"open", "unanswered"}
 	for s := flow.TCPSynSent; s <= flow.TCPClosed; s++ {
 		out = append(out, s.String())
@@ -191,6 +191,14 @@ type DropView struct {
 	Count  uint64 `json:"count"`
 	// Answered are packets that were refused for the reason with a RST or an ICMP error instead of being dropped.
 	Answered uint64 `json:"answered,omitempty"`
+}
+
+// DropReasons are the words of DropView.Reason.
+func DropReasons() (out []string) {
+	for _, r := range engine.Reasons() {
+		out = append(out, r.Name)
+	}
+	return out
 }
 
 // Drops lists every reason with its count.

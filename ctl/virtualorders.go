@@ -91,7 +91,7 @@ func (s *Server) OrderVirtual(name, action string) (*VirtualOrderView, error) {
 	case action != OrderDisable && action != OrderEnable:
 		return nil, fmt.Errorf("unknown action %q; there are disable, enable", action)
 	case !known:
-		return nil, fmt.Errorf("%w: %q; `sluice virtual` lists them", ErrNoVirtual, name)
+		return nil, s.noVirtual(name)
 	}
 	h := s.health
 	h.mu.Lock()
@@ -105,6 +105,17 @@ func (s *Server) OrderVirtual(name, action string) (*VirtualOrderView, error) {
 	}
 	s.log.Info("ordered", "virtual_server", name, "order", action)
 	return &VirtualOrderView{name, action}, nil
+}
+
+// noVirtual is the error about a name that no virtual server has.
+func (s *Server) noVirtual(name string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var names []string
+	for i := range s.file.VirtualServers {
+		names = append(names, s.file.VirtualServers[i].Name)
+	}
+	return fmt.Errorf("%w: %q%s; `sluice virtual` lists them", ErrNoVirtual, shorten(name), didYouMean(name, names))
 }
 
 func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {

@@ -37,7 +37,7 @@ func filters() []cli.Flag {
 		&cli.StringFlag{Name: "virtual", Usage: "only those to this virtual server: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "member", Usage: "only those to this member: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "state", Usage: "only those in this `STATE`, such as established"},
-		&cli.StringFlag{Name: "protocol", Usage: "only `tcp, udp or sctp`"},
+		&cli.StringFlag{Name: "protocol", Usage: "only this `PROTOCOL`: tcp, udp, sctp, icmp or a number"},
 	}
 }
 
@@ -53,11 +53,12 @@ func milliseconds(ms uint64) string {
 }
 
 func connCommand() *cli.Command {
-	flags := clientFlags(append(filters(), &cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100})...)
+	limited := append(filters(), &cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100})
+	flags := clientFlags(limited...)
 	show := &cli.Command{
 		Name: "show", Usage: "show the table's entry of each connection of a client",
-		UsageText: "sluice conn show [CLIENT:PORT]",
-		Flags:     flags,
+		UsageText: "sluice conn show [CLIENT[:PORT]]",
+		Flags:     orderFlags(limited...),
 		Action: func(c *cli.Context) error {
 			if err := connLimit(c); err != nil {
 				return err

@@ -14,10 +14,13 @@ import (
 	"sluice/ctl"
 )
 
+// defaultSocket is where a running sluice is asked, unless its file says otherwise.
+const defaultSocket = "/run/sluice/sluice.sock"
+
 // connectFlags say which running sluice is asked.
 func connectFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "socket", Usage: "control socket of the running sluice at `PATH`", Value: "/run/sluice/sluice.sock"},
+		&cli.StringFlag{Name: "socket", Usage: "control socket of the running sluice at `PATH`", Value: defaultSocket},
 		&cli.StringFlag{Name: "server", Usage: "a sluice elsewhere, at `HOST:PORT` (control.listen), in the place of --socket"},
 		&cli.StringFlag{Name: "cert", Usage: "client certificate for --server: `FILE`, PEM"},
 		&cli.StringFlag{Name: "key", Usage: "its private key: `FILE`, PEM"},
