@@ -53,6 +53,30 @@ func (c Change) NeedsRestart() bool {
 	return !live[c.Path] && !liveKey && (section == "engine" || section == "control" || section == "log" || port)
 }
 
+// KeyNeedsRestart is NeedsRestart of a key of the file, such as ports[].queues, in whichever entry of a list.
+func KeyNeedsRestart(path string) bool {
+	return Change{Path: strings.ReplaceAll(path, "[]", "[x]")}.NeedsRestart()
+}
+
+// Key is a key of the file that holds a value.
+type Key struct {
+	Path    string // with [] for the entries of lists, such as ports[].queues
+	Example string // a value of it, as YAML
+}
+
+// Keys are all keys of the file that hold values, as docs/CONFIG.md has them.
+func Keys() (out []Key) {
+	fileKeys.walk(func(path string, section describer) {
+		_, docs := section.describe()
+		for _, k := range docs {
+			if k.kind != "mapping" && k.kind != "list" {
+				out = append(out, Key{joinKey(path, k.name), k.example})
+			}
+		}
+	}, "")
+	return out
+}
+
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
 func fixed(f *File, changes []Change) error {
 	var errs []error
