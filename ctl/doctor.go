@@ -212,7 +212,7 @@ func (e *examination) privileges() {
 		e.ok("capabilities", "this process has those that sluice run needs")
 	} else {
 		names, uses := describeCapabilities(missing)
-		e.find(LevelFail, "capabilities", "without "+names+" sluice run does not start", uses, capabilityAdvice)
+		e.find(LevelFail, "capabilities", "without "+names+" sluice run does not start", uses+". Looked at is this process, with its limits: a service that runs as another user may have what this one lacks", capabilityAdvice)
 	}
 	if e.facts.Unkept == "" {
 		e.ok("keep-connections", "connections can outlive a restart")
