@@ -378,7 +378,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			if of := s.file.Pool(p.Name); of != nil && v.State == "active" {
 				v.SlowStartMS = s.slowStartLeft(of, m)
 			}
-			if !m.Hop.OK && v.State == "no-neighbour" {
+			if v.State == "no-neighbour" && s.health != nil { // a replay has nobody to ask
 				since, cause := s.lostSince(m.Addr)
 				v.Cause, v.Since = cause, since.UTC().Format(time.RFC3339)
 			}
