@@ -323,6 +323,13 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 	}
 	client, virtual, member := canonical(q.Get("client")), canonical(q.Get("virtual")), canonical(q.Get("member"))
 	state, proto := q.Get("state"), q.Get("protocol")
+	if proto != "" {
+		n, err := parseProtocol(proto)
+		if err != nil {
+			return nil, 0, err
+		}
+		proto = protocolName(n)
+	}
 	return func(c *engine.Conn) bool {
 		v := connView(c)
 		return (client == "" || isAt(v.ClientSideClient, client)) &&
