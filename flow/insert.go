@@ -252,22 +252,30 @@ func (t *Table) move(from uint64, slot int, to uint64) {
 func (t *Table) dropSlot(at place, r Ref) {
 	primary, tag := at.bucket, at.tag
 	b := &t.buckets[primary]
-	if s := b.slotOf(r); s >= 0 {
+	if s := b.slotOf(r, tag); s >= 0 {
 		// A tuple whose two buckets are one may sit there as in its secondary.
 		if b.isSecond(s) {
 			b.addOverflow(-1)
+			b.tags[2] &^= 1 << (secondShift + s)
 		}
-		b.set(s, 0, 0, false)
+		b.tags[s>>2] &^= 0xffff << (s & 3 * 16)
+		b.refs[s] = 0
 		return
 	}
 	secondary := t.other(primary, tag)
-	if s := t.buckets[secondary].slotOf(r); s >= 0 {
+	if s := t.buckets[secondary].slotOf(r, tag); s >= 0 {
 		t.buckets[secondary].set(s, 0, 0, false)
 		t.buckets[primary].addOverflow(-1)
 	}
 }
 
-func (b *bucket) slotOf(r Ref) int {
+// slotOf is the slot of a tuple with this tag, or -1. Nearly always it is the first that has the tag: that one is found without a
+// branch, which would go either way at random.
+func (b *bucket) slotOf(r Ref, tag uint16) int {
+	m := match(b.tags[0], tag)>>15 | match(b.tags[1], tag)>>14 | match(b.tags[2], tag)&lastTags>>13
+	if at := bits.TrailingZeros64(m); m != 0 && b.refs[min(at&3<<2|at>>4, slots-1)] == r {
+		return at&3<<2 | at>>4
+	}
 	for s, x := range b.refs {
 		if x == r {
 			return s

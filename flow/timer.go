@@ -113,13 +113,22 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 		i = t.links[i].next
 	}
 	prefetchRecords(t.records, s.cand[:count])
-	secret, buckets, records := t.secret, uint64(len(t.buckets)), t.records
+	secret, buckets, records := &t.secret, uint64(len(t.buckets)), t.records
+	var k Key
 	for j := range count {
 		j &= expireAhead - 1
 		r := &records[s.cand[j].Index()]
-		ck, sk := r.ClientKey(), t.ServerKey(r)
-		s.bucket[j], s.tag[j] = placeIn(secret.Hash(&ck), buckets)
-		s.bucket[j+expireAhead], s.tag[j+expireAhead] = placeIn(secret.Hash(&sk), buckets)
+		k.Src, k.Dst, k.Ports, k.Proto = r.Client, r.Virtual, Ports(r.CPort, r.VPort), r.Proto()
+		s.bucket[j], s.tag[j] = placeIn(secret.Hash(&k), buckets)
+		k.Dst, k.Ports = k.Src, Ports(r.NPort, r.SPort)
+		k.Src = r.Virtual
+		if r.toNode() {
+			k.Src = t.nodes[r.Node]
+		}
+		if r.SNAT != 0 {
+			k.Dst = t.nodes[r.SNAT]
+		}
+		s.bucket[j+expireAhead], s.tag[j+expireAhead] = placeIn(secret.Hash(&k), buckets)
 		if j&7 == 7 || j == count-1 {
 			prefetchBuckets(t.buckets, s.bucket[j&^7:j+1])
 			prefetchBuckets(t.buckets, s.bucket[expireAhead+j&^7:expireAhead+j+1])
