@@ -40,7 +40,8 @@ func (w *worker) propose() {
 	}
 	a.seen = [16]uint64{}
 	a.n = w.n
-	for i := range w.n {
+	for n := range w.n {
+		i := n & (burstSize - 1)
 		k, p := &w.keys[i], &w.pkts[i]
 		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
@@ -56,18 +57,17 @@ func (w *worker) propose() {
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {
 			continue
 		}
-		v.shared.reserve(0, 0, w.now)
-		m := w.runtime.choice.first(v.pool, k, w.now)
+		m, reserved := w.runtime.choice.first(v.pool, k, w.now)
 		if m == nil {
-			v.shared.cancel(0, w.now)
 			continue
 		}
-		x := &a.of[i&(burstSize-1)]
+		if w.tally.virtuals.add(id, 1); !reserved {
+			w.tally.nodes.add(m.id, 1)
+		}
+		x := &a.of[i]
 		x.member, x.virtual, x.id, x.proto = m, v, id, k.Proto
 		if !w.draft(i, x) {
-			x.member = nil
-			m.shared.cancel(uint32(m.Rate), w.now)
-			v.shared.cancel(0, w.now)
+			w.giveUp(x)
 		}
 	}
 	w.table.Fetch()

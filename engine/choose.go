@@ -190,12 +190,12 @@ func (p *pool) isDirect() bool {
 	return !slices.ContainsFunc(p.groups[0].members, func(m member) bool { return m.Limit > 0 || m.Rate > 0 })
 }
 
-// first is begin and next, which it spares what nearly no choice needs.
-func (c *choice) first(p *pool, k *flow.Key, now uint64) *member {
+// first is begin and next, which it spares what nearly no choice needs. Then the place is not reserved yet.
+func (c *choice) first(p *pool, k *flow.Key, now uint64) (m *member, reserved bool) {
 	s := &c.pools[p.index]
 	if !p.direct || len(s.groups[0].rising) > 0 || s.groups[0].count < max(1, p.minimum) {
 		c.begin(p, k, now, false)
-		return c.next()
+		return c.next(), true
 	}
 	g, in := &p.groups[0], &c.in
 	in.Available, in.Candidates = s.groups[0].available, g.weights
@@ -208,11 +208,9 @@ func (c *choice) first(p *pool, k *flow.Key, now uint64) *member {
 	}
 	i := g.scheduler.Pick(in)
 	if i == sched.None {
-		return nil
+		return nil, false
 	}
-	m := &g.members[i]
-	m.shared.active.Add(1)
-	return m
+	return &g.members[i], false
 }
 
 // enterPool begins with the first group of p.

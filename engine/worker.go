@@ -59,6 +59,7 @@ type worker struct {
 	virtual    []ServiceStats // by virtual server id
 	node       []ServiceStats // by node id
 	half       halfOpen
+	tally      tally
 	clients    clientCache
 	fragments  fragments
 	persist    *persist // nil where no configuration had persistence
@@ -99,6 +100,12 @@ const sweepBudget = 4
 
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
+	busy := w.serve(now)
+	w.settleCounts()
+	return busy
+}
+
+func (w *worker) serve(now uint64) bool {
 	w.now = now
 	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
@@ -279,10 +286,15 @@ func (w *worker) reclaim() {
 
 // release is called for a connection that leaves the table.
 func (w *worker) release(r *flow.Record) {
+	w.retire(r)
+	w.runtime.counts.add(r, -1)
+}
+
+// retire is release but for the shared numbers of connections.
+func (w *worker) retire(r *flow.Record) {
 	w.stats.Closed++
 	if r.HalfOpen() {
 		w.settled(r)
 	}
 	w.exit(r)
-	w.runtime.counts.add(r, -1)
 }
