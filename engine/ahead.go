@@ -29,7 +29,7 @@ type proposals struct {
 	of [burstSize]proposal
 	n  int // those before are used or empty
 	// seen has a bit for tuples: two packets of one new connection must not take two turns of the pool.
-	seen [16]uint64
+	seen [64]uint64
 }
 
 // propose chooses members for the packets in hand that will open connections.
@@ -38,7 +38,7 @@ func (w *worker) propose() {
 	if w.table.Len()+burstSize > w.table.Cap() {
 		return // some will not find room
 	}
-	a.seen = [16]uint64{}
+	a.seen = [64]uint64{}
 	a.n = w.n
 	for n := range w.n {
 		i := n & (burstSize - 1)
@@ -124,8 +124,8 @@ func (w *worker) draft(i int, x *proposal) bool {
 
 // has reports whether a tuple, or one that looks like it, was met before in this burst.
 func (a *proposals) has(k *flow.Key) bool {
-	h := (k.Src.Lo ^ k.Src.Hi ^ uint64(k.Ports)<<16) * 0x9e3779b97f4a7c15 >> 54
-	word, bit := &a.seen[h>>6&15], uint64(1)<<(h&63)
+	h := (k.Src.Lo ^ k.Src.Hi ^ uint64(k.Ports)<<16) * 0x9e3779b97f4a7c15 >> 52
+	word, bit := &a.seen[h>>6&63], uint64(1)<<(h&63)
 	met := *word&bit != 0
 	*word |= bit
 	return met

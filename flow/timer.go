@@ -104,7 +104,8 @@ const expireAhead = 32
 
 // fetchExpiring asks memory for what the ends of up to n records touch, those from i on in their list, and returns how many
 // there are: the records, then the buckets of both tuples. One after the other they would cost four misses each. What it
-// has found out is in t.second: the client's place of record j at j, the server's at expireAhead+j.
+// has found out is in t.second: the client's place of record j at j, the server's at expireAhead+j. Those behind them in the list
+// are asked for as well: they come while these are worked through, or until the next call.
 func (t *Table) fetchExpiring(i uint32, n int) int {
 	s := &t.second
 	count := 0
@@ -113,6 +114,11 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 		i = t.links[i].next
 	}
 	prefetchRecords(t.records, s.cand[:count])
+	next := s.cand[expireAhead:expireAhead]
+	for ; len(next) < expireAhead && i&endMark == 0; i = t.links[i].next {
+		next = append(next, ref(i, FromClient))
+	}
+	prefetchRecords(t.records, next)
 	secret, buckets, records := &t.secret, uint64(len(t.buckets)), t.records
 	var k Key
 	for j := range count {
