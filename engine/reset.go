@@ -29,7 +29,9 @@ func (w *worker) expire(r *flow.Record) {
 		w.node[r.Node].Unanswered++
 	}
 	w.retire(r)
-	w.tally.add(r, -1) // the next connection is looked at in the next step
+	if holds(r) {
+		w.tally.add(r, -1) // the next connection is looked at in the next step
+	}
 }
 
 // sendResets tells both ends of a connection that it is over. Each RST carries the number that its receiver expects next

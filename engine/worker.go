@@ -293,7 +293,9 @@ func (w *worker) reclaim() {
 // release is called for a connection that leaves the table.
 func (w *worker) release(r *flow.Record) {
 	w.retire(r)
-	w.runtime.counts.add(r, -1)
+	if holds(r) {
+		w.runtime.counts.add(r, -1)
+	}
 }
 
 // retire is release but for the shared numbers of connections.
