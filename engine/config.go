@@ -72,6 +72,7 @@ type virtual struct {
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 	access   *access
+	inOrder  bool // meetsOrder
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -111,6 +112,7 @@ type pool struct {
 	groups                 []group // the highest priority first
 	allDown                AllDown
 	fallback               *pool // for AllDownPool
+	direct                 bool  // isDirect
 }
 
 // group is the members of a pool that have a priority.
@@ -219,7 +221,22 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if err := c.compileSNAT(&spec, c.snatPools); err != nil {
 		return nil, err
 	}
+	c.compileFirst()
 	return c, c.sortServices()
+}
+
+// compileFirst notes what the first packets of connections would else find out each for itself.
+func (c *Config) compileFirst() {
+	for i := range c.virtuals {
+		v := &c.virtuals[i]
+		v.inOrder = v.meetsOrder()
+		if v.Timeouts == (Timeouts{}) { // nothing is known of it any more
+			v.Timeouts = DefaultTimeouts
+		}
+	}
+	for i := range c.pools {
+		c.pools[i].direct = c.pools[i].isDirect()
+	}
 }
 
 // nodeOf is the node of a member.
@@ -416,7 +433,7 @@ func (c *Config) compileAnswers() error {
 
 // timeouts are those of a connection's virtual server, or the defaults when nothing is known of it any more.
 func (c *Config) timeouts(r *flow.Record) *Timeouts {
-	if int(r.VS) < len(c.virtuals) && c.virtuals[r.VS].Timeouts != (Timeouts{}) {
+	if int(r.VS) < len(c.virtuals) {
 		return &c.virtuals[r.VS].Timeouts
 	}
 	return &DefaultTimeouts

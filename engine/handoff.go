@@ -63,6 +63,7 @@ func (w *worker) steer() (missed int) {
 // move puts packet from of the burst in the place to.
 func (w *worker) move(to, from int) {
 	w.descs[to], w.ports[to], w.pkts[to], w.keys[to], w.refs[to] = w.descs[from], w.ports[from], w.pkts[from], w.keys[from], w.refs[from]
+	w.table.Moved(to, from)
 }
 
 // flushPeers gives the packets that are ready for other workers to them.

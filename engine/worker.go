@@ -59,6 +59,7 @@ type worker struct {
 	virtual    []ServiceStats // by virtual server id
 	node       []ServiceStats // by node id
 	half       halfOpen
+	tally      tally
 	clients    clientCache
 	fragments  fragments
 	persist    *persist // nil where no configuration had persistence
@@ -99,6 +100,12 @@ const sweepBudget = 4
 
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
+	busy := w.serve(now)
+	w.settleCounts()
+	return busy
+}
+
+func (w *worker) serve(now uint64) bool {
 	w.now = now
 	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
@@ -238,6 +245,9 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	return false
 }
 
+// nearCounters is how many counters are always in the first-level cache, or nearly.
+const nearCounters = 512
+
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
 	if w.n > 0 {
@@ -250,6 +260,9 @@ func (w *worker) process() {
 		}
 		if w.placed > 0 {
 			w.takePlaces()
+		}
+		if len(w.virtual)+len(w.node) > nearCounters {
+			w.fetch()
 		}
 		w.schedule(missed)
 		if w.persist != nil {
@@ -279,12 +292,17 @@ func (w *worker) reclaim() {
 
 // release is called for a connection that leaves the table.
 func (w *worker) release(r *flow.Record) {
+	w.retire(r)
+	if holds(r) {
+		w.runtime.counts.add(r, -1)
+	}
+}
+
+// retire is release but for the shared numbers of connections.
+func (w *worker) retire(r *flow.Record) {
 	w.stats.Closed++
 	if r.HalfOpen() {
 		w.settled(r)
 	}
 	w.exit(r)
-	if holds(r) {
-		w.runtime.counts.add(r, -1)
-	}
 }

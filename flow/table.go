@@ -80,7 +80,10 @@ type Table struct {
 	live    int
 	hand    uint32 // of Sweep
 	wheel   wheel
-	scratch scratch
+	scratch scratch // of the burst in hand, until the next one's
+	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
+	// expected are the buckets in second that Fetch will ask for.
+	expected int
 }
 
 // scratch is the look-ups of a burst under way.
@@ -166,10 +169,24 @@ func (t *Table) matches(r Ref, k *Key) bool {
 	return dst == k.Dst && src == k.Src
 }
 
-// place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
-func (t *Table) place(h uint64) (primary uint64, tag uint16) { return place(h, uint64(len(t.buckets))) }
+// place is where a tuple belongs: its primary bucket, and the tag that it has there and in its secondary one.
+type place struct {
+	bucket uint64
+	tag    uint16
+}
 
-func place(h, buckets uint64) (primary uint64, tag uint16) {
+// placeOf is the place of a tuple.
+func (t *Table) placeOf(k *Key) place {
+	b, tag := t.place(t.secret.Hash(k))
+	return place{b, tag}
+}
+
+// place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
+func (t *Table) place(h uint64) (primary uint64, tag uint16) {
+	return placeIn(h, uint64(len(t.buckets)))
+}
+
+func placeIn(h, buckets uint64) (primary uint64, tag uint16) {
 	primary, _ = bits.Mul64(h, buckets)
 	tag = uint16(h)
 	if tag == 0 {
@@ -241,7 +258,7 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) (missed int) {
 func (t *Table) Hash(keys []Key, from int) {
 	s, secret, buckets := &t.scratch, t.secret, uint64(len(t.buckets))
 	for i := from; i < len(keys); i++ {
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = place(secret.Hash(&keys[i]), buckets)
+		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = placeIn(secret.Hash(&keys[i]), buckets)
 	}
 	prefetchBuckets(t.buckets, s.bucket[from:len(keys)])
 }
@@ -296,13 +313,13 @@ func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 
 // lookupSecondary repeats the stages in the secondary buckets for the first n tuples of scratch.again.
 func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
-	s := &t.scratch
-	for i, k := range s.again[:n] { // i <= k: what is read has not been written over
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(s.bucket[k&(Burst-1)], s.tag[k&(Burst-1)]), s.tag[k&(Burst-1)]
+	first, s := &t.scratch, &t.second
+	for i, k := range first.again[:n] {
+		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(first.bucket[k&(Burst-1)], first.tag[k&(Burst-1)]), first.tag[k&(Burst-1)]
 	}
 	prefetchBuckets(t.buckets, s.bucket[:n])
 	candidates(t.buckets, t.records, s, n)
-	for i, k := range s.again[:n] {
+	for i, k := range first.again[:n] {
 		r := s.cand[i&(Burst-1)]
 		if r != 0 && !t.matches(r, &keys[k]) {
 			r = t.find(s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)], &keys[k])
