@@ -65,6 +65,10 @@ func (w *worker) rewrite(from, to int) {
 // rewriteOne changes packet i, of the connection that ref names, and puts it on its egress port.
 func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 	p, d := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)]
+	if isRelated(p) {
+		w.relate(i, ref, rec)
+		return
+	}
 	if ref.Side() == flow.FromClient {
 		if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
 			w.dropOr(i, why)

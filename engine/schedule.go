@@ -60,6 +60,10 @@ func (w *worker) remove(index uint32) {
 // admit does with packet i, which belongs to no connection, what judge says (judge.go). It returns the reference of a new one, or
 // 0 when the packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
+	if isRelated(&w.pkts[i]) { // about no connection of ours
+		w.toHost(w.descs[i])
+		return 0
+	}
 	j := w.judge(i)
 	v := &w.cfg.virtuals[j.id]
 	switch j.sentence {

@@ -265,15 +265,12 @@ func (w *worker) split(p *rewrite.Packet, d rings.Desc, mtu int) (rest rings.Des
 	return rest, true
 }
 
-// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel, and reports whether it was. The error
+// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel (isTunnelEnd), and reports whether it was. The error
 // about what was inside is the client's; its owner is that of the connection.
 func (w *worker) relateTunnel(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote, port uint16, outer *flow.Key) bool {
 	var inner rewrite.Packet
 	var k flow.Key
 	b := w.region.Packet(d)
-	if !w.cfg.isTunnelEnd(outer) {
-		return false
-	}
 	if rewrite.ReadTunnelQuote(b, q, outer.SrcPort(), &inner, &k) != rewrite.Done { // of GUE, the port that it went to
 		return false
 	}
