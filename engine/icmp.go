@@ -58,7 +58,7 @@ func (w *worker) relate(i int, ref flow.Ref, rec *flow.Record) {
 			rewrite.PlainErrorToServer(w.region.Packet(d), q, &n.l2, w.cfg.addrs[rec.Node].V4(), rec.NPort, rec.L3Diff, rec.L4Diff)
 			w.stats.Errors++
 			w.stats.ToServer++
-			w.send(int(n.port), d)
+			w.sendOn(int(n.port), p, d)
 		default:
 			k := w.table.ServerKey(rec)
 			w.translateError(d, p, q, &k, &n.l2, int(n.port))
@@ -79,7 +79,7 @@ func (w *worker) relate(i int, ref flow.Ref, rec *flow.Record) {
 		rewrite.PlainErrorToClient(w.region.Packet(d), q, &rec.ClientMAC, mac, rec.Virtual.V4(), rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
 		w.stats.Errors++
 		w.stats.ToClient++
-		w.send(int(rec.ClientIf), d)
+		w.sendOn(int(rec.ClientIf), p, d)
 		return
 	}
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
@@ -98,7 +98,7 @@ func (w *worker) translateError(d rings.Desc, p *rewrite.Packet, q *rewrite.Quot
 	to := rewrite.EndsOf(k)
 	rewrite.TranslateError(w.region.Packet(d), p, q, l2, &to, false)
 	w.stats.Errors++
-	w.send(port, d)
+	w.sendOn(port, p, d)
 }
 
 // give hands one frame to another worker.
@@ -171,17 +171,12 @@ func (w *worker) dropOr(i int, why Reason) {
 	w.drop(w.descs[i&(burstSize-1)], why)
 }
 
-// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would
-// leave by, and reports whether it was. What may be fragmented is not, here.
+// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would leave by
+// and must not be cut in parts, and reports whether it was; what may be is by sendOn.
 func (w *worker) tooBig(i, port int) bool {
 	p, mtu := &w.pkts[i&(burstSize-1)], w.cfg.exits[port].mtu
-	if mtu == 0 || int(p.End-p.L3) <= mtu {
+	if mtu == 0 || int(p.End-p.L3) <= mtu || !dontFragment(w.region.Packet(w.descs[i&(burstSize-1)]), p) {
 		return false
-	}
-	const dontFragment = 0x40
-	if d := w.descs[i&(burstSize-1)]; !p.V6 && w.region.Packet(d)[p.L3+6]&dontFragment == 0 {
-		w.drop(d, TooBig)
-		return true
 	}
 	w.answerError(i, rewrite.PacketTooBig, uint32(mtu), TooBig)
 	return true
