@@ -168,6 +168,9 @@ func (p anyWire) whole(t testing.TB) []byte { return p.frames(t)[0][14:] }
 
 // inParts is the packet cut by a router whose next link takes mtu bytes.
 func (p anyWire) inParts(t testing.TB, mtu int) anyWire {
+	if 20+len(p.options)+len(p.transport(t)) <= mtu {
+		return p
+	}
 	size := (mtu - 20 - len(p.options)) &^ 7
 	for at := size; at < len(p.transport(t)); at += size {
 		p.cuts = append(p.cuts, at)
