@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+
+	"github.com/gopacket/gopacket/layers"
 )
 
 // A packet goes in as many parts as it takes, which are those that gopacket builds, tags and all; or, without frames for all of them,
@@ -108,5 +110,50 @@ func TestSCTPParts(t *testing.T) {
 			}
 		}
 		b.close()
+	}
+}
+
+// TCP in parts, as it comes through routers with a smaller MTU from ends that set no DF: what acknowledges all of a segment, of which
+// its first part has told no length, is not outside the window.
+func TestTCPParts(t *testing.T) {
+	spec := everything(1)
+	spec.DropOutside = true
+	b := newBench(t, spec, 100, 1024)
+	defer b.close()
+	client := anyWire{from: clientMAC, to: outsideMAC, src: clientIP, dst: vip, sport: 4003, dport: 80, proto: 6, ttl: 64}
+	server := anyWire{from: serverMAC(1), to: insideMAC, src: serverIP(1), dst: clientIP, sport: 80, dport: 4003, proto: 6, ttl: 64}
+	send := func(p anyWire, tcp layers.TCP, size int, cuts ...int) {
+		t.Helper()
+		p.tcp, p.payload, p.cuts = tcp, make([]byte, size), cuts
+		p.tcp.Window = 29200
+		port, n := outside, 0
+		if p.src != clientIP {
+			port = inside
+		}
+		for _, f := range p.frames(t) {
+			out := b.send(port, f)
+			n += len(out[outside+inside-port])
+		}
+		if n != len(cuts)+1 {
+			t.Fatalf("%d of %d parts: dropped %v", n, len(cuts)+1, b.stats().Drops)
+		}
+	}
+	send(client, layers.TCP{SYN: true, Seq: 100}, 0)
+	send(server, layers.TCP{SYN: true, ACK: true, Seq: 900, Ack: 101}, 0)
+	send(client, layers.TCP{ACK: true, Seq: 101, Ack: 901}, 0)
+	seq := [2]uint32{101, 901}
+	for i := range 200 {
+		from, to := client, server
+		if i%3 == 0 {
+			from, to = server, client
+		}
+		side := map[bool]int{true: 0, false: 1}[from.src == clientIP]
+		size := 600 + 4*i
+		send(from, layers.TCP{ACK: true, Seq: seq[side], Ack: seq[1-side]}, size, 104, 208)
+		seq[side] += uint32(size)
+		send(to, layers.TCP{ACK: true, Seq: seq[1-side], Ack: seq[side]}, 0)
+	}
+	if s := b.stats(); s.Outside != 0 || s.Dropped() != 0 {
+		t.Errorf("%+v", s)
 	}
 }
