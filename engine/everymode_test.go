@@ -26,7 +26,6 @@ type everyMode struct {
 	carried        bool // in a tunnel
 	translates     bool // addresses, so that protocols whose checksum covers them do not pass in parts
 	other          bool // protocols without ports pass
-	family         func(v6 bool) bool
 	// arrives says what the far end gets of p if it gets a frame with these ends.
 	arrives func(t testing.TB, p anyWire, to net.HardwareAddr, src, dst netip.Addr, sport, dport uint16) anyWire
 }
