@@ -298,6 +298,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Split       uint64 `json:"split"`         // packets without DF that left in parts, as they were too big for the next link
 	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 	Recomputed  uint64 `json:"recomputed"`    // packets whose checksums were computed anew on arrival
 }

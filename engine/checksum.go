@@ -91,8 +91,8 @@ func (w *worker) sawPartial(port uint16) {
 func (w *worker) checkSums(first int) {
 	kept := first
 	for i := first; i < w.n; i++ {
-		// First parts of datagrams were looked at by themselves.
-		if p := &w.pkts[i]; !rewrite.IsPart(w.region.Packet(w.descs[i]), p) && !w.checkSum(w.descs[i], p, w.ports[i], false) {
+		// First parts of datagrams, and ICMP errors, were looked at by themselves.
+		if p := &w.pkts[i]; !isRelated(p) && !rewrite.IsPart(w.region.Packet(w.descs[i]), p) && !w.checkSum(w.descs[i], p, w.ports[i], false) {
 			if w.pkts[i].Opens {
 				w.opening--
 			}

@@ -310,7 +310,7 @@ func (r *fuzzRun) step(b [4]byte) error {
 }
 
 // sums: every packet has one end, connections are opened, adopted and closed, and all counts agree.
-func (r *fuzzRun) sums() error {
+func (r *bench) sums() error {
 	s, live := r.stats(), 0
 	for _, w := range r.workers {
 		live += w.table.Len()

@@ -1,6 +1,9 @@
 package engine
 
-import "sluice/rings"
+import (
+	"sluice/rewrite"
+	"sluice/rings"
+)
 
 // peer is a worker's connection with another worker: a ring each way, and the balance of frames. A frame handed
 // over stays with the receiver, whose pool grows; when it has received 64 more than it gave, it sends free frames
@@ -64,6 +67,9 @@ func (w *worker) steer() (missed int) {
 func (w *worker) move(to, from int) {
 	w.descs[to], w.ports[to], w.pkts[to], w.keys[to], w.refs[to] = w.descs[from], w.ports[from], w.pkts[from], w.keys[from], w.refs[from]
 	w.table.Moved(to, from)
+	if w.pkts[from].ICMP == rewrite.ICMPRelated {
+		w.quotes[to] = w.quotes[from]
+	}
 }
 
 // flushPeers gives the packets that are ready for other workers to them.

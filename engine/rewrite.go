@@ -65,6 +65,14 @@ func (w *worker) rewrite(from, to int) {
 // rewriteOne changes packet i, of the connection that ref names, and puts it on its egress port.
 func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 	p, d := &w.pkts[i&(burstSize-1)], w.descs[i&(burstSize-1)]
+	if isRelated(p) {
+		w.relate(i, ref, rec)
+		return
+	}
+	if w.untranslatable(rec, p, d) {
+		w.drop(d, Untranslatable)
+		return
+	}
 	if ref.Side() == flow.FromClient {
 		if why, ok := w.checkClient(rec, p, w.ports[i&(burstSize-1)]); !ok {
 			w.dropOr(i, why)
@@ -92,7 +100,7 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 		rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
 		w.count(rec, flow.FromClient, p)
 		w.stats.ToServer++
-		w.send(int(n.port), d)
+		w.sendOn(int(n.port), p, d)
 		return
 	}
 	if port := w.ports[i&(burstSize-1)]; rec.ServerIf != port && w.astray(rec, port) {
@@ -126,7 +134,7 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 	rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
 	w.count(rec, flow.FromServer, p)
 	w.stats.ToClient++
-	w.send(int(rec.ClientIf), d)
+	w.sendOn(int(rec.ClientIf), p, d)
 }
 
 // forward sends packet i of a connection on as its kind says.
@@ -161,7 +169,7 @@ func (w *worker) translate(rec *flow.Record, side flow.Side, p *rewrite.Packet, 
 	}
 	rewrite.Translate(w.region.Packet(d), p, l2, &to, l3, l4)
 	w.count(rec, side, p)
-	w.send(port, d)
+	w.sendOn(port, p, d)
 }
 
 func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (Reason, bool) {

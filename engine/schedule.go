@@ -63,6 +63,10 @@ func (w *worker) admit(i int) flow.Ref {
 	if r := w.connectProposed(i); r != 0 {
 		return r
 	}
+	if isRelated(&w.pkts[i]) { // about no connection of ours
+		w.toHost(w.descs[i])
+		return 0
+	}
 	j := w.judge(i)
 	v := &w.cfg.virtuals[j.id]
 	switch j.sentence {

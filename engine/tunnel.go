@@ -173,12 +173,6 @@ func (w *worker) enterTunnel(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pac
 	w.send(int(w.cfg.nodes[rec.Node].port), d)
 }
 
-// dontFragment reports whether a packet must not be cut in parts.
-func dontFragment(b []byte, p *rewrite.Packet) bool {
-	const df = 0x40
-	return p.V6 || b[p.L3+6]&df != 0
-}
-
 // tunnelTooBig deals with a packet that does not fit into the tunnel as it is.
 func (w *worker) tunnelTooBig(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc, port uint16) {
 	b := w.region.Packet(d)
@@ -205,6 +199,7 @@ func (w *worker) tunnelParts(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pac
 		if first {
 			w.count(rec, flow.FromClient, p)
 			w.stats.ToServer++
+			w.stats.Split++
 		}
 		w.enterTunnel(rec, t, &part, d)
 		d, p.End = rest, uint16(rest.Len) // what Encapsulate reads of it
@@ -234,6 +229,7 @@ func (w *worker) tunnelInParts(rec *flow.Record, t rewrite.Tunnel, p *rewrite.Pa
 	port := int(w.cfg.nodes[rec.Node].port)
 	d.Addr, d.Len, d.Options = base+uint64(start), uint32(head+int(p.End)-start), 0
 	outer := rewrite.Packet{L3: etherLen, End: uint16(d.Len)}
+	w.stats.Split++
 	for int(outer.End)-etherLen > mtu {
 		rest, ok := w.split(&outer, d, mtu)
 		if !ok {
@@ -249,31 +245,12 @@ func (w *worker) tunnelInParts(rec *flow.Record, t rewrite.Tunnel, p *rewrite.Pa
 
 const etherLen = 14
 
-// split cuts an IPv4 packet; the rest is in a frame of its own.
-func (w *worker) split(p *rewrite.Packet, d rings.Desc, mtu int) (rest rings.Desc, ok bool) {
-	addr, ok := w.pool.Get()
-	if !ok {
-		return rest, false
-	}
-	rest.Addr = addr + rings.Headroom
-	n := rewrite.SplitIPv4(w.region.Frame(addr)[rings.Headroom:], w.region.Packet(d), p, mtu)
-	if n == 0 {
-		w.pool.Put(addr)
-		return rest, false
-	}
-	rest.Len = uint32(n)
-	return rest, true
-}
-
-// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel, and reports whether it was. The error
+// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel (isTunnelEnd), and reports whether it was. The error
 // about what was inside is the client's; its owner is that of the connection.
 func (w *worker) relateTunnel(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote, port uint16, outer *flow.Key) bool {
 	var inner rewrite.Packet
 	var k flow.Key
 	b := w.region.Packet(d)
-	if !w.cfg.isTunnelEnd(outer) {
-		return false
-	}
 	if rewrite.ReadTunnelQuote(b, q, outer.SrcPort(), &inner, &k) != rewrite.Done { // of GUE, the port that it went to
 		return false
 	}

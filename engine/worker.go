@@ -72,6 +72,7 @@ type worker struct {
 	ports      [burstSize]uint16 // where each packet arrived
 	pkts       [burstSize]rewrite.Packet
 	keys       [burstSize]flow.Key
+	quotes     [burstSize]rewrite.Quote // of ICMP errors
 	ahead      proposals
 	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
 	in         [burstSize]rings.Desc
@@ -195,6 +196,13 @@ func (w *worker) parse(d *rings.Desc, port uint16) {
 // parseAny is parse for a packet that is not plain.
 func (w *worker) parseAny(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
+	if w.checked == nil && rewrite.ParsePlainError(w.region.Packet(d), &w.pkts[j], &w.quotes[j], &w.keys[j]) {
+		if w.relates(d, port) {
+			w.descs[j], w.ports[j] = d, port
+			w.n++
+		}
+		return
+	}
 	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
 	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
 		w.drop(d, VLANUnknown)
@@ -225,8 +233,7 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	switch v {
 	case rewrite.NoPorts:
 		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {
-			w.relate(d, &w.pkts[w.n&(burstSize-1)], port)
-			return false
+			return w.readError(d, port)
 		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:

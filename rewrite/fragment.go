@@ -84,9 +84,13 @@ func (f *FragmentPart) Check(p *Packet) Refusal {
 	return Done
 }
 
+// largestSegment is the payload of a TCP segment, at most, on the links of the largest MTU that is in use.
+const largestSegment = 9216
+
 // ReadFirst reads on where Parse has ended in the first part of a datagram: the transport header, all of which has to be
 // there (RFC 1858 section 3, RFC 7112 section 5). p and k become what they were if the part were all: k's ports or query id,
-// p's offsets and what tracking needs. TCP.Len is what this part carries. Translate may then change the part: the
+// p's offsets and what tracking needs. How long a TCP segment is only its last part tells: TCP.Len is largestSegment, so that an
+// acknowledgement of all of it is one of what was sent. Translate may then change the part: the
 // checksum, which covers the whole datagram, takes the difference; see CanTranslate for SCTP.
 func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 	p.Opens = false
@@ -112,6 +116,9 @@ func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 	}
 	switch v {
 	case OK, NoPorts:
+		if p.Proto == flow.TCP && IsPart(b, p) {
+			p.TCP.Len = max(p.TCP.Len, largestSegment)
+		}
 		return Done
 	case Truncated:
 		return FragmentTiny

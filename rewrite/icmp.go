@@ -15,7 +15,8 @@ const (
 	ICMPOther   ICMPKind = iota // neither of the following, or not ICMP at all
 	ICMPRequest                 // echo, timestamp, information, address mask (RFC 792, RFC 950, RFC 4443)
 	ICMPReply
-	ICMPError // quotes the packet that it is about, see ReadQuote
+	ICMPError   // quotes the packet that it is about, see ReadQuote
+	ICMPRelated // an error whose quote has been read: what is known as the packet's tuple is ReadQuote's. Parse finds none
 )
 
 // Types and codes of ICMP (RFC 792, RFC 1191, RFC 1812 section 5.2.7.1) and ICMPv6 (RFC 4443).

@@ -54,7 +54,7 @@ type Packet struct {
 	Proto   uint8
 	Opens   bool         // a SYN without more, or an INIT: what begins a connection with a handshake
 	Plain   bool         // ParsePlain has read it
-	ICMP    ICMPKind     // with verdict NoPorts only
+	ICMP    ICMPKind     // not where Plain: stale there
 	TCP     flow.Segment // for TCP only
 	SCTP    flow.Chunks  // for SCTP only
 }
@@ -90,7 +90,7 @@ func Parse(b []byte, p *Packet, k *flow.Key) Verdict {
 	}
 	l3 := etherLen
 	etherType := binary.BigEndian.Uint16(b[12:])
-	p.VLAN, p.Plain = 0, false
+	p.VLAN, p.Plain, p.ICMP = 0, false, ICMPOther
 	if etherType == etherVLAN || etherType == etherQinQ {
 		var ok bool
 		if l3, etherType, ok = skipTags(b, p); !ok {

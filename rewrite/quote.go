@@ -15,6 +15,7 @@ type Quote struct {
 	Proto uint8
 	ICMP  ICMPKind // of a query
 	Whole bool     // the packet is quoted to its end
+	Plain bool     // ParsePlainError has read it
 	Type  uint8    // of the error
 	Code  uint8
 	MTU   uint32 // of the next hop, if a packet was too big and its router says so; else 0
@@ -40,7 +41,7 @@ func ReadQuote(b []byte, p *Packet, q *Quote, k *flow.Key) Refusal {
 	if len(m) < icmpLen {
 		return QuoteNone
 	}
-	q.Type, q.Code, q.MTU = m[0], m[1], 0
+	q.Type, q.Code, q.MTU, q.Plain = m[0], m[1], 0, false
 	if q.TooBig(p) {
 		q.MTU = uint32(binary.BigEndian.Uint16(m[6:]))
 		if p.V6 {
