@@ -16,6 +16,8 @@ type Region struct {
 	fd        int
 	frameSize int
 	pages     Pages
+	links     []hop // of chains, by frame; nil: there are none (chain.go)
+	shift     uint8 // frame number from address; only with links
 }
 
 // Pages says what kind of memory a mapping got.
