@@ -103,6 +103,9 @@ func (r *Region) Audit(pools ...*Pool) error {
 			seen[i] = 1
 		}
 	}
+	if n := r.Links(); n != 0 {
+		return fmt.Errorf("%d free frames hang on others", n)
+	}
 	missing := 0
 	for _, s := range seen {
 		if s == 0 {
