@@ -65,8 +65,8 @@ func TestExample(t *testing.T) {
 		Log: Log{LogInfo, LogText},
 		Ports: []Port{
 			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")},
-				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}, ChecksumAuto},
-			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}, nil, ChecksumAuto},
+				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}, ChecksumAuto, JumboAuto},
+			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}, nil, ChecksumAuto, JumboAuto},
 		},
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},

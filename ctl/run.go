@@ -253,7 +253,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		host.Port = len(s.ifaces)
+		host.Port, port.jumbo = len(s.ifaces), anyJumbo(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
 	if _, err := s.topology(); err != nil { // which says where routes lead

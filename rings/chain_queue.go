@@ -3,6 +3,7 @@ package rings
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,9 +39,11 @@ func (q *XSK) transmitChains(burst []Desc) int {
 // ErrNoMultiBuffer is returned where the kernel has no packets of several frames on AF_XDP sockets.
 var ErrNoMultiBuffer = errors.New("this kernel has no packets of several frames on AF_XDP sockets (XDP_USE_SG): Linux 6.6 or newer is needed")
 
-// ProbeMultiBuffer asks the kernel whether it knows XDP_USE_SG: unknown flags are refused with EINVAL before the interface, which
+// ProbeMultiBuffer asks the kernel, once, whether it knows XDP_USE_SG: unknown flags are refused with EINVAL before the interface, which
 // there is none of with index 0, is looked for (xsk_bind in net/xdp/xsk.c).
-func ProbeMultiBuffer() error {
+func ProbeMultiBuffer() error { return probed() }
+
+var probed = sync.OnceValue(func() error {
 	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return explainSocket(err)
@@ -54,7 +57,7 @@ func ProbeMultiBuffer() error {
 	default:
 		return fmt.Errorf("ask the kernel for XDP_USE_SG: %w", err)
 	}
-}
+})
 
 // NewMemChains is NewMem for a queue that takes and sends chains. The region must have room for them.
 func NewMemChains(region *Region, ringSize int) (*Mem, *Wire) {
