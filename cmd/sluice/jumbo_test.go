@@ -66,7 +66,9 @@ func TestJumboFrames(t *testing.T) {
 	d := b.start()
 	for i, vip := range b.vips(bulkPort) {
 		before := b.totals()
+		start := time.Now()
 		b.move(vip, 16<<20, uint64(i))
+		t.Logf("took %s", time.Since(start))
 		after := b.totals()
 		t.Logf("%s: %+v", vip, after)
 		_ = before
