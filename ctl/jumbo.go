@@ -104,3 +104,16 @@ func (s *Server) jumboPorts() []bool {
 	}
 	return out
 }
+
+// replaysJumbo reports whether a replay has packets of several frames: there is no MTU that would not need them.
+func (f *File) replaysJumbo() bool {
+	return slices.ContainsFunc(f.Ports, func(p Port) bool { return p.Jumbo != JumboOff })
+}
+
+// replayQueue is the queue of a port, or the host port, in a replay.
+func (f *File) replayQueue(port int, r *rings.Region) *rings.Pcap {
+	if port < len(f.Ports) && f.Ports[port].Jumbo == JumboOff || !r.Chains() {
+		return rings.NewPcap(r, replayRing)
+	}
+	return rings.NewPcapChains(r, replayRing)
+}

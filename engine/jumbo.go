@@ -173,3 +173,21 @@ func (w *worker) sendable(q rings.Queue, batch []rings.Desc) []rings.Desc {
 	}
 	return kept
 }
+
+// longest is how many bytes of a packet a capture keeps at most: all of it, or of one of several frames what the ports' MTU lets
+// there be.
+func (e *Engine) longest() int {
+	size := e.opt.Region.FrameSize()
+	if !e.opt.Region.Chains() {
+		return size
+	}
+	const beforeIP, unknown = 64, 9216 // Ethernet and tags
+	for _, p := range e.Config().Ports {
+		mtu := p.MTU
+		if mtu == 0 {
+			mtu = unknown
+		}
+		size = max(size, mtu+beforeIP)
+	}
+	return size
+}
