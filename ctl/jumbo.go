@@ -76,6 +76,9 @@ func (s *Server) tellJumbo() {
 	}
 }
 
+// largestMTU is what a veth takes (ETH_MAX_MTU, include/uapi/linux/if_ether.h).
+const largestMTU = 65535
+
 // anyJumbo reports whether one of the interfaces takes packets of several frames.
 func anyJumbo(ifaces []iface) bool {
 	return slices.ContainsFunc(ifaces, func(i iface) bool { return i.jumbo })

@@ -245,6 +245,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		for i := range s.ifaces {
 			mtu = max(mtu, s.ifaces[i].mtu)
 		}
+		if anyJumbo(s.ifaces) {
+			mtu = largestMTU // whatever the ports' MTUs become
+		}
 		s.state.HostPort = true
 		if err := s.state.save(); err != nil {
 			return err

@@ -298,3 +298,64 @@ func TestRandomChains(t *testing.T) {
 	}
 	r.close()
 }
+
+// A capture has all of a jumbo frame, before and after, and its length where only the beginning is kept; so has a counter of bytes.
+func TestJumboCapture(t *testing.T) {
+	for _, snap := range []int{0, 100, 3000} {
+		b := newBenchOver(t, chainRegion(2000), a4(1), 64, NewDictionary(), 1000)
+		b.send(outside, fromClient(4003, "S").build(t))
+		rng := rand.New(rand.NewPCG(1, 1))
+		c := b.capture(CaptureOptions{Filter: CaptureFilter{Worker: -1}, Snap: snap})
+		in := inflated(rng, fromClient(4003, "A").build(t), 8000)
+		before := b.stats().RxBytes
+		out := b.send(outside, in)[inside][0]
+		if n := b.stats().RxBytes - before; n != uint64(len(in)) {
+			t.Errorf("%d bytes were received, %d counted", len(in), n)
+		}
+		got := c.read(t)
+		if len(got) != 1 {
+			t.Fatalf("%d packets", len(got))
+		}
+		keep := len(in)
+		if snap > 0 {
+			keep = snap
+		}
+		p := got[0]
+		if p.BeforeLen != len(in) || p.AfterLen != len(out) || !bytes.Equal(p.before, in[:keep]) || !bytes.Equal(p.after, out[:keep]) {
+			t.Errorf("snap %d: %d bytes of %d, then %d of %d", snap, len(p.before), len(in), len(p.after), len(out))
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		b.close()
+	}
+}
+
+// Chains cost no allocation.
+func TestJumboAllocates(t *testing.T) {
+	b := newBenchOver(t, chainRegion(2000), a4(1), 64, NewDictionary(), 1000)
+	rng := rand.New(rand.NewPCG(1, 1))
+	b.send(outside, fromClient(4003, "S").build(t))
+	v6 := packet{srcMAC: clientMAC, dstMAC: outsideMAC, src: clientIP6, dst: vip6, sport: 4003, dport: 80, flags: "S", seq: 1}
+	b.send(outside, v6.build(t))
+	v6.flags = "A"
+	frames := [][]byte{inflated(rng, fromClient(4003, "A").build(t), 8000), inflated(rng, v6.build(t), 8000)}
+	play := func() {
+		for _, f := range frames {
+			if !b.wire(0, outside).Send(f) {
+				t.Fatal("the wire is full")
+			}
+			b.Step(b.now)
+			b.wire(0, inside).Recv(nil)
+			b.Step(b.now)
+		}
+	}
+	play()
+	if n := testing.AllocsPerRun(100, play); n != 0 {
+		t.Errorf("%g allocations", n)
+	}
+	if s := b.stats(); s.ToServer < 200 || s.Dropped() != 0 {
+		t.Errorf("%+v", s)
+	}
+	b.close()
+}

@@ -179,7 +179,7 @@ func TestJumboFrames(t *testing.T) {
 			b.serveJumbo()
 			d := b.start()
 			for _, p := range query[[]ctl.PortView](b, "port") {
-				if !p.Jumbo || p.MTU != jumboMTU {
+				if !p.Jumbo || p.MTU != jumboMTU && p.Name != ctl.HostPortName {
 					t.Errorf("%+v", p)
 				}
 			}
@@ -353,3 +353,54 @@ func (u *untilDone) Write(b []byte) (int, error) {
 }
 
 func (u *untilDone) CloseWrite() error { return u.Conn.(interface{ CloseWrite() error }).CloseWrite() }
+
+// An MTU that is raised while sluice runs: a port that is open for jumbo frames takes them at once, of another it is said that a
+// restart is needed, and check says it too.
+func TestJumboRaised(t *testing.T) {
+	needJumbo(t)
+	b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: 2}, settings{})
+	b.serveJumbo()
+	const warning = "packets that do not fit a frame are lost"
+	raised := func(mtu int, ends ...*lab.Host) {
+		t.Helper()
+		setMTU(t, b.Balancer, b.Outside, mtu)
+		setMTU(t, b.Balancer, b.Inside, mtu)
+		for _, h := range ends {
+			setMTU(t, h, "", mtu)
+		}
+	}
+	d := b.start()
+	raised(jumboMTU) // the kernel does not let the other ends follow
+	eventually(t, "it says that it must be restarted", func() bool {
+		return strings.Count(d.log.String(), warning) == 2 && strings.Contains(d.log.String(), "or restart sluice")
+	})
+	d.stop()
+	raised(1500)
+	on := strings.NewReplacer("interface: outside", "interface: outside, jumbo: on", "interface: inside", "interface: inside, jumbo: on").Replace(b.configText(settings{}))
+	b.write(on)
+	d = b.start()
+	for i, vip := range b.vips(bulkPort) {
+		b.move(vip, 1<<20, uint64(i)) // small ones go as before
+	}
+	raised(jumboMTU, b.Client, b.Servers[0], b.Switch)
+	eventually(t, "it knows the MTU", func() bool {
+		for _, p := range query[[]ctl.PortView](b, "port") {
+			if p.Name != ctl.HostPortName && p.MTU != jumboMTU {
+				return false
+			}
+		}
+		return true
+	})
+	for f, vip := range b.vips(bulkPort) {
+		b.jumboTraffic(b.Client, b.Servers[0], vip, b.vips(dnsPort)[f])
+	}
+	if strings.Contains(d.log.String(), warning) {
+		t.Errorf("warned without cause:\n%s", d.log)
+	}
+	d.stop()
+	b.write(strings.ReplaceAll(on, "jumbo: on", "jumbo: off"))
+	if r := b.sluice(nil, "check", "-c", b.config); r.code != 0 || strings.Count(r.stdout, warning) != 2 || !strings.Contains(r.stdout, "set jumbo: auto") {
+		t.Errorf("check: %+v", r)
+	}
+	raised(1500)
+}
