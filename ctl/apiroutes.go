@@ -138,7 +138,7 @@ func (s *Server) routes() []apiRoute {
 		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: CaptureEndView{}, handle: s.endCapture},
 		{method: http.MethodGet, path: "/v1/connections", summary: "connections", role: RoleRead, answer: []ConnView{}, scans: true, handle: s.connections,
 			params: append(slices.Clip(connectionFilters), limit)},
-		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
+		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line; while workers change one may come twice, the second time as it is then", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
 			params: connectionFilters, handle: s.exportConnections},
 		{method: http.MethodDelete, path: "/v1/connections", summary: "take connections out of the table: those that a filter names, or all", role: RoleAdmin, answer: DeletedView{}, scans: true, handle: s.deleteConnections,
 			params: append(slices.Clip(connectionFilters), limit,
@@ -150,6 +150,17 @@ func (s *Server) routes() []apiRoute {
 func getOpenAPI(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(openAPI)
+}
+
+// kind is the media type of the answer to a request.
+func (r *apiRoute) kind(req *http.Request) string {
+	switch {
+	case req.URL.Query().Has("watch"):
+		return "application/x-ndjson"
+	case r.media != "":
+		return r.media
+	}
+	return "application/json"
 }
 
 // checkQuery refuses parameters that the route does not have, and values that are none.

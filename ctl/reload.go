@@ -67,7 +67,8 @@ func fixed(f *File, changes []Change) error {
 	return errors.Join(errs...)
 }
 
-// Reload reads the file again and applies what differs. On an error nothing has changed.
+// Reload reads the file again and applies what differs. On an error nothing has changed, but for a PartlyInForceError, and one that
+// says that the former file could not be put back.
 func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	s.mu.RLock()
 	name := s.file.Name
@@ -83,7 +84,7 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	}
 	if err == nil {
 		if outcome := <-finished; outcome.err != nil {
-			err = outcome.err
+			err = &PartlyInForceError{outcome.generation, outcome.err}
 		} else {
 			v.Scaled = outcome.view
 		}
@@ -143,6 +144,10 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err != nil {
 		return nil, err
 	}
+	mem, err := s.reserve(f, plan)
+	if err != nil {
+		return nil, err
+	}
 	file, oldWays, drain := s.file, s.ways, s.drain
 	s.mu.Lock()
 	s.file, s.ways = f, ways
@@ -155,15 +160,19 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 		s.mu.Unlock()
 		_, again := s.put(context.WithoutCancel(ctx))
 		s.health.revert()
-		return nil, errors.Join(err, again)
+		if again != nil {
+			again = fmt.Errorf("and what was in force before could not be put back whole, so that some of either may be: %w; reload again, or restart", again)
+		}
+		return nil, errors.Join(err, again, freeAll(mem))
 	}
 	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
 		s.log.Error("the monitors could not be changed", "error", err)
 	}
-	s.api.certs.Store(certs)
+	s.api.renew(certs)
 	s.steer(s.engine.Config())
-	s.scale(plan, finished)
-	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
+	v := &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}
+	s.scale(plan, mem, file.Engine, finished)
+	return v, nil
 }
 
 // put gives the file to the workers, then to the XDP programs, then to the kernel.

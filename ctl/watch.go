@@ -176,6 +176,9 @@ func (s *Server) reconcile(ctx context.Context) error {
 // without a link and those without a route: that was said.
 func (s *Server) tellHops() {
 	var lost, back []netip.Addr
+	if s.told == nil { // an order may come before the first look at the ports, as just after a takeover
+		s.told = map[netip.Addr]bool{}
+	}
 	for a, h := range s.hops {
 		before, known := s.told[a]
 		switch {

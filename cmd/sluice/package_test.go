@@ -100,7 +100,7 @@ func (b *bed) boot() *machine {
 	b.t.Helper()
 	for _, needed := range []string{"systemctl", "unshare", "nsenter", "dpkg"} {
 		if _, err := exec.LookPath(needed); err != nil {
-			b.t.Skip(err)
+			lacking(b.t, err.Error())
 		}
 	}
 	m := &machine{t: b.t}
