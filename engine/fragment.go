@@ -181,7 +181,7 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 	p, k := &w.pkts[j], &w.keys[j]
 	var f rewrite.FragmentPart
 	b := w.region.Packet(d)
-	if rewrite.Parse(b, p, k) != rewrite.Fragment || f.Read(b, p) != rewrite.Done {
+	if w.read(d, p, k) != rewrite.Fragment || f.Read(b, p) != rewrite.Done {
 		w.drop(d, Fragmented)
 		return
 	}
@@ -215,8 +215,8 @@ func (w *worker) passParts() {
 func (w *worker) passPart(d rings.Desc) {
 	var p rewrite.Packet
 	var k flow.Key
-	b, n := w.region.Packet(d), w.readNote(d.Addr)
-	if rewrite.Parse(b, &p, &k) != rewrite.Fragment {
+	n := w.readNote(d.Addr)
+	if w.read(d, &p, &k) != rewrite.Fragment {
 		w.drop(d, Fragmented)
 		return
 	}

@@ -93,8 +93,9 @@ func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) 
 
 // put fills the ring to a peer and wakes it if it sleeps; what does not fit is dropped.
 func (w *worker) put(p *peer, batch []rings.Desc) int {
+	behind := w.frames(batch)
 	n := p.out.Put(batch)
-	p.owed -= n
+	p.owed -= n + behind - w.frames(batch[n:])
 	if w.capture != nil {
 		w.capture.given(w, p, batch[:n])
 	}
@@ -121,7 +122,7 @@ func (w *worker) receiveHandoffs() bool {
 		n := p.in.Get(w.in[:])
 		if n > 0 {
 			busy = true
-			p.owed += n
+			p.owed += n + w.frames(w.in[:n])
 			w.takeHandoff(n)
 			w.table.Hash(w.keys[:w.n], 0)
 			w.process()
@@ -172,19 +173,21 @@ func (w *worker) takeHandoff(n int) {
 
 // giveBack returns free frames to a peer that has given more than it received.
 func (w *worker) giveBack(p *peer) {
-	if p.owed < burstSize || w.pool.Len() < burstSize || p.retired {
-		return
-	}
-	for i := range p.batch {
-		addr, _ := w.pool.Get()
-		p.batch[i] = rings.Desc{Addr: addr, Options: freeKind}
-	}
-	n := p.out.Put(p.batch[:])
-	p.owed -= n
-	for _, d := range p.batch[n:] {
-		w.pool.Put(d.Addr)
-	}
-	if n > 0 {
-		p.wake.wake()
+	for p.owed >= burstSize && w.pool.Len() >= burstSize && !p.retired {
+		for i := range p.batch {
+			addr, _ := w.pool.Get()
+			p.batch[i] = rings.Desc{Addr: addr, Options: freeKind}
+		}
+		n := p.out.Put(p.batch[:])
+		p.owed -= n
+		for _, d := range p.batch[n:] {
+			w.pool.Put(d.Addr)
+		}
+		if n > 0 {
+			p.wake.wake()
+		}
+		if n < burstSize {
+			return
+		}
 	}
 }

@@ -155,7 +155,7 @@ func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about
 		w.drop(d, why)
 		return
 	}
-	d.Len = uint32(n)
+	d = w.alone(d, n)
 	w.stats.ICMPSent++
 	w.stats.Answered++
 	w.stats.Refused[why]++

@@ -11,7 +11,7 @@ import (
 func (w *worker) answerReset(i int) {
 	d := w.descs[i]
 	b := w.region.Packet(d)
-	d.Len = uint32(rewrite.AnswerReset(b, &w.pkts[i]))
+	d = w.alone(d, rewrite.AnswerReset(b, &w.pkts[i]))
 	w.stats.Resets++
 	w.stats.Answered++
 	w.send(int(w.ports[i]), d)

@@ -23,21 +23,21 @@ func (w *worker) sendOn(port int, p *rewrite.Packet, d rings.Desc) {
 
 // sendParts cuts packet p of d into parts of at most mtu bytes, and sends them in their order.
 func (w *worker) sendParts(port int, p *rewrite.Packet, d rings.Desc, mtu int) {
-	if dontFragment(w.region.Packet(d), p) || w.parts(d, p, mtu) > min(w.pool.Len(), fragmentsPerDatagram) {
+	n := w.parts(d, p, mtu)
+	if dontFragment(w.region.Packet(d), p) || n > fragmentsPerDatagram || n+2*w.buffers(d) > w.pool.Len() {
 		w.drop(d, TooBig)
 		return
 	}
 	w.stats.Split++
 	part := *p
 	for int(part.End-part.L3) > mtu {
-		rest, ok := w.split(&part, d, mtu)
+		first, rest, ok := w.split(&part, d, mtu)
 		if !ok {
 			w.drop(d, TooBig)
 			return
 		}
-		d.Len = uint32(part.End)
-		w.send(port, d)
-		d, part.End = rest, uint16(rest.Len)
+		w.send(port, first)
+		d, part.End = rest, w.length(rest)
 	}
 	w.send(port, d)
 }
@@ -58,18 +58,21 @@ func dontFragment(b []byte, p *rewrite.Packet) bool {
 	return p.V6 || b[p.L3+6]&df != 0
 }
 
-// split cuts an IPv4 packet; the rest is in a frame of its own.
-func (w *worker) split(p *rewrite.Packet, d rings.Desc, mtu int) (rest rings.Desc, ok bool) {
+// split cuts an IPv4 packet in two; the rest is in frames of its own.
+func (w *worker) split(p *rewrite.Packet, d rings.Desc, mtu int) (first, rest rings.Desc, ok bool) {
+	if w.jumbo != nil && w.region.Chained(d.Addr) {
+		return w.splitChain(p, d, mtu)
+	}
 	addr, ok := w.pool.Get()
 	if !ok {
-		return rest, false
+		return d, rest, false
 	}
 	rest.Addr, rest.Options = addr+rings.Headroom, d.Options
 	n := rewrite.SplitIPv4(w.region.Frame(addr)[rings.Headroom:], w.region.Packet(d), p, mtu)
 	if n == 0 {
 		w.pool.Put(addr)
-		return rest, false
+		return d, rest, false
 	}
-	rest.Len = uint32(n)
-	return rest, true
+	d.Len, rest.Len = uint32(p.End), uint32(n)
+	return d, rest, true
 }

@@ -63,6 +63,7 @@ type worker struct {
 	clients    clientCache
 	fragments  fragments
 	persist    *persist // nil where no configuration had persistence
+	jumbo      *jumbo   // nil where no packet is larger than a frame
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
@@ -161,6 +162,9 @@ func (w *worker) take(port uint16, n int) {
 		w.capture.arrive(w, port, w.in[:n])
 	}
 	bytes := uint64(0)
+	if w.jumbo != nil {
+		bytes = w.tail(w.in[:n])
+	}
 	for from := 0; from < n; from += portion {
 		first := w.n
 		for i := from; i < min(from+portion, n); i++ {
@@ -203,7 +207,7 @@ func (w *worker) parseAny(d rings.Desc, port uint16) {
 		}
 		return
 	}
-	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	v := w.read(d, &w.pkts[j], &w.keys[j])
 	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
 		w.drop(d, VLANUnknown)
 		return
@@ -281,13 +285,13 @@ func (w *worker) process() {
 	}
 }
 
-// drop ends a packet: its reason is counted and its frame is free.
+// drop ends a packet: its reason is counted and its frames are free.
 func (w *worker) drop(d rings.Desc, why Reason) {
 	w.stats.Drops[why]++
 	if w.capture != nil {
 		w.capture.dropped(w, d.Addr, why)
 	}
-	w.pool.Put(w.region.Base(d.Addr))
+	w.region.Free(w.pool, d.Addr)
 }
 
 // reclaim takes back sent frames from every queue.

@@ -53,7 +53,7 @@ func IsPart(b []byte, p *Packet) bool {
 		return binary.BigEndian.Uint16(b[p.L3+6:])&moreFragmentsOrOffset != 0
 	}
 	var e extensions
-	return e.skip(b, int(p.L3)+ipv6Len, int(p.End), b[p.L3+6]) == OK && e.part
+	return e.skip(b, int(p.L3)+ipv6Len, p.reach(b), b[p.L3+6]) == OK && e.part
 }
 
 // Check refuses parts that cannot be put together, or that would be put together over the transport header, so that
@@ -96,7 +96,7 @@ func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 	p.Opens = false
 	if p.V6 {
 		var e extensions
-		switch e.skip(b, int(p.L4), int(p.End), p.Proto) {
+		switch e.skip(b, int(p.L4), p.reach(b), p.Proto) {
 		case OK:
 		case Truncated:
 			return FragmentTiny
@@ -128,7 +128,7 @@ func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 
 // parseFirstUDP is parseL4 for UDP whose length goes beyond the part.
 func parseFirstUDP(b []byte, p *Packet, k *flow.Key) Verdict {
-	if p.L4+udpLen > p.End {
+	if int(p.L4)+udpLen > p.reach(b) {
 		return Truncated
 	}
 	h := b[p.L4 : p.L4+udpLen]

@@ -37,7 +37,7 @@ func ReadQuote(b []byte, p *Packet, q *Quote, k *flow.Key) Refusal {
 	if p.ICMP != ICMPError || !isICMP(p) {
 		return QuoteNone
 	}
-	m := b[p.L4:p.End]
+	m := b[p.L4:p.reach(b)]
 	if len(m) < icmpLen {
 		return QuoteNone
 	}
@@ -49,7 +49,7 @@ func ReadQuote(b []byte, p *Packet, q *Quote, k *flow.Key) Refusal {
 		}
 	}
 	q.L3 = p.L4 + icmpLen
-	end := min(int(p.End), int(q.L3)+quoteLen(m, p.V6))
+	end := min(p.reach(b), int(q.L3)+quoteLen(m, p.V6))
 	var why Refusal
 	if p.V6 {
 		why = q.read6(b, end, k)
@@ -278,6 +278,6 @@ func (q *Quote) putPortsSCTP(t []byte, to *Ends) Diff {
 		return putPorts(t, to)
 	}
 	before := onesSum(t[:sctpLen])
-	setPortsSCTP(t, flow.Ports(to.SrcPort, to.DstPort))
+	setPortsSCTP(t, 0, flow.Ports(to.SrcPort, to.DstPort))
 	return AddDiff(^before, onesSum(t[:sctpLen]))
 }
