@@ -44,9 +44,7 @@ func newTwin(t *testing.T) *twin {
 		b.send(outside, c.build(t))
 		b.frames = append(b.frames, [2][]byte{pad(c.build(t)), pad(s.build(t))})
 	}
-	for _, r := range b.w.table.Records() {
-		b.saved = append(b.saved, r)
-	}
+	b.saved = slices.Clone(b.w.table.Records())
 	return b
 }
 
@@ -76,6 +74,9 @@ func (b *twin) prepare(r *rand.Rand) {
 		}
 		if r.IntN(8) == 0 {
 			rec.L4Diff, rec.L3Diff = uint16(r.Uint32()), uint16(r.Uint32())
+		}
+		if r.IntN(16) == 0 {
+			rec.SNAT = 2 // not plain
 		}
 		if r.IntN(16) == 0 {
 		}

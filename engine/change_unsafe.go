@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 the constants are for change_amd64.s
+
 package engine
 
 import (

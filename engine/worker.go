@@ -10,7 +10,7 @@
 //	4 look up   tuples to records, the whole burst at once                   flow
 //	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
-//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
+//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go, change.go
 //	8 transmit  a full batch per egress port, one wake-up                    transmit.go
 //	9 reclaim   frames that have left come back; timers                      worker.go
 //
