@@ -10,6 +10,10 @@ PKGS = ./...
 build: ## the one binary, static, at bin/sluice
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/sluice ./cmd/sluice
 
+# Who answers for the package: make deb MAINTAINER='Name <name@example.org>'. Else it is who builds, as git knows him, or who has signed
+# the newest entry of its changelog.
+MAINTAINER ?= $(shell git config user.email >/dev/null && echo "$$(git config user.name) <$$(git config user.email)>")
+deb: export MAINTAINER := $(MAINTAINER)
 deb: build ## a Debian package in bin (needs dpkg-deb): program, units, user, completion, manual page
 	@deploy/debian/build bin/sluice bin
 

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 
 	"sluice/engine"
 )
@@ -36,9 +37,13 @@ type api struct {
 	servers []*http.Server
 	doors   []*door
 	socket  string
+	// ownSocket is what was at that path when it began: what somebody has put there since is not ours to remove.
+	ownSocket fileID
 	listeners
-	certs    atomic.Pointer[tls.Config] // of remote
-	answered *atomic.Uint64             // requests
+	certs      atomic.Pointer[tls.Config] // of remote
+	remoteDoor *door                      // nil: not set
+	answered   *atomic.Uint64             // requests
+	working    working
 }
 
 // listeners are where an api answers; a successor goes on with them.
@@ -109,6 +114,20 @@ func listenControl(path string, group int) (net.Listener, error) {
 	return ln, nil
 }
 
+// fileID tells a file from another one at its path.
+type fileID struct{ dev, inode uint64 }
+
+// fileAt is what is at a path, which is not followed; the zero value is nothing.
+func fileAt(path string) fileID {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return fileID{}
+	}
+	return fileID{uint64(st.Dev), st.Ino}
+}
+
+func (f fileID) is(path string) bool { return f != fileID{} && fileAt(path) == f }
+
 // openTo lets a group use the control socket.
 func openTo(path string, group int) error {
 	if group >= 0 {
@@ -129,17 +148,21 @@ func listenTCP(key, addr string) (net.Listener, error) {
 
 // serve answers on listeners.
 func (s *Server) serve(l listeners) *api {
-	a := &api{socket: s.file.Control.Socket, listeners: l}
-	s.shots.take = func(ctx context.Context) ([]engine.Snapshot, error) { return s.engine.Snapshots(ctx) }
+	a := &api{socket: s.file.Control.Socket, ownSocket: fileAt(s.file.Control.Socket), listeners: l}
+	s.shots.take = func(ctx context.Context) ([]engine.Snapshot, error) {
+		if !a.working.enter() {
+			return nil, engine.ErrStopped
+		}
+		defer a.working.leave()
+		return s.engine.Snapshots(ctx)
+	}
 	g := newGuard(s.access, s.log, s.routes())
 	a.answered = &g.answered
 	a.serve(newDoor(l.control, s.access, s.log), g, nil)
 	if l.remote != nil {
 		a.certs.Store(s.certs)
-		a.serve(newDoor(l.remote, s.access, s.log), g, &tls.Config{
-			MinVersion:         tls.VersionTLS13,
-			GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return a.certs.Load(), nil },
-		})
+		a.remoteDoor = newDoor(l.remote, s.access, s.log)
+		a.serve(a.remoteDoor, a.onlyTrusted(g), a.secure())
 	}
 	if l.metrics != nil {
 		mux := http.NewServeMux()
@@ -150,7 +173,7 @@ func (s *Server) serve(l listeners) *api {
 }
 
 func (a *api) serve(d *door, h http.Handler, secure *tls.Config) {
-	srv := d.server(h)
+	srv := d.server(a.working.around(h))
 	a.servers, a.doors = append(a.servers, srv), append(a.doors, d)
 	var ln net.Listener = d
 	if secure != nil {
@@ -164,10 +187,13 @@ func (a *api) close() {
 		return
 	}
 	a.leave()
-	_ = os.Remove(a.socket)
+	a.working.close()
+	if a.ownSocket.is(a.socket) {
+		_ = os.Remove(a.socket)
+	}
 }
 
-// leave ends the answering here; a successor has the socket.
+// leave ends the answering here; a successor has the socket. What still asks the engine is waited for by working.close.
 func (a *api) leave() {
 	for i, srv := range a.servers {
 		_ = srv.Close()
@@ -203,7 +229,12 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 	defer cancel()
 	v, err := s.Reload(ctx)
-	if err != nil {
+	var partly *PartlyInForceError
+	switch {
+	case errors.As(err, &partly): // no conflict with the file
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	case err != nil:
 		refuse(w, http.StatusConflict, err)
 		return
 	}
@@ -292,6 +323,13 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 	}
 	client, virtual, member := canonical(q.Get("client")), canonical(q.Get("virtual")), canonical(q.Get("member"))
 	state, proto := q.Get("state"), q.Get("protocol")
+	if proto != "" {
+		n, err := parseProtocol(proto)
+		if err != nil {
+			return nil, 0, err
+		}
+		proto = protocolName(n)
+	}
 	return func(c *engine.Conn) bool {
 		v := connView(c)
 		return (client == "" || isAt(v.ClientSideClient, client)) &&

@@ -93,6 +93,13 @@ func TestAPIRefusals(t *testing.T) {
 		want                 string
 	}{
 		{"GET", "/v1/membres", "", 404, "did you mean /v1/members?"},
+		{"GET", "/v1/virtual-servers", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/v1/virtual_servers/web", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/v1/virtual", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/members", "", 404, "did you mean /v1/members?"},
+		{"GET", "/api/v1/member/s1", "", 404, "did you mean /v1/members?"},
+		{"GET", "/v1/conns", "", 404, "did you mean /v1/connections?"},
+		{"GET", "/v1/xyzzy", "", 404, "there is no /v1/xyzzy; GET"},
 		{"GET", "/", "", 404, "there is no /"},
 		{"GET", "/v1/reload", "", 405, "takes POST"},
 		{"PUT", "/v1/members", "", 405, "takes GET, HEAD"},
@@ -182,38 +189,53 @@ func TestAPIWatch(t *testing.T) {
 	}
 }
 
-// Who asks for too much waits, is told so, and keeps nobody else out.
+// Who asks for too much waits, is told so, and keeps nobody else out; an administrator gets in whatever readers hold.
 func TestAPIPlaces(t *testing.T) {
-	p := newPlaces("requests", 4)
+	p := newPlaces("streams", 16, "end some")
 	var leave []func()
-	for range 2 {
-		l, _, err := p.enter(t.Context(), "user 1000")
-		if err != nil {
-			t.Fatal(err)
+	enter := func(name string, role Role, n int) {
+		t.Helper()
+		for range n {
+			l, _, err := p.enter(t.Context(), peer{name: name, role: role})
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave = append(leave, l)
 		}
-		leave = append(leave, l)
 	}
-	began := time.Now()
-	if _, code, err := p.enter(t.Context(), "user 1000"); code != 429 || err == nil || time.Since(began) < maxWait/2 {
-		t.Errorf("the third of half of four: %d %v after %s", code, err, time.Since(began))
-	}
-	for _, who := range []string{"user 0", "user 1"} {
-		l, _, err := p.enter(t.Context(), who)
-		if err != nil {
-			t.Fatal(err)
+	refused := func(name string, role Role, code int, text string) {
+		t.Helper()
+		began := time.Now()
+		if _, got, err := p.enter(t.Context(), peer{name: name, role: role}); got != code || err == nil || !strings.Contains(err.Error(), text) || time.Since(began) < maxWait/2 {
+			t.Errorf("%s: %d %v after %s", name, got, err, time.Since(began))
 		}
-		leave = append(leave, l)
 	}
-	if _, code, err := p.enter(t.Context(), "user 2"); code != 503 || err == nil {
-		t.Errorf("the fifth of four: %d %v", code, err)
-	}
+	enter("user 1000", RoleRead, 4)
+	refused("user 1000", RoleRead, 429, "user 1000 has 4 streams under way, which is all that it may have: end some")
+	enter("user 1001", RoleRead, 4)
+	enter("user 1002", RoleRead, 4)
+	refused("user 1003", RoleRead, 429, "readers have 12 streams under way")
+	enter("user 0", RoleAdmin, 4)
+	refused("user 0", RoleAdmin, 503, "16 streams are under way")
+	leave[0]()
+	leave[1]()
+	leave = leave[2:]
+	enter("user 0", RoleAdmin, 2)
 	for _, l := range leave {
 		l()
 	}
-	if len(p.of) != 0 || len(p.total) != 0 {
+	enter("user 0", RoleAdmin, 8)
+	refused("user 0", RoleAdmin, 429, "user 0 has 8 streams")
+	for _, l := range leave[16:] {
+		l()
+	}
+	if len(p.of) != 0 || len(p.total) != 0 || len(p.readers) != 0 {
 		t.Errorf("%d peers and %d places are left", len(p.of), len(p.total))
 	}
+}
 
+// Requests beyond a rate are held.
+func TestAPIRate(t *testing.T) {
 	g := newGuard(&access{}, nil, nil)
 	began, over := time.Now(), 0
 	for range requestBurst + requestRate/2 { // the burst, and more than goes by in no time

@@ -52,6 +52,7 @@ type guest struct {
 	peer    peer
 	since   time.Time
 	serving atomic.Int32 // requests that are being answered
+	trust   trust        // of one over TLS
 	once    sync.Once
 }
 
@@ -138,7 +139,7 @@ type guestKey struct{}
 // server serves h to those who come in by d, with tls if that is not nil.
 func (d *door) server(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime, MaxHeaderBytes: headerBytes,
+		Handler: h, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headerTime, ReadTimeout: readTime, WriteTimeout: writeTime, IdleTimeout: idleTime, MaxHeaderBytes: headerBytes,
 		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug), // what clients do wrong
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {

@@ -25,9 +25,11 @@ import (
 const (
 	requestRate   = 500 // a second, of one user or certificate
 	requestBurst  = 500
-	maxRequests   = 16 // under way; one user has half of them at most
+	maxRequests   = 16 // under way; see places for one user's share
 	maxStreams    = 16
 	maxScans      = 4 // requests that go through all connections
+	maxLarge      = 8 // answers of more than largeAnswer bytes that are being sent
+	largeAnswer   = 256 << 10
 	maxWait       = time.Second
 	maxBodyBytes  = 64 << 10
 	maxQueryBytes = 8 << 10
@@ -45,6 +47,7 @@ type guard struct {
 	paths  []string
 
 	quick, streams, scans places
+	large                 places        // answers that wait for their readers
 	answered              atomic.Uint64 // requests, refused ones too
 
 	mu    sync.Mutex
@@ -53,7 +56,10 @@ type guard struct {
 
 func newGuard(a *access, log *slog.Logger, list []apiRoute) *guard {
 	g := &guard{access: a, log: log, routes: map[string]map[string]*apiRoute{}, rates: map[string]*rate.Limiter{},
-		quick: newPlaces("requests", maxRequests), streams: newPlaces("streams", maxStreams), scans: newPlaces("lists of connections", maxScans)}
+		quick:   newPlaces("requests", maxRequests, "wait until some have ended"),
+		streams: newPlaces("streams", maxStreams, "end some of its watches, screens (sluice top), exports or captures, or ask now and then without watch"),
+		large:   newPlaces("large answers", maxLarge, "read them, or ask for less"),
+		scans:   newPlaces("lists of connections", maxScans, "wait until some have ended")}
 	for i := range list {
 		r := &list[i]
 		if g.routes[r.path] == nil {
@@ -96,6 +102,12 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, code, err)
 		return
 	}
+	if r.Method == http.MethodHead && (route.streams || route.scans || r.URL.Query().Has("watch")) {
+		// Its header, as far as it is known before: nothing is captured, watched or gone through for an answer without a body.
+		w.Header().Set("Content-Type", route.kind(r))
+		w.WriteHeader(http.StatusOK)
+		return
+	}
 	at := &g.quick
 	switch {
 	case route.streams || r.URL.Query().Has("watch"):
@@ -103,7 +115,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case route.scans:
 		at = &g.scans
 	}
-	leave, code, err := at.enter(r.Context(), p.name)
+	leave, code, err := at.enter(r.Context(), p)
 	if err != nil {
 		refuse(w, code, err)
 		return
@@ -123,6 +135,16 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer done()
 		route.handle(&a, r)
 	}()
+	if a.body.Len() > largeAnswer { // of small ones there are as many as connections
+		now, cancel := context.WithCancel(r.Context())
+		cancel()
+		leave, code, err := g.large.enter(now, p)
+		if err != nil {
+			refuse(w, code, err)
+			return
+		}
+		defer leave()
+	}
 	w.WriteHeader(a.code)
 	_, _ = w.Write(a.body.Bytes()) // the client has gone
 }
@@ -148,7 +170,7 @@ func (g *guard) find(w http.ResponseWriter, r *http.Request) (*apiRoute, int, er
 	methods := g.routes[r.URL.Path]
 	if methods == nil {
 		err := fmt.Errorf("there is no %s; GET /v1/openapi.json describes what there is", shorten(r.URL.Path))
-		if near := nearest(r.URL.Path, g.paths); near != "" {
+		if near := g.nearestPath(r.URL.Path); near != "" {
 			err = fmt.Errorf("there is no %s; did you mean %s? GET /v1/openapi.json describes what there is", shorten(r.URL.Path), near)
 		}
 		return nil, http.StatusNotFound, err
@@ -170,6 +192,39 @@ func (g *guard) find(w http.ResponseWriter, r *http.Request) (*apiRoute, int, er
 	slices.Sort(allowed)
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	return nil, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for %s, which takes %s", shorten(r.Method), r.URL.Path, strings.Join(allowed, ", "))
+}
+
+// otherWords are what one may call what the API names otherwise.
+var otherWords = map[string]string{
+	"virtual-server": "virtuals", "vs": "virtuals", "virtualservers": "virtuals", "server": "members", "node": "members", "conn": "connections",
+	"flow": "connections", "session": "connections", "interface": "ports", "metric": "stats", "health": "monitors", "info": "status", "settings": "config",
+}
+
+// nearestPath is the path that was most likely meant: the one that differs by the fewest edits, also without its version, of
+// one thing instead of all, or by another word for it.
+func (g *guard) nearestPath(path string) string {
+	words := strings.Split(strings.Trim(plainName(path), "/"), "/")
+	if len(words) > 0 && (words[0] == "api" || words[0] == "v1" || words[0] == "v2") {
+		words = words[1:]
+	}
+	if len(words) > 0 && words[0] == "v1" {
+		words = words[1:]
+	}
+	for n := len(words); n > 0; n-- { // a name may follow the thing
+		last := words[n-1]
+		for _, plain := range []string{last, strings.TrimSuffix(last, "s")} {
+			if other := otherWords[plain]; other != "" {
+				last = other
+			}
+		}
+		if near := nearest("/v1/"+strings.Join(append(words[:n-1:n-1], last), "/"), g.paths); near != "" {
+			return near
+		}
+		if exact := "/v1/" + strings.Join(append(words[:n-1:n-1], last), "/"); slices.Contains(g.paths, exact) {
+			return exact
+		}
+	}
+	return ""
 }
 
 // noBody refuses a request with a body: no route has a use for one, and what is silently left unread is a mistake unseen.
@@ -236,68 +291,6 @@ func (g *guard) slow(ctx context.Context, p peer) (int, error) {
 type retryLater struct {
 	after time.Duration
 	error
-}
-
-// places bounds how many requests of a kind are under way. One peer has half of them at most, so that a reader never keeps an
-// administrator out.
-type places struct {
-	what  string
-	total chan struct{}
-
-	mu sync.Mutex
-	of map[string]*share
-}
-
-// share are the places of one peer, and how many requests hold or want one.
-type share struct {
-	places chan struct{}
-	users  int
-}
-
-func newPlaces(what string, n int) places {
-	return places{what: what, total: make(chan struct{}, n), of: map[string]*share{}}
-}
-
-// use is the share of a peer, until done is called.
-func (p *places) use(who string) (s *share, done func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if s = p.of[who]; s == nil {
-		s = &share{places: make(chan struct{}, max(1, cap(p.total)/2))}
-		p.of[who] = s
-	}
-	s.users++
-	return s, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if s.users--; s.users == 0 {
-			delete(p.of, who)
-		}
-	}
-}
-
-// enter waits for a place, or says why there is none.
-func (p *places) enter(ctx context.Context, who string) (leave func(), code int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, maxWait)
-	defer cancel()
-	s, done := p.use(who)
-	select {
-	case s.places <- struct{}{}:
-	case <-ctx.Done():
-		done()
-		return nil, http.StatusTooManyRequests, retryLater{maxWait, fmt.Errorf("%s has %d %s under way already: wait until some have ended", who, cap(s.places), p.what)}
-	}
-	give := func() { // its own place
-		<-s.places
-		done()
-	}
-	select {
-	case p.total <- struct{}{}:
-		return func() { <-p.total; give() }, 0, nil
-	case <-ctx.Done():
-		give()
-		return nil, http.StatusServiceUnavailable, retryLater{maxWait, fmt.Errorf("%d %s are under way, which is all that the engine answers at once: try again in a second", cap(p.total), p.what)}
-	}
 }
 
 // apiError is every answer that is not what was asked for.

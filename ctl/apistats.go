@@ -17,6 +17,8 @@ type StatsView struct {
 	Workers  []WorkerView  `json:"workers"`
 	Ports    []PortView    `json:"ports"`
 	Drops    []DropView    `json:"drops"`
+
+	Persistences []PersistenceView `json:"persistences"`
 }
 
 func (s *Server) statsView(snaps []engine.Snapshot) StatsView {
@@ -26,5 +28,6 @@ func (s *Server) statsView(snaps []engine.Snapshot) StatsView {
 		At: now.Format(time.RFC3339Nano), AtMS: float64(now.Sub(s.began).Microseconds()) / 1000,
 		Status: s.statusView(snaps), Virtuals: s.virtualViews(snaps), Pools: s.poolViews(snaps), Members: s.memberViews(snaps),
 		Workers: s.workerViews(snaps), Ports: s.portViews(snaps), Drops: Drops(&sum),
+		Persistences: s.persistenceViews(snaps),
 	}
 }

@@ -167,5 +167,6 @@ func (f *File) controlTLS() (*tls.Config, error) {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, ClientCAs: pool,
 		ClientAuth: tls.RequireAndVerifyClientCert, NextProtos: []string{"http/1.1"},
+		SessionTicketsDisabled: true, // a ticket would outlive the CAs that its client was judged by
 	}, nil
 }

@@ -44,6 +44,11 @@ func GatherFacts(f *File) (*Facts, error) {
 	if facts.Ports, err = gatherPorts(f); err != nil {
 		return nil, err
 	}
+	if f != nil {
+		if facts.Own, err = f.ownVirtuals(); err != nil {
+			return nil, err
+		}
+	}
 	facts.Wants = wants(f)
 	return facts, nil
 }

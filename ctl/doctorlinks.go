@@ -73,7 +73,8 @@ func gatherPort(name, ifname string, queues int, l netlink.Link, links []netlink
 	}
 	p.XDPFeatures, p.XDPKnown = xdpFeatures(a.Index)
 	if a.Xdp != nil && a.Xdp.Attached {
-		p.Program, p.Ours = a.Xdp.ProgId, pinnedOn(ifname)
+		p.Program = a.Xdp.ProgId
+		p.Ours, p.Untold = pinnedOn(ifname)
 	}
 	p.RPFilter = netSetting("ipv4/conf/" + ifname + "/rp_filter")
 	for _, o := range links {
@@ -87,17 +88,20 @@ func gatherPort(name, ifname string, queues int, l netlink.Link, links []netlink
 	return p
 }
 
-func pinnedOn(ifname string) bool {
+// pinnedOn reports whether the program of an interface is pinned by sluice, or that this process may not know.
+func pinnedOn(ifname string) (ours, untold bool) {
 	pins, err := rings.ListPinned()
-	if err != nil {
-		return false
-	}
 	for _, p := range pins {
 		if p.Alive && p.Interface == ifname {
-			return true
+			return true, false
 		}
 	}
-	return false
+	if err == nil && !rings.PinsHidden() {
+		return false, false
+	}
+	// An engine of this network namespace, one that was killed too, has left a note.
+	note, readable := noteHere()
+	return false, !readable || note.inherited
 }
 
 // The netdev family (Documentation/netlink/specs/netdev.yaml), of which the netlink library knows nothing yet.

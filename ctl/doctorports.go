@@ -24,6 +24,7 @@ type PortFacts struct {
 	XDPFeatures uint64 // netdev family, enum netdev_xdp_act
 	Program     uint32 // id of an XDP program that is attached, 0 for none
 	Ours        bool   // it is pinned by sluice
+	Untold      bool   // or that cannot be told: this process may not look at pins
 
 	Features    map[string]bool // offloads by their kernel names, true if on
 	Indirection []uint32        // queues that RSS sends to, one for each slot; nil if there is no RSS or it cannot be read
@@ -65,7 +66,14 @@ func (e *examination) port(p *PortFacts) {
 	default:
 		e.ok("interface", "it is up")
 	}
-	if p.Program != 0 && !p.Ours {
+	switch {
+	case p.Program == 0:
+	case p.Ours:
+		e.ok("xdp-program", "sluice's own program is attached")
+	case p.Untold:
+		e.find(LevelNote, "xdp-program", fmt.Sprintf("XDP program %d is attached, and this user may not see whose it is", p.Program),
+			"it is sluice's if one runs here with this port (sluice port); another's would keep sluice from starting", "as root: sluice doctor")
+	default:
 		e.find(LevelFail, "xdp-program", fmt.Sprintf("XDP program %d is attached and is not sluice's", p.Program), "an interface has one XDP program, and sluice does not replace another's",
 			"find its owner (bpftool net; bpftool prog show id "+fmt.Sprint(p.Program)+"), or: ip link set "+p.Interface+" xdp off")
 	}

@@ -18,7 +18,7 @@ import (
 // members' states and tells the workers, at once:
 //
 //	monitors ─▶ Checker ─▶ verdict ─┐
-//	handshakes, each second ─▶      ├─▶ state ─▶ engine.SetMembers ─▶ every worker acknowledges
+//	handshakes, each second ─▶      ├─▶ state ─▶ engine.PostMembers ─▶ every worker acknowledges
 //	API ─▶ order, kept in a file ───┘
 //
 // Verdicts do not go through the goroutine of watch: that may be at something that takes longer. The lock makes one sequence of
@@ -28,9 +28,8 @@ type health struct {
 	log     *slog.Logger
 	checker *monitor.Checker
 
-	kick    chan struct{} // there are changes; capacity 1
 	moved   chan struct{} // the workers go by changes; capacity 1
-	telling sync.Mutex    // one at a time tells the workers, in the order of the changes
+	telling telling
 
 	mu       sync.Mutex // guards all below
 	engine   *engine.Engine
@@ -73,7 +72,7 @@ type verdictNote struct {
 }
 
 func newHealth(log *slog.Logger) *health {
-	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}, kick: make(chan struct{}, 1), moved: make(chan struct{}, 1)}
+	return &health{log: log, members: map[memberKey]*memberHealth{}, observed: map[memberKey]engine.ServiceStats{}, moved: make(chan struct{}, 1), telling: newTelling()}
 }
 
 // state is the kind that follows from order and verdict.
@@ -152,18 +151,19 @@ func (h *health) begin(f *File, e *engine.Engine) error {
 		}
 	}
 	h.mu.Unlock()
-	go h.deliver()
+	go h.acknowledge()
 	return errors.Join(h.flush(), h.follow(f))
 }
 
 // prepareMonitors looks at what monitors and hooks need beside the file, such as certificates.
 func (f *File) prepareMonitors() error {
+	var errs []error
 	for i := range f.Monitors {
 		if _, err := monitor.NewProber(f.Monitors[i]); err != nil {
-			return f.problem(fmt.Sprintf("monitors[%d]", i), err)
+			errs = append(errs, f.problem(f.problemKey(fmt.Sprintf("monitors[%d]", i), err), err))
 		}
 	}
-	return f.prepareHooks()
+	return errors.Join(append(errs, f.prepareHooks())...)
 }
 
 // follow gives the Checker the members of a file that is in force, and forgets those that it does not have.
@@ -224,7 +224,7 @@ func (h *health) end() error {
 	}
 	err := h.checker.Close()
 	if err == nil { // no callback comes any more
-		close(h.kick)
+		close(h.telling.ended)
 	}
 	return err
 }
@@ -244,57 +244,16 @@ func (h *health) changed(e monitor.Event) {
 		h.events = append(h.events, e)
 	}
 	h.mu.Unlock()
-	select {
-	case h.kick <- struct{}{}:
-	default: // it has not yet seen the last one
-	}
+	h.post()
 }
 
-// deliver tells the workers what has changed, as much at once as there is: a storm of changes costs no more messages than
-// workers take.
-func (h *health) deliver() {
-	for range h.kick {
-		_ = h.flush() // which logs it
-	}
-}
-
-// flush tells the workers what has changed and waits until all go by it.
-func (h *health) flush() error {
-	h.telling.Lock()
-	defer h.telling.Unlock()
-	h.mu.Lock()
-	changes, events, e := h.changes, h.events, h.engine
-	h.changes, h.events = nil, nil
-	h.mu.Unlock()
-	var err error
-	if len(changes) > 0 && e != nil { // without an engine the first configuration will have it
-		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-		defer cancel()
-		_, err = e.SetMembers(ctx, changes)
-	}
-	now := time.Now()
-	h.mu.Lock()
-	for i := range events {
-		h.took.add(now.Sub(events[i].At))
-	}
-	h.mu.Unlock()
-	for i := range events {
-		h.logEvent(&events[i], now, err)
-	}
-	select {
-	case h.moved <- struct{}{}:
-	default: // it is told already
-	}
-	return err
-}
-
-// logEvent writes a change of verdict into the log.
-func (h *health) logEvent(e *monitor.Event, now time.Time, err error) {
+// logEvent writes a change of verdict into the log. took is the time until the last worker went by it.
+func (h *health) logEvent(e *monitor.Event, took time.Duration, err error) {
 	level, k := slog.LevelInfo, keyOfChecked(e.Member)
 	if e.To == monitor.Down {
 		level = slog.LevelWarn
 	}
-	args := []any{"pool", k.pool, "member", k.member, "was", e.From.String(), "cause", e.Cause, "acknowledged_in", now.Sub(e.At)}
+	args := []any{"pool", k.pool, "member", k.member, "was", e.From.String(), "cause", e.Cause, "acknowledged_in", took}
 	if err != nil {
 		level = slog.LevelError
 		args = append(args, "error", err)

@@ -41,7 +41,7 @@ type hookRunner struct {
 	waiting map[hook]string   // the event that is to be told next
 	queues  map[string][]hook // by address: those with an event that waits
 	running map[string]bool   // by address
-	told    map[hook]string   // the event that was told last, or is about to be
+	told    map[hook]string   // the event that was told last, or is about to be; of hooks that are wanted
 }
 
 func newHookRunner(log *slog.Logger) *hookRunner {
@@ -54,6 +54,11 @@ func newHookRunner(log *slog.Logger) *hookRunner {
 func (r *hookRunner) tell(h hook, event string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.queue(h, event)
+}
+
+// queue is tell for who has the lock.
+func (r *hookRunner) queue(h hook, event string) {
 	if r.told[h] == event {
 		return
 	}
@@ -67,18 +72,15 @@ func (r *hookRunner) tell(h hook, event string) {
 	}
 }
 
-// keep tells hooks that are not wanted any more that their address is withdrawn.
+// keep tells hooks that are not wanted any more that their address is withdrawn, and forgets them.
 func (r *hookRunner) keep(wanted map[hook]string) {
 	r.mu.Lock()
-	var gone []hook
-	for h, event := range r.told {
-		if _, ok := wanted[h]; !ok && event == HookAnnounce {
-			gone = append(gone, h)
+	defer r.mu.Unlock()
+	for h := range r.told {
+		if _, ok := wanted[h]; !ok {
+			r.queue(h, HookWithdraw)
+			delete(r.told, h)
 		}
-	}
-	r.mu.Unlock()
-	for _, h := range gone {
-		r.tell(h, HookWithdraw)
 	}
 }
 

@@ -64,6 +64,28 @@ func TestHookRunner(t *testing.T) {
 	}
 }
 
+// As many virtual servers come and go, some of them while they are down: only the hooks of those that are there are remembered.
+func TestHooksForgotten(t *testing.T) {
+	r := newHookRunner(slog.New(slog.NewTextHandler(io.Discard, nil)))
+	h := hook{address: "10.0.0.1"}
+	r.running[h.address] = true // nothing is run
+	for i := range 1000 {
+		h.virtual = fmt.Sprint("v", i)
+		r.tell(h, []string{HookAnnounce, HookWithdraw}[i%2])
+		r.keep(map[hook]string{h: HookAnnounce})
+		if len(r.told) != 1 {
+			t.Fatalf("%d hooks are remembered, one is wanted", len(r.told))
+		}
+	}
+	if event := r.waiting[hook{address: "10.0.0.1", virtual: "v998"}]; event != HookWithdraw {
+		t.Errorf("one that is gone is told %q", event)
+	}
+	r.keep(nil)
+	if len(r.told) != 0 {
+		t.Errorf("%d hooks are remembered, none is wanted", len(r.told))
+	}
+}
+
 // A hook that a reload has changed is told of its address after the one before it was told that it is withdrawn, however long
 // that takes: what stands in the end is the announcement.
 func TestHookChanged(t *testing.T) {

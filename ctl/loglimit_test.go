@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,13 +14,13 @@ import (
 
 // Of a storm some lines are written, all are counted, and other messages are not held up; in text and JSON.
 func TestLogLimit(t *testing.T) {
-	for format, handler := range map[string]func(*bytes.Buffer) slog.Handler{
-		"text": func(b *bytes.Buffer) slog.Handler { return slog.NewTextHandler(b, nil) },
-		"json": func(b *bytes.Buffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
+	for format, handler := range map[string]func(*syncedBuffer) slog.Handler{
+		"text": func(b *syncedBuffer) slog.Handler { return slog.NewTextHandler(b, nil) },
+		"json": func(b *syncedBuffer) slog.Handler { return slog.NewJSONHandler(b, nil) },
 	} {
 		t.Run(format, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var out bytes.Buffer
+				var out syncedBuffer
 				log := slog.New(LimitLog(handler(&out)))
 				count := func(word string) int { return strings.Count(out.String(), word) }
 				for i := range 1000 {
@@ -33,6 +34,7 @@ func TestLogLimit(t *testing.T) {
 				}
 				out.Reset()
 				time.Sleep(time.Second) // ten more
+				synctest.Wait()
 				for range 18 {
 					log.Warn("storm")
 				}
@@ -73,4 +75,28 @@ func TestLogLimit(t *testing.T) {
 			t.Errorf("%d messages are remembered", n)
 		}
 	})
+}
+
+// syncedBuffer is written to by timers, too.
+type syncedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func (b *syncedBuffer) Reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.text.Reset()
 }

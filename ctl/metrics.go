@@ -56,6 +56,10 @@ var (
 	descVirtualPackets = desc("virtual_packets_total", "Packets, by the side they came from.", append(serviceLabels, sideLabel)...)
 	descVirtualBytes   = desc("virtual_bytes_total", "Bytes of IP packets, by the side they came from.", append(serviceLabels, sideLabel)...)
 
+	descVirtualUp        = desc("virtual_up", "1 if the virtual server takes new connections: it is not disabled, and a member that may serve it takes some.", serviceLabels...)
+	descVirtualDisabled  = desc("virtual_disabled", "1 if an operator has disabled the virtual server.", serviceLabels...)
+	descVirtualWithdrawn = desc("virtual_withdrawn", "1 if the virtual server's addresses are withdrawn, because every member is down.", serviceLabels...)
+
 	descMemberOpened  = desc("member_connections_opened_total", "Connections opened to a member.", memberLabels...)
 	descMemberActive  = desc("member_connections", "Connections open to a member.", memberLabels...)
 	descMemberUsable  = desc("member_usable", "1 if the member takes new connections.", memberLabels...)
@@ -136,20 +140,15 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, v := range c.s.virtualViews(snaps) {
 		service(&v.CounterView, descVirtualOpened, descVirtualActive, descVirtualPackets, descVirtualBytes, v.Name)
+		gauge(descVirtualUp, oneIf(v.State == VirtualUp), v.Name)
+		gauge(descVirtualDisabled, oneIf(v.State == VirtualDisabled), v.Name)
+		gauge(descVirtualWithdrawn, oneIf(v.Withdrawn), v.Name)
 	}
 	for _, m := range c.s.memberViews(snaps) {
 		service(&m.CounterView, descMemberOpened, descMemberActive, descMemberPackets, descMemberBytes, m.Pool, m.Name)
-		usable := 0.0
-		if m.State == "active" {
-			usable = 1
-		}
-		gauge(descMemberUsable, usable, m.Pool, m.Name)
+		gauge(descMemberUsable, oneIf(m.State == "active"), m.Pool, m.Name)
 		if m.Verdict != "" {
-			up := 0.0
-			if m.Verdict == "up" {
-				up = 1
-			}
-			gauge(descMemberUp, up, m.Pool, m.Name)
+			gauge(descMemberUp, oneIf(m.Verdict == "up"), m.Pool, m.Name)
 			count(descMemberChanges, m.Changes, m.Pool, m.Name)
 		}
 	}
@@ -176,6 +175,13 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descPortHeld, p.Held, p.Name)
 		gauge(descSteering, p.HandedOver, p.Name)
 	}
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // pauseHistogram has the classes of pauses as cumulative buckets.

@@ -76,7 +76,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	}
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
 	a.secret = newSecret()
-	if a.memory, err = a.newTables(a.plan.workers, workerTable); err != nil {
+	if a.memory, err = a.newTables(a.file, a.plan.workers, workerTable); err != nil {
 		return err
 	}
 	for i := range a.file.Ports {
@@ -90,9 +90,9 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	return nil
 }
 
-// newTables takes the memory of the connection tables of so many workers, from files of that kind if tables are kept.
-func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err error) {
-	capacity, size := a.file.tableCapacity(workers), a.file.tableSize(workers)
+// newTables takes the memory of the connection tables that f wants for so many workers, from files of that kind if tables are kept.
+func (a *assembly) newTables(f *File, workers int, kind string) (out []tableMemory, err error) {
+	capacity, size := f.tableCapacity(workers), f.tableSize(workers)
 	defer func() {
 		if err == nil {
 			return
@@ -107,11 +107,11 @@ func (a *assembly) newTables(workers int, kind string) (out []tableMemory, err e
 		if a.tables != nil {
 			m, err = a.tables.create(kind, capacity, size, a.secret)
 		} else {
-			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), size, a.file.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
+			m.Mapping, err = rings.MapShared(fmt.Sprintf("sluice-flows-%d", w), size, f.Engine.HugePages == HugePagesAuto, preparedTmpfs()...)
 			m.flows = m.Bytes
 		}
 		if err != nil {
-			return out, fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, a.file.Engine.Connections, err)
+			return out, fmt.Errorf("connection table of worker %d (engine.connections: %d): %w", w, f.Engine.Connections, err)
 		}
 		out = append(out, m)
 	}

@@ -191,7 +191,11 @@ func (s *Server) Order(pool, member string, order memberOrder) (*OrderView, erro
 	if err := s.health.order(memberKey{pool, name}, order); err != nil {
 		return nil, err
 	}
-	s.log.Info("ordered", "pool", pool, "member", name, "order", order.Action, "deadline", order.Deadline, "then", order.Then)
+	fields := []any{"pool", pool, "member", name, "order", order.Action}
+	if !order.Deadline.IsZero() {
+		fields = append(fields, "deadline", order.Deadline.UTC().Format(time.RFC3339), "then", order.Then)
+	}
+	s.log.Info("ordered", fields...)
 	return &OrderView{pool, name, order.Action, time.Since(start).Microseconds()}, nil
 }
 
@@ -291,7 +295,10 @@ func (h *health) orderDeadlines(now time.Time) {
 			h.change(m, engine.EndReset)
 			over = true
 		}
-		h.log.Info("a drain's deadline is over", "pool", k.pool, "member", k.member, "connections", o.Then, "error", err)
+		h.log.Info("a drain's deadline is over", "pool", k.pool, "member", k.member, "connections", o.Then)
+		if err != nil {
+			h.log.Error("that a drain's deadline is over could not be written down", "pool", k.pool, "member", k.member, "error", err)
+		}
 	}
 }
 

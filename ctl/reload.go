@@ -22,6 +22,8 @@ type ReloadView struct {
 	Draining   int      `json:"draining"`   // members that are gone from the file and still have connections
 
 	Scaled *ScaledView `json:"scaled,omitempty"` // if workers were
+
+	Warnings []string `json:"warnings,omitempty"` // about the file, and what it means on this host
 }
 
 // ScaledView is what changed with the workers.
@@ -51,6 +53,30 @@ func (c Change) NeedsRestart() bool {
 	return !live[c.Path] && !liveKey && (section == "engine" || section == "control" || section == "log" || port)
 }
 
+// KeyNeedsRestart is NeedsRestart of a key of the file, such as ports[].queues, in whichever entry of a list.
+func KeyNeedsRestart(path string) bool {
+	return Change{Path: strings.ReplaceAll(path, "[]", "[x]")}.NeedsRestart()
+}
+
+// Key is a key of the file that holds a value.
+type Key struct {
+	Path    string // with [] for the entries of lists, such as ports[].queues
+	Example string // a value of it, as YAML
+}
+
+// Keys are all keys of the file that hold values, as docs/CONFIG.md has them.
+func Keys() (out []Key) {
+	fileKeys.walk(func(path string, section describer) {
+		_, docs := section.describe()
+		for _, k := range docs {
+			if k.kind != "mapping" && k.kind != "list" {
+				out = append(out, Key{joinKey(path, k.name), k.example})
+			}
+		}
+	}, "")
+	return out
+}
+
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
 func fixed(f *File, changes []Change) error {
 	var errs []error
@@ -67,7 +93,8 @@ func fixed(f *File, changes []Change) error {
 	return errors.Join(errs...)
 }
 
-// Reload reads the file again and applies what differs. On an error nothing has changed.
+// Reload reads the file again and applies what differs. On an error nothing has changed, but for a PartlyInForceError, and one that
+// says that the former file could not be put back.
 func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	s.mu.RLock()
 	name := s.file.Name
@@ -83,18 +110,17 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	}
 	if err == nil {
 		if outcome := <-finished; outcome.err != nil {
-			err = outcome.err
+			err = &PartlyInForceError{outcome.generation, outcome.err}
 		} else {
 			v.Scaled = outcome.view
 		}
 	}
-	for _, w := range f.Warnings() {
-		s.log.Warn("configuration", "warning", w)
-	}
+	warnings := s.warn(f.Warnings(), f)
 	if err != nil {
 		s.log.Error("reload failed", "file", name, "error", err)
 		return nil, err
 	}
+	v.Warnings = warnings
 	s.log.Info("reloaded", "file", name, "generation", v.Generation, "changes", len(v.Changes), "applied_in", time.Duration(v.AppliedUS)*time.Microsecond)
 	for _, c := range v.Changes {
 		s.log.Debug("changed", "what", c.String())
@@ -143,6 +169,10 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 	if err != nil {
 		return nil, err
 	}
+	mem, err := s.reserve(f, plan)
+	if err != nil {
+		return nil, err
+	}
 	file, oldWays, drain := s.file, s.ways, s.drain
 	s.mu.Lock()
 	s.file, s.ways = f, ways
@@ -155,15 +185,19 @@ func (s *Server) change(ctx context.Context, f *File, finished chan<- scaled) (*
 		s.mu.Unlock()
 		_, again := s.put(context.WithoutCancel(ctx))
 		s.health.revert()
-		return nil, errors.Join(err, again)
+		if again != nil {
+			again = fmt.Errorf("and what was in force before could not be put back whole, so that some of either may be: %w; reload again, or restart", again)
+		}
+		return nil, errors.Join(err, again, freeAll(mem))
 	}
 	if err := s.health.follow(f); err != nil { // what could be wrong was looked at before
 		s.log.Error("the monitors could not be changed", "error", err)
 	}
-	s.api.certs.Store(certs)
+	s.api.renew(certs)
 	s.steer(s.engine.Config())
-	s.scale(plan, finished)
-	return &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}, nil
+	v := &ReloadView{File: f.Name, Generation: s.generation, Changes: changes, AppliedUS: took.Microseconds(), Draining: len(s.drain.nodes)}
+	s.scale(plan, mem, file.Engine, finished)
+	return v, nil
 }
 
 // put gives the file to the workers, then to the XDP programs, then to the kernel.

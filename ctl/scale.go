@@ -20,6 +20,9 @@ type scaled struct {
 	err  error
 	plan *plan
 	mem  []tableMemory
+	// Of the file and the one before it, for an error.
+	generation uint64
+	was        Engine
 }
 
 // replan is the plan for f, or nil if it needs no other workers.
@@ -35,23 +38,27 @@ func (s *Server) replan(f *File) (*plan, error) {
 	return p, nil
 }
 
-// scale begins to put the workers of p in place, if p is not nil.
-func (s *Server) scale(p *plan, finished chan<- scaled) {
+// scale begins to put the workers of p in place, with mem for their tables, if p is not nil. The file is in force by then; where
+// workers are not changed all the same, was is what it said about them before.
+func (s *Server) scale(p *plan, mem []tableMemory, was Engine, finished chan<- scaled) {
 	if p == nil {
 		finished <- scaled{}
 		return
 	}
-	outcome := make(chan scaled, 1)
-	cfg, mem, err := s.prepareScale(p)
+	cfg, err := s.prepareScale(p, mem)
 	if err != nil {
-		finished <- scaled{err: err}
+		o := scaled{err: err, plan: p, mem: mem, was: was, generation: s.engine.Config().Generation}
+		s.seat(o)
+		finished <- o
 		return
 	}
+	outcome := make(chan scaled, 1)
 	s.scaling = outcome
 	opt := s.seats(p, mem)
+	generation := s.engine.Config().Generation
 	go func() {
 		done, err := s.engine.Scale(context.Background(), opt, cfg)
-		o := scaled{err: err, plan: p, mem: mem}
+		o := scaled{err: err, plan: p, mem: mem, was: was, generation: generation}
 		if err == nil {
 			o.view = &ScaledView{Workers: p.workers, Moved: done.Moved, Lost: done.Lost, TookUS: done.Took.Microseconds()}
 		}
@@ -60,14 +67,27 @@ func (s *Server) scale(p *plan, finished chan<- scaled) {
 	}()
 }
 
-func (s *Server) prepareScale(p *plan) (*engine.Config, []tableMemory, error) {
+// reserve takes the memory of the tables that a plan for f wants: what of a change of the workers is likely to fail does so before
+// anything of the file is in force.
+func (s *Server) reserve(f *File, p *plan) ([]tableMemory, error) {
+	if p == nil {
+		return nil, nil
+	}
+	return s.newTables(f, p.workers, freshTable)
+}
+
+func freeAll(mem []tableMemory) error {
+	var errs []error
+	for i := range mem {
+		errs = append(errs, mem[i].free())
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Server) prepareScale(p *plan, mem []tableMemory) (*engine.Config, error) {
 	cfg, _, err := s.compile(p.workers)
 	if err != nil {
-		return nil, nil, err
-	}
-	mem, err := s.newTables(p.workers, freshTable)
-	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for i := range mem {
 		if mem[i].path == "" {
@@ -75,14 +95,24 @@ func (s *Server) prepareScale(p *plan) (*engine.Config, []tableMemory, error) {
 		}
 		flow.SetReady(mem[i].Bytes)
 		if err := mem[i].publish(); err != nil { // a successor reads it beside the old ones
-			for j := range mem {
-				err = errors.Join(err, mem[j].free())
-			}
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	return cfg, mem, nil
+	return cfg, nil
 }
+
+// PartlyInForceError is returned by a reload whose file is in force but for what it says about workers.
+type PartlyInForceError struct {
+	Generation uint64 // of the configuration that is in force
+	Err        error  // why workers were not changed
+}
+
+func (e *PartlyInForceError) Error() string {
+	return fmt.Sprintf("the file is in force (generation %d), except for workers and the sizes of tables (engine.workers, cores, polling, connections, entries of persistences), which stay as they were: %v; "+
+		"mend that and reload again, or restart with this file", e.Generation, e.Err)
+}
+
+func (e *PartlyInForceError) Unwrap() error { return e.Err }
 
 // seat notes the outcome of a scaling.
 func (s *Server) seat(o scaled) {
@@ -91,13 +121,14 @@ func (s *Server) seat(o scaled) {
 	s.mu.Lock()
 	if o.err == nil {
 		gone, s.memory, s.plan = s.memory, o.mem, o.plan
+	} else { // what is in force is told, and a further reload tries again
+		f := *s.file
+		e := &f.Engine
+		e.Workers, e.Cores, e.Polling, e.Connections = o.was.Workers, o.was.Cores, o.was.Polling, o.was.Connections
+		s.file = &f
 	}
 	s.mu.Unlock()
-	var errs []error
-	for i := range gone {
-		errs = append(errs, gone[i].free())
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := freeAll(gone); err != nil {
 		s.log.Warn("the memory of former workers was not given back", "error", err)
 	}
 	if o.err != nil {

@@ -421,6 +421,7 @@ func (s *Server) leave() error {
 		s.hooks.wait(stopTimeout) // what they tell is the successor's from now on
 	}
 	errs := []error{s.resting.Leave()}
+	s.api.working.close() // from here on the engine refuses what is asked, and its memory is unmapped
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(false))
 	}

@@ -116,7 +116,9 @@ func (w *worker) adopt(rec *flow.Record, a *Adoption) {
 	if r.HalfOpen() {
 		w.open(r)
 	}
-	w.runtime.counts.add(r, 1)
+	if holds(r) {
+		w.runtime.counts.add(r, 1)
+	}
 	w.enter(r)
 	w.keepPort(r)
 	a.Adopted++

@@ -36,6 +36,8 @@ type asked struct {
 	// stateless says that no entry is made although one should be.
 	stateless   bool
 	persistence *PersistenceExplanation
+	// passed are the groups that are passed over, where another worker chooses: the owner of the client's persistence entry.
+	passed passedGroups
 }
 
 // explain walks the packet path with a packet that nobody has sent. Nothing that others could notice changes.
@@ -48,6 +50,7 @@ func (w *worker) explain(a *asked, now uint64) error {
 	c, k := &w.runtime.choice, &w.keys[0]
 	w.runtime.peek = &peek{frame: frame, mac: rewrite.SourceMAC(frame), node: a.question.Node}
 	c.peek, c.pool = true, nil
+	defer c.exchange(a.passed)()
 	defer func() { w.runtime.peek, c.trail, c.going, c.peek = nil, trail{}, [2]*shared{}, false }()
 	a.ingress = a.question.ingress(w.cfg, k)
 	w.ports[0] = uint16(a.ingress)
@@ -74,7 +77,9 @@ func (w *worker) explain(a *asked, now uint64) error {
 func (w *worker) goes(a *asked, index uint32) {
 	p, r, counts := w.runtime.peek, w.table.Record(index), &w.runtime.counts
 	p.going = index
-	w.runtime.choice.going = [2]*shared{counts.nodes[r.Node], counts.virtuals[r.VS]}
+	if holds(r) {
+		w.runtime.choice.going = [2]*shared{counts.nodes[r.Node], counts.virtuals[r.VS]}
+	}
 	if r.SNAT != 0 {
 		p.freed = &flow.Freed{Destination: w.table.DestinationOf(r), Port: r.SPort}
 	}

@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -16,7 +15,7 @@ import (
 type Conn struct {
 	flow.Record
 	Worker   int
-	slot     int
+	owner    *worker // only to be compared
 	Index    uint32
 	Server   flow.Key  // the tuple of packets from the server
 	NodeAddr flow.Addr // of the member, whatever is in packets
@@ -69,12 +68,10 @@ func (p *scanPace) wait(ctx context.Context, w *worker) error {
 	}
 }
 
-// scan copies a chunk of connections from index from on; it returns where to go on, 0 at the end.
+// scan copies a chunk of connections from index from on; it returns where to go on, 0 at the end. Those on their way to another worker
+// are copied too: until they are in its table, they are in no other.
 func (w *worker) scan(from uint32, out *[]Conn) uint32 {
 	return w.table.Each(from, scanChunk, func(i uint32, r *flow.Record) {
-		if w.leaving != nil && w.leaving.isSent(i) {
-			return // its next owner has it
-		}
 		*out = append(*out, w.copyOf(i, r))
 	})
 }
@@ -82,7 +79,7 @@ func (w *worker) scan(from uint32, out *[]Conn) uint32 {
 // copyOf copies a connection.
 func (w *worker) copyOf(i uint32, r *flow.Record) Conn {
 	now := uint32(w.now)
-	c := Conn{Record: *r, Worker: w.id, slot: w.slot, Index: i, Server: w.table.ServerKey(r), NodeAddr: w.cfg.addrs[r.Node], IdleMS: now - r.Seen, AgeMS: now - r.Start}
+	c := Conn{Record: *r, Worker: w.id, owner: w, Index: i, Server: w.table.ServerKey(r), NodeAddr: w.cfg.addrs[r.Node], IdleMS: now - r.Seen, AgeMS: now - r.Start}
 	c.LeftMS = r.End(w.now, w.cfg.timeouts(r).of(r)) - w.now
 	return c
 }
@@ -100,98 +97,4 @@ func (c *Config) name(conn *Conn) {
 			conn.Ports[i] = c.Ports[port].Name
 		}
 	}
-}
-
-// EachConnection calls f with a copy of every connection that matches, a chunk at a time, worker by worker, in the
-// caller's goroutine. It ends when f wants no more. While workers change, a connection that moves may come twice.
-func (e *Engine) EachConnection(ctx context.Context, match func(*Conn) bool, f func(*Conn) (more bool)) error {
-	var out []Conn
-	workers := e.seated()
-	for i := 0; i < len(workers); i++ {
-		w := workers[i]
-		for from := uint32(1); from != 0; {
-			out = out[:0]
-			if e.running.Load() {
-				if err := e.scans.wait(ctx, w); err != nil {
-					return err
-				}
-			}
-			answered := false
-			if err := e.wait(ctx, w, func(w *worker) { from, answered = w.scan(from, &out), true }); err != nil {
-				return err
-			}
-			if !answered { // it has ended since: those that have come in its place are asked too
-				for _, n := range e.seated() {
-					if !slices.Contains(workers, n) {
-						workers = append(workers, n)
-					}
-				}
-				break
-			}
-			cfg := e.Config()
-			for i := range out {
-				cfg.name(&out[i])
-				if (match == nil || match(&out[i])) && !f(&out[i]) {
-					return nil
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// Connections copies up to limit connections that match.
-func (e *Engine) Connections(ctx context.Context, limit int, match func(*Conn) bool) ([]Conn, error) {
-	var out []Conn
-	err := e.EachConnection(ctx, match, func(c *Conn) bool {
-		out = append(out, *c)
-		return len(out) < limit
-	})
-	return out, err
-}
-
-// DeleteConnections removes the connections that match, at most limit, and returns how many. With reset both ends of a TCP
-// connection get a RST. A connection that ends by itself meanwhile is not counted.
-func (e *Engine) DeleteConnections(ctx context.Context, limit int, reset bool, match func(*Conn) bool) (int, error) {
-	found, err := e.Connections(ctx, limit, match)
-	if err != nil {
-		return 0, err
-	}
-	deleted := 0
-	for len(found) > 0 {
-		n := 1
-		for n < min(len(found), scanChunk) && found[n].slot == found[0].slot {
-			n++
-		}
-		chunk := found[:n]
-		found = found[n:]
-		for _, w := range e.seated() {
-			if w.slot != chunk[0].slot {
-				continue
-			}
-			if err := e.wait(ctx, w, func(w *worker) { deleted += w.deleteConns(chunk, reset) }); err != nil {
-				return deleted, err
-			}
-		}
-	}
-	return deleted, nil
-}
-
-// deleteConns removes the connections that are still those that were copied: an index may have been used again since.
-func (w *worker) deleteConns(conns []Conn, reset bool) (n int) {
-	for i := range conns {
-		r := w.table.Record(conns[i].Index)
-		if w.leaving != nil && w.leaving.isSent(conns[i].Index) {
-			continue
-		}
-		if !r.Live() || r.ClientKey() != conns[i].ClientKey() || r.Start != conns[i].Start {
-			continue
-		}
-		if reset && r.Proto() == flow.TCP {
-			w.sendResets(r)
-		}
-		w.remove(conns[i].Index)
-		n++
-	}
-	return n
 }

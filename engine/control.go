@@ -36,6 +36,7 @@ type runtimeState struct {
 	core                     int
 	nice                     int
 	activity                 activity
+	generation               int // how many scalings there were before it
 	stopped                  bool
 	ending                   ending
 	wanted                   wanted

@@ -199,21 +199,35 @@ var ErrStopped = errors.New("the engine is stopped")
 
 // tell sends a message to a worker and returns a channel that is closed when it has been applied.
 func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-chan struct{}, error) {
-	if e.left.Load() {
-		return nil, ErrStopped
-	}
 	done := make(chan struct{})
+	if err := e.give(ctx, w, message{apply, done}); err != nil {
+		return nil, err
+	}
+	w.runtime.waker.wake()
+	return done, nil
+}
+
+// give puts a message into a worker's channel and leaves a worker that sleeps asleep, unless the channel is full.
+func (e *Engine) give(ctx context.Context, w *worker, m message) error {
+	if e.left.Load() {
+		return ErrStopped
+	}
 	if !e.running.Load() { // the caller's goroutine is the worker's
-		apply(w)
-		close(done)
-		return done, nil
+		m.apply(w)
+		close(m.done)
+		return nil
 	}
 	select {
-	case w.runtime.inbox <- message{apply, done}:
-		w.runtime.waker.wake()
-		return done, nil
+	case w.runtime.inbox <- m:
+		return nil
+	default:
+	}
+	w.runtime.waker.wake()
+	select {
+	case w.runtime.inbox <- m:
+		return nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("worker %d does not take messages: %w", w.id, ctx.Err())
+		return fmt.Errorf("worker %d does not take messages: %w", w.id, ctx.Err())
 	}
 }
 

@@ -182,6 +182,10 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	} else if ok {
 		q.Node = entry.Node
 	}
+	passed, err := e.passedByOwner(ctx, &k, ingress)
+	if err != nil {
+		return Explanation{}, err
+	}
 	slot := workers[0].slot
 	for hops := 0; hops < 3 && passes[slot] != slot; hops++ {
 		slot = passes[slot]
@@ -195,7 +199,7 @@ func (e *Engine) Explain(ctx context.Context, q Question) (Explanation, error) {
 	if w == nil {
 		return Explanation{}, errWorkersChange
 	}
-	p := asked{question: q}
+	p := asked{question: q, passed: passed}
 	var failed error
 	if err := e.wait(ctx, w, func(w *worker) { failed = w.explain(&p, e.opt.Clock()) }); err != nil {
 		return Explanation{}, err

@@ -110,6 +110,7 @@ type fate struct {
 	src, dst   netip.AddrPort
 	how        Decision
 	why        Reason
+	tunnel     string // that the packet is in, with its ends
 	unaccepted string // what was seen is none of these
 }
 
@@ -207,6 +208,9 @@ func foretold(e *Explanation, cfg *Config, arrived int) (f fate) {
 		way = e.ToClient
 	}
 	f.src, f.dst = way.After.Src, way.After.Dst
+	if u := e.Tunnel; u != nil {
+		f.tunnel = fmt.Sprintf("%s %s>%s %d", u.Kind, u.Src, u.Dst, u.Port)
+	}
 	f.port = arrived
 	for i, p := range cfg.Ports {
 		if p.Name == way.Port {
@@ -244,6 +248,7 @@ func (x *explaining) sent(worker, port int, frame []byte) (f fate) {
 	for p := range out {
 		for _, b := range out[p] {
 			f.port, f.mac = p, [6]byte(b[:6])
+			b, f.tunnel = readCarrier(b)
 			f.src, f.dst = readFrame(b)
 		}
 	}
@@ -289,7 +294,7 @@ func (x *explaining) try(q Question, from [6]byte, flags string, seq uint32) (fa
 		want.dst = netip.AddrPortFrom(want.dst.Addr(), want.src.Port())
 	}
 	if got != want {
-		x.t.Fatalf("protocol %d %s > %s on port %d:\nexplained %+v\nhappened  %+v\n%+v", q.Proto, q.Src, q.Dst, q.Port, want, got, e)
+		x.t.Fatalf("protocol %d %s > %s on port %d:\nexplained %+v\nhappened  %+v\n%+v\npersistence %+v, groups %+v", q.Proto, q.Src, q.Dst, q.Port, want, got, e, e.Persistence, e.Groups)
 	}
 	if e.Decision == DecideConnect {
 		after := x.owners()

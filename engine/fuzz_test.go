@@ -19,12 +19,12 @@ func (b *bench) consistent() error {
 	}
 	for id, n := range actives {
 		if got := b.dict.shared[id].active.Load(); got != n {
-			return fmt.Errorf("node %d counts %d connections over all workers, there are %d", id, got, n)
+			return fmt.Errorf("node %d has %d places taken over all workers, there are %d connections that are not closed", id, got, n)
 		}
 	}
 	for id, n := range services {
 		if got := b.dict.services[id].active.Load(); got != n {
-			return fmt.Errorf("virtual server %d counts %d connections over all workers, there are %d", id, got, n)
+			return fmt.Errorf("virtual server %d has %d places taken over all workers, there are %d connections that are not closed", id, got, n)
 		}
 	}
 	return b.Audit()
@@ -45,12 +45,14 @@ func (w *worker) consistent(actives, services []int64) error {
 	w.table.Each(1, w.table.Cap()+1, func(_ uint32, r *flow.Record) {
 		virtual[r.VS]++
 		node[r.Node]++
-		actives[r.Node]++
+		if holds(r) {
+			actives[r.Node]++
+			services[r.VS]++
+		}
 		if r.SNAT != 0 {
 			node[r.SNAT]++
 			ports[sourcePort{w.table.DestinationOf(r), r.SPort}]++
 		}
-		services[r.VS]++
 		if r.HalfOpen() {
 			half[r.VS]++
 			source[w.sourceCounter(r.Client)]++

@@ -190,7 +190,9 @@ func (w *worker) takeOver(rec *flow.Record) {
 		}
 		w.stats.Ended++
 		w.stats.Closed++
-		w.runtime.counts.add(rec, -1)
+		if holds(rec) {
+			w.runtime.counts.add(rec, -1)
+		}
 		return
 	}
 	deadline := w.timeoutOf(rec)
@@ -202,7 +204,9 @@ func (w *worker) takeOver(rec *flow.Record) {
 	if res != flow.Inserted { // no room, or a new connection has taken its place
 		w.stats.Closed++
 		w.runtime.unplaced++
-		w.runtime.counts.add(rec, -1)
+		if holds(rec) {
+			w.runtime.counts.add(rec, -1)
+		}
 		return
 	}
 	r := w.table.Record(i)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,21 +23,84 @@ func (e *Engine) Now() uint64 { return e.opt.Clock() }
 // SetMembers changes the states of members and returns how long it took until the last worker went by them. An id that no
 // configuration has had is ignored. It may be called at any time, also while workers are scaled.
 func (e *Engine) SetMembers(ctx context.Context, changes []MemberChange) (time.Duration, error) {
-	start := time.Now()
-	known := make([]MemberChange, 0, len(changes))
+	p, err := e.PostMembers(ctx, changes)
+	if err != nil {
+		return 0, err
+	}
+	last, err := p.Wait(ctx)
+	return last.Sub(p.start), err
+}
+
+// PostedMembers are changes of members that have been given to the workers.
+type PostedMembers struct {
+	engine  *Engine
+	start   time.Time
+	changes []MemberChange
+	workers []*worker
+	done    []chan struct{}
+	took    []atomic.Int64 // by worker: nanoseconds from start to its acknowledgement, which it writes; 0: it has not come to it
+}
+
+// PostMembers is SetMembers without the wait. Whoever calls it again from one goroutine after another has the workers go by the
+// changes in that order. It waits itself, at most until ctx ends, only while a worker has as many messages as it may.
+func (e *Engine) PostMembers(ctx context.Context, changes []MemberChange) (*PostedMembers, error) {
+	workers := e.seated()
+	p := &PostedMembers{engine: e, start: time.Now(), workers: workers, done: make([]chan struct{}, len(workers)), took: make([]atomic.Int64, len(workers))}
 	for _, c := range changes {
 		if s := e.dict.member(c.ID); s != nil {
 			s.state.Store(c.State.pack())
-			known = append(known, c)
+			p.changes = append(p.changes, c)
 		}
 	}
-	err := e.ask(ctx, e.seated(), func(w *worker) {
-		for i := range known {
-			w.refresh(known[i].ID)
-			w.endConnections(known[i].ID, known[i].End)
+	// All have the message before the first is woken: it may take the core from us.
+	for i := range workers {
+		p.done[i] = make(chan struct{})
+	}
+	for i, w := range workers {
+		if len(w.runtime.inbox) == inboxSize {
+			p.wake() // it may take a while until there is room
 		}
-	})
-	return time.Since(start), err
+		if err := e.give(ctx, w, message{func(w *worker) { p.apply(w, i) }, p.done[i]}); err != nil {
+			p.wake()
+			return nil, err
+		}
+	}
+	p.wake()
+	return p, nil
+}
+
+// wake wakes the workers that sleep and have not come to it yet.
+func (p *PostedMembers) wake() {
+	for i, w := range p.workers {
+		if p.took[i].Load() == 0 {
+			w.runtime.waker.wake()
+		}
+	}
+}
+
+// apply is what worker i does. It wakes the others first: that which was to do so may have lost its core to this worker, and
+// would come to the next one only when this one sleeps.
+func (p *PostedMembers) apply(w *worker, i int) {
+	p.wake()
+	for _, c := range p.changes {
+		w.refresh(c.ID)
+		w.endConnections(c.ID, c.End)
+	}
+	p.took[i].Store(max(1, int64(time.Since(p.start))))
+}
+
+// Wait waits until every worker goes by the changes, and returns when the last of them said so.
+func (p *PostedMembers) Wait(ctx context.Context) (last time.Time, err error) {
+	last = p.start
+	for i, w := range p.workers {
+		if err := p.engine.await(ctx, w, p.done[i]); err != nil {
+			return time.Now(), err
+		}
+		if at := p.start.Add(time.Duration(p.took[i].Load())); at.After(last) {
+			last = at
+		}
+	}
+	return last, nil
 }
 
 // The word of a state: the kind in the upper byte, then the time.

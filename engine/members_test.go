@@ -7,8 +7,11 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sluice/flow"
 )
@@ -451,4 +454,33 @@ func TestSetMembersConcurrently(t *testing.T) {
 	slices.Sort(took)
 	t.Logf("until the last of 3 workers went by a change: p50 %v, p99 %v, max %v", took[len(took)/2], took[len(took)*99/100], took[len(took)-1])
 	b.close()
+}
+
+// A worker that comes to a change wakes those that sleep and have it before them, because whoever was to wake them may have lost its
+// core to this one; it wakes no other.
+func TestWorkersWakeEachOther(t *testing.T) {
+	b := newBench(t, a4(3), 1000, 1024)
+	defer b.close()
+	p := &PostedMembers{engine: b.Engine, start: time.Now(), workers: b.workers, took: make([]atomic.Int64, 3)}
+	woken := func(i int) bool {
+		var eight [8]byte
+		n, err := unix.Read(b.workers[i].runtime.waker.fd, eight[:])
+		return err == nil && n == 8
+	}
+	b.workers[1].runtime.waker.sleeping.Store(true)
+	b.workers[2].runtime.waker.sleeping.Store(true)
+	p.took[2].Store(1)
+	p.apply(b.workers[0], 0)
+	if woken(0) || !woken(1) || woken(2) {
+		t.Error("want the one woken that sleeps and has not come to the change")
+	}
+	if p.took[0].Load() == 0 || p.took[1].Load() != 0 {
+		t.Errorf("worker 0 took %d ns, worker 1 %d", p.took[0].Load(), p.took[1].Load())
+	}
+	b.workers[1].runtime.waker.sleeping.Store(false)
+	p.apply(b.workers[1], 1)
+	if woken(0) || woken(1) || woken(2) {
+		t.Error("nobody is left to be woken")
+	}
+	b.workers[2].runtime.waker.sleeping.Store(false)
 }

@@ -1,5 +1,12 @@
 package engine
 
+import (
+	"context"
+	"slices"
+
+	"sluice/flow"
+)
+
 // PersistenceExplanation is what persistence says about a connection.
 type PersistenceExplanation struct {
 	Name   string
@@ -51,4 +58,51 @@ func (c *Config) nodeName(id uint32) string {
 		return c.addrs[id].Netip().String()
 	}
 	return "a member that is gone"
+}
+
+// passedGroups says until when groups are passed over after they had too few members, by pool and group: what each worker knows for
+// itself.
+type passedGroups [][]uint64
+
+func (c *choice) passed() (out passedGroups) {
+	for i := range c.pools {
+		groups := make([]uint64, len(c.pools[i].groups))
+		for j := range groups {
+			groups[j] = c.pools[i].groups[j].passedUntil
+		}
+		out = append(out, groups)
+	}
+	return out
+}
+
+// exchange has the choice know what another worker knows, until it is undone. Nothing is changed where that one has another
+// configuration, or there is none.
+func (c *choice) exchange(with passedGroups) (undo func()) {
+	own := c.passed()
+	set := func(p passedGroups) {
+		for i := range c.pools {
+			for j := range c.pools[i].groups {
+				c.pools[i].groups[j].passedUntil = p[i][j]
+			}
+		}
+	}
+	if !slices.EqualFunc(own, with, func(a, b []uint64) bool { return len(a) == len(b) }) {
+		return func() {}
+	}
+	set(with)
+	return func() { set(own) }
+}
+
+// passedByOwner asks the owner of the persistence entry of a packet's client, which chooses the member; without persistence nobody.
+func (e *Engine) passedByOwner(ctx context.Context, k *flow.Key, ingress uint16) (out passedGroups, err error) {
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	cfg := e.Config()
+	v := cfg.persistent(k, ingress)
+	if v == nil {
+		return nil, nil
+	}
+	w := e.seated()[cfg.entryWorker(v.persistence, k.Src)]
+	err = e.wait(ctx, w, func(w *worker) { out = w.runtime.choice.passed() })
+	return out, err
 }

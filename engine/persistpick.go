@@ -55,7 +55,7 @@ func (c *choice) tryWanted() (m *member, end bool) {
 		takes, w.policy = !w.rules.MoveDraining, PersistenceMove
 	}
 	if takes {
-		if c.peek && (m.Limit == 0 || m.shared.active.Load() < int64(m.Limit)) || !c.peek && m.shared.reserve(int64(m.Limit), uint32(m.Rate), c.now) {
+		if c.reserve(m.shared, int64(m.Limit), uint32(m.Rate), c.now) {
 			w.pool, w.outcome, w.strict = nil, wantedTaken, w.rules.OnFull == PersistenceStay
 			return m, true
 		}

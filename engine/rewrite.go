@@ -121,6 +121,12 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 	if int(p.End-p.L3) > w.cfg.leastMTU && w.tooBig(i, int(rec.ClientIf)) {
 		return
 	}
+	if rec.Closed() && !rec.OneSided() {
+		if why, ok := w.mayReopen(rec, p); !ok {
+			w.drop(d, why)
+			return
+		}
+	}
 	if w.follow(rec, ref, p, d) {
 		rec.Seen = uint32(w.now)
 	} else if w.cfg.dropOutside {
@@ -232,6 +238,9 @@ func (w *worker) judged(rec *flow.Record, ref flow.Ref, j flow.Judgement) bool {
 		}
 		if rec.Ending() { // its timeout is shorter: the timer moves
 			w.table.Rearm(ref.Index(), w.now+uint64(w.cfg.timeouts(rec).of(rec)))
+		}
+		if rec.Closed() {
+			w.vacate(rec)
 		}
 	}
 	return true

@@ -193,9 +193,11 @@ func (w *worker) byOtherRoute(rec *flow.Record) bool {
 // setNode moves a connection to another next hop, and its place with it.
 func (w *worker) setNode(rec *flow.Record, m *member) {
 	w.node[rec.Node].Active--
-	w.runtime.counts.nodes[rec.Node].active.Add(-1)
+	w.node[m.id].Active++
+	if holds(rec) {
+		w.runtime.counts.nodes[rec.Node].active.Add(-1)
+		w.runtime.counts.nodes[m.id].active.Add(1)
+	}
 	rec.SetNode(m.id)
 	rec.ServerIf = uint16(m.Hop.Port)
-	w.node[m.id].Active++
-	w.runtime.counts.nodes[m.id].active.Add(1)
 }

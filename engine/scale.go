@@ -231,6 +231,7 @@ func (e *Engine) hire(ctx context.Context, opt *Options, old []*worker) (fresh [
 			return fresh, err
 		}
 		slot++
+		w.runtime.generation = old[0].runtime.generation + 1
 		fresh = append(fresh, w)
 	}
 	vias := viasOf(old, len(cfg.Ports))

@@ -26,7 +26,7 @@ import (
 // does not depend on the number of connections. Turns of pools and connections of members go along, so that schedulers go on.
 
 // stateVersion changes whenever the meaning of a state does; what counters there are is seen by itself.
-const stateVersion = 3
+const stateVersion = 4
 
 // Layout describes all that predecessor and successor must agree on to share memory and state. Processes with different
 // layouts cannot take over from each other.

@@ -306,5 +306,7 @@ func (w *worker) release(r *flow.Record) {
 		w.settled(r)
 	}
 	w.exit(r)
-	w.runtime.counts.add(r, -1)
+	if holds(r) {
+		w.runtime.counts.add(r, -1)
+	}
 }

@@ -89,7 +89,9 @@ func replayDemo(ctx context.Context, w io.Writer, why string) error {
 // liveDemo builds the network, runs sluice in it as its own process, sends traffic, and takes everything down again,
 // also when it is interrupted.
 func liveDemo(ctx context.Context, w io.Writer, requests int, keep bool) (err error) {
-	fmt.Fprint(w, picture, "\n")
+	ctx, stop := heedMore(ctx)
+	defer stop()
+	fmt.Fprint(w, picture, "\n") // whoever has seen something of it may interrupt it
 	began := time.Now()
 	// The lab must outlive an interruption, so that sluice can end in order before its network goes.
 	net, err := lab.NewTwoArm(context.WithoutCancel(ctx), lab.TwoArmOptions{Queues: 2})
@@ -98,6 +100,9 @@ func liveDemo(ctx context.Context, w io.Writer, requests int, keep bool) (err er
 	}
 	d := &demo{w: w, net: net, requests: requests}
 	defer func() {
+		if ctx.Err() != nil {
+			fmt.Fprintln(w, "\ninterrupted, taking everything down; once more, and sluice is killed for it")
+		}
 		err = errors.Join(err, d.down())
 		if ctx.Err() != nil {
 			err = errors.Join(errors.New("interrupted; everything was taken down"), err)
@@ -197,7 +202,8 @@ func (d *demo) engine(ctx context.Context) error {
 func (d *demo) down() error {
 	var errs []error
 	if d.sluice != nil {
-		if err := d.sluice.Stop(8 * time.Second); err != nil {
+		defer d.hurried()()
+		if err := d.sluice.Stop(8 * time.Second); err != nil && !d.early(err) {
 			errs = append(errs, fmt.Errorf("sluice run: %w: %s", err, bytes.TrimSpace(d.log.Bytes())))
 			errs = append(errs, d.net.Balancer.Do(func() error {
 				_, err := ctl.ReleasePorts("")
@@ -218,13 +224,13 @@ func (d *demo) down() error {
 
 func (d *demo) invite() {
 	fmt.Fprintf(d.w, `
-Everything stays up until Ctrl-C. In another terminal:
+Everything stays up until Ctrl-C (kill %[4]d). In another terminal:
 
   %[1]s conn list --socket %[2]s
   %[1]s member list --socket %[2]s -o wide
   %[1]s drop --socket %[2]s
   ip netns exec %[3]s curl http://10.10.1.100/
-`, os.Args[0], d.socket, d.net.Client.Namespace())
+`, os.Args[0], d.socket, d.net.Client.Namespace(), os.Getpid())
 }
 
 // cpuNote says what the figures of this machine mean.

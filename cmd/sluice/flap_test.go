@@ -60,6 +60,7 @@ func TestFlapStorm(t *testing.T) {
 	}
 	const members, servers = 100, 4
 	b := newBed(t, lab.TwoArmOptions{Servers: servers, Queues: 2}, settings{})
+	b.runFirst()
 	var calm atomic.Bool
 	var list strings.Builder
 	for i := range members {

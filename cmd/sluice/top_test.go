@@ -80,6 +80,23 @@ func TestTopScreens(t *testing.T) {
 	}
 }
 
+// Persistences have rows of their own between members and workers: clients, how full the table is, the share of connections that went
+// to their client's member since the last look.
+func TestTopPersistence(t *testing.T) {
+	s := tcell.NewSimulationScreen("UTF-8")
+	ok(t, s.Init())
+	defer s.Fini()
+	s.SetSize(100, 30)
+	v := newTop()
+	first, second := topLooks()
+	first.Persistences = []ctl.PersistenceView{{Name: "clients", Entries: 100, Limit: 1000, Hits: 50, Misses: 100}, {Name: "idle", Limit: 10}}
+	second.Persistences = []ctl.PersistenceView{{Name: "clients", Entries: 125, Limit: 1000, Hits: 120, Misses: 125, Moved: 5}, {Name: "idle", Limit: 10}}
+	v.add(first)
+	v.add(second)
+	v.draw(s)
+	golden(t, filepath.Join("testdata", "top-persistence.txt"), screenText(s))
+}
+
 // golden compares with a file, or writes it with -update.
 func golden(t *testing.T, path, got string) {
 	t.Helper()

@@ -17,6 +17,7 @@ import (
 //	head, totals, sparkline
 //	VIRTUAL SERVER  rows   ┐
 //	MEMBER          rows   ├ share what lines there are
+//	PERSISTENCE     rows   │ if there are any: CONNS are clients, NEW/S the connections that were placed by it or asked it in vain
 //	WORKER          rows   ┘
 //	keys
 type top struct {
@@ -122,6 +123,30 @@ func (t *top) members() (rows []topRow) {
 	return rows
 }
 
+// persistences are rows with the clients that are remembered, the share of new connections since the last look that went to their
+// client's member, and how many asked.
+func (t *top) persistences() (rows []topRow) {
+	before := map[string]*ctl.PersistenceView{}
+	if t.last != nil {
+		for i := range t.last.Persistences {
+			before[t.last.Persistences[i].Name] = &t.last.Persistences[i]
+		}
+	}
+	for i := range t.now.Persistences {
+		p := &t.now.Persistences[i]
+		r := topRow{name: p.Name, what: fmt.Sprintf("%.0f%% of %d entries", 100*float64(p.Entries)/float64(max(1, p.Limit)), p.Limit), conns: int64(p.Entries)}
+		if b := before[p.Name]; b != nil {
+			asked := func(p *ctl.PersistenceView) uint64 { return p.Hits + p.Misses + p.Moved + p.Elsewhere + p.Refused }
+			r.opened = t.rate(asked(b), asked(p))
+			if r.opened > 0 {
+				r.state = fmt.Sprintf("%.0f%% hits", 100*t.rate(b.Hits, p.Hits)/r.opened)
+			}
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
 func (t *top) workers() (rows []topRow) {
 	received := map[int]uint64{}
 	if t.last != nil {
@@ -206,12 +231,15 @@ func (t *top) draw(s tcell.Screen) {
 		}
 		line(plain, "%s max %s/s", sparkline(t.history, max(0, width-16), most), short(most))
 	}
-	tables := []struct {
+	type table struct {
 		title, what, state string
 		rows               []topRow
-	}{
-		{"VIRTUAL SERVER", "ADDRESS", "POOL", t.virtuals()}, {"MEMBER", "ADDRESS", "STATE", t.members()}, {"WORKER", "QUEUES", "LOAD", t.workers()},
 	}
+	tables := []table{{"VIRTUAL SERVER", "ADDRESS", "POOL", t.virtuals()}, {"MEMBER", "ADDRESS", "STATE", t.members()}}
+	if rows := t.persistences(); len(rows) > 0 {
+		tables = append(tables, table{"PERSISTENCE", "TABLE", "PLACED", rows})
+	}
+	tables = append(tables, table{"WORKER", "QUEUES", "LOAD", t.workers()})
 	need := make([]int, len(tables))
 	for i := range tables {
 		need[i] = len(tables[i].rows)

@@ -44,6 +44,7 @@ func (c *Checker) change(members []Member, whole bool) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.notify()
 	if c.over() {
 		return ErrClosed
 	}

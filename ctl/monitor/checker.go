@@ -24,8 +24,9 @@ type Options struct {
 	Seed uint64
 	// OnMonitor is called for each change of the verdict of one monitor about one member, OnMember for each change of
 	// a member's verdict; nil: not called. Calls come one at a time, in the order of the decisions, from a goroutine
-	// of the Checker that holds no lock: a callback may use the Checker, except for Close. As long as it does not return,
-	// the pairs with events behind it are not probed again.
+	// of the Checker that holds no lock: a callback may use the Checker, except for Close. That goroutine is most often the one
+	// whose probe decided, so that nothing has to be woken in between. As long as a callback does not return, the pairs with
+	// events behind it are not probed again, and a probe's place is taken.
 	OnMonitor func(Event)
 	OnMember  func(Event)
 }
@@ -40,6 +41,8 @@ type Checker struct {
 	notices chan struct{}  // the queue is not empty; capacity 1
 
 	newProber func(Monitor) (prober, error) // replaced by tests
+
+	delivering sync.Mutex // whoever has it makes the callbacks
 
 	mu        sync.Mutex // guards all below, and pairs and members
 	closed    bool
@@ -78,7 +81,7 @@ func New(ctx context.Context, o Options) (*Checker, error) {
 	c.phase = c.random.Float64()
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.workers.Go(func() { c.run(c.ctx) })
-	c.workers.Go(func() { c.deliver(c.ctx) })
+	c.workers.Go(func() { c.deliverNoticed(c.ctx) })
 	return c, nil
 }
 
@@ -112,6 +115,7 @@ func (c *Checker) Close() error {
 func (c *Checker) Observe(name string, h Handshakes, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.notify()
 	m := c.members[name]
 	if m == nil || !m.passive.Observe(h, now) {
 		return
@@ -137,24 +141,36 @@ func (c *Checker) judge(m *member, now time.Time, why string, latency time.Durat
 	}
 }
 
-// tell puts an event into the queue.
-func (c *Checker) tell(n notice) {
-	c.queue = append(c.queue, n)
+// tell puts an event into the queue. The caller has the lock; after it, it calls deliver or notify.
+func (c *Checker) tell(n notice) { c.queue = append(c.queue, n) }
+
+// notify has the goroutine for that make the callbacks that there are.
+func (c *Checker) notify() {
+	if len(c.queue) == 0 {
+		return
+	}
 	select {
 	case c.notices <- struct{}{}:
-	default: // deliver has not yet seen the last one
+	default: // it has not yet seen the last one
 	}
 }
 
-// deliver makes the callbacks, until ctx ends.
-func (c *Checker) deliver(ctx context.Context) {
+// deliverNoticed makes the callbacks of events that come about elsewhere than by a probe, until ctx ends.
+func (c *Checker) deliverNoticed(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.notices:
+			c.deliver()
 		}
-		for n, ok := c.nextNotice(); ok && ctx.Err() == nil; n, ok = c.nextNotice() {
+	}
+}
+
+// deliver makes the callbacks that there are, unless another goroutine is at it, which then makes these as well.
+func (c *Checker) deliver() {
+	for c.queued() && c.ctx.Err() == nil && c.delivering.TryLock() {
+		for n, ok := c.nextNotice(); ok && c.ctx.Err() == nil; n, ok = c.nextNotice() {
 			callback := c.options.OnMember
 			if n.pair != nil {
 				callback = c.options.OnMonitor
@@ -166,7 +182,14 @@ func (c *Checker) deliver(ctx context.Context) {
 				c.delivered(n.pair)
 			}
 		}
+		c.delivering.Unlock() // what has come since the last look is seen by the next
 	}
+}
+
+func (c *Checker) queued() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.queue) > 0
 }
 
 // nextNotice takes the oldest event whose pair or member is still there.

@@ -77,6 +77,7 @@ func (c *Checker) run(ctx context.Context) {
 func (c *Checker) startDue(ctx context.Context) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer c.notify()
 	now := time.Now()
 	for len(c.timetable) > 0 {
 		if wait := c.timetable[0].timer().at.Sub(now); wait > 0 {
@@ -132,11 +133,12 @@ func (c *Checker) probe(ctx context.Context, p *pair) {
 	r := prober.Probe(ctx, target)
 
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	p.cancel = nil
 	if !p.removed && ctx.Err() == nil {
 		c.finish(p, r)
 	}
+	c.mu.Unlock()
+	c.deliver()
 }
 
 // nextReady returns the pair that has waited longest for a place, or gives the place back. Both under one lock: else a
