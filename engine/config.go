@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -32,7 +33,9 @@ type Config struct {
 	dropOutside bool
 	places      []place  // by node id
 	exits       []exit   // by port
+	macs        []uint64 // by port; the first byte is the lowest
 	leastMTU    int      // of all of them: only what is larger is looked at again
+	plainMost   uint32   // the largest packet that may be plain: leastMTU, as a length that a packet can have
 	icmpRate    int      // a worker's share
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
@@ -258,7 +261,9 @@ func (c *Config) compileExits(rate int) {
 			c.leastMTU = min(c.leastMTU, p.MTU)
 		}
 		c.exits = append(c.exits, e)
+		c.macs = append(c.macs, binary.LittleEndian.Uint64(append(p.MAC[:], 0, 0)))
 	}
+	c.plainMost = uint32(min(c.leastMTU, math.MaxUint16))
 	if rate > 0 {
 		c.icmpRate = share(rate, c.owners.workers)
 	}

@@ -42,7 +42,7 @@ func (w *worker) read(d rings.Desc, p *rewrite.Packet, k *flow.Key) rewrite.Verd
 		return rewrite.Parse(w.region.Packet(d), p, k)
 	}
 	_, behind := w.region.Tail(d.Addr)
-	if rewrite.ParsePlainChain(w.region.Head(d.Addr), d.Len, d.Len+behind, p, k) {
+	if rewrite.ParsePlainChain(w.region.Head(d.Addr), d.Len, d.Len+behind, w.cfg.plainMost, p, k) {
 		return rewrite.OK
 	}
 	return rewrite.ParseChain(w.region.Packet(d), int(d.Len+behind), p, k)

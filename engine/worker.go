@@ -10,7 +10,7 @@
 //	4 look up   tuples to records, the whole burst at once                   flow
 //	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
-//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
+//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go, change.go
 //	8 transmit  a full batch per egress port, one wake-up                    transmit.go
 //	9 reclaim   frames that have left come back; timers                      worker.go
 //
@@ -75,8 +75,8 @@ type worker struct {
 	keys       [burstSize]flow.Key
 	quotes     [burstSize]rewrite.Quote // of ICMP errors
 	ahead      proposals
-	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in         [burstSize]rings.Desc
+	refs       [burstSize]flow.Ref   // 0 after schedule: the packet is no longer in hand
+	in         [burstSize]rings.Desc // from another worker
 	one        [1]rings.Desc
 	sentErrors answers
 	outerID    uint16   // of the last packet that went into a tunnel
@@ -116,7 +116,7 @@ func (w *worker) serve(now uint64) bool {
 			continue
 		}
 		q.Queue.Refill(w.pool)
-		n := q.Queue.Receive(w.in[:])
+		n := q.Queue.Receive(w.descs[:])
 		if n == 0 {
 			continue
 		}
@@ -155,22 +155,25 @@ func (w *worker) serve(now uint64) bool {
 // at once than a processor has under way would make it wait.
 const portion = 8
 
-// take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
+// take parses the n frames in w.descs, which arrived on port, into the burst, in place, and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
+	in := w.descs[:n]
 	if w.capture != nil {
-		w.capture.arrive(w, port, w.in[:n])
+		w.capture.arrive(w, port, in)
 	}
 	bytes := uint64(0)
 	if w.jumbo != nil {
-		bytes = w.tail(w.in[:n])
+		bytes = w.tail(in)
 	}
+	for i := range in {
+		w.ports[i&(burstSize-1)] = port
+		bytes += uint64(in[i].Len)
+	}
+	w.stats.RxBytes += bytes
 	for from := 0; from < n; from += portion {
 		first := w.n
-		for i := from; i < min(from+portion, n); i++ {
-			bytes += uint64(w.in[i&(burstSize-1)].Len)
-			w.parse(&w.in[i&(burstSize-1)], port)
-		}
+		w.parseFrames(from, min(from+portion, n), port)
 		if from == 0 {
 			if s := &w.sums[port]; s.in == 1 {
 				w.sample(port)
@@ -183,13 +186,34 @@ func (w *worker) take(port uint16, n int) {
 		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
-	w.stats.RxBytes += bytes
+}
+
+// parseFrames parses the frames [from, to) of w.descs, which arrived on port, and adds them to the burst: it ends before from, or
+// there, so that nothing is written over that is still to be read.
+func (w *worker) parseFrames(from, to int, port uint16) {
+	for from < to {
+		j, plain := w.n&(burstSize-1), 0
+		if rewrite.IsIPv4(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
+			plain = rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
+		}
+		if j != from {
+			copy(w.descs[j:], w.descs[from:from+plain])
+			for i := range plain {
+				w.ports[(j+i)&(burstSize-1)] = port
+			}
+		}
+		w.n += plain
+		if from += plain; from < to {
+			w.parseAny(w.descs[from], port)
+			from++
+		}
+	}
 }
 
 // parse adds one frame to the burst, or disposes of it.
 func (w *worker) parse(d *rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
-	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, &w.pkts[j], &w.keys[j]) {
+	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, w.cfg.plainMost, &w.pkts[j], &w.keys[j]) {
 		w.descs[j], w.ports[j] = *d, port
 		w.n++
 		return

@@ -136,6 +136,9 @@ func (t *Table) SetNodes(nodes []Addr) { t.nodes = nodes }
 // Record is the record with the given index. It stays valid until Remove.
 func (t *Table) Record(index uint32) *Record { return &t.records[index] }
 
+// Records are all of them, by index, for loops.
+func (t *Table) Records() []Record { return t.records }
+
 // ServerKey is the tuple of packets from the server.
 func (t *Table) ServerKey(r *Record) Key {
 	dst := r.Client
@@ -255,13 +258,7 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) (missed int) {
 
 // Hash is the first half of LookupBurst: for the tuples of a burst from from on it asks for the buckets, which come while the
 // caller works on the next tuples.
-func (t *Table) Hash(keys []Key, from int) {
-	s, secret, buckets := &t.scratch, t.secret, uint64(len(t.buckets))
-	for i := from; i < len(keys); i++ {
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = placeIn(secret.Hash(&keys[i]), buckets)
-	}
-	prefetchBuckets(t.buckets, s.bucket[from:len(keys)])
-}
+func (t *Table) Hash(keys []Key, from int) { hashKeys(&t.secret, t.buckets, keys, &t.scratch, from) }
 
 // Find is the second half, for the whole burst. It leaves both lines of every record that it found in the cache, or on their
 // way there.
@@ -270,30 +267,19 @@ func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 	refs = refs[:n]
 	s := &t.scratch
 	candidates(t.buckets, t.records, s, n)
+	sure := confirm(t.records, t.nodes, keys, s, refs)
 	again := 0
-	records, nodes := t.records, t.nodes
-	for i := range n { // compare
+	for rest := ^sure & (1<<n - 1); rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
 		j := i & (Burst - 1)
 		r, k := s.cand[j], &keys[i]
-		// What matches does, for what it is nearly always asked.
-		if rec := &records[r.Index()]; rec.Proto() == k.Proto && rec.Plain() {
-			if r.Side() == FromClient {
-				if rec.Virtual == k.Dst && rec.Client == k.Src && rec.VPort == k.DstPort() && rec.CPort == k.SrcPort() {
-					refs[i] = r
-					continue
-				}
-			} else if rec.Client == k.Dst && nodes[rec.Node] == k.Src && rec.SPort == k.DstPort() && rec.NPort == k.SrcPort() {
-				refs[i] = r
-				continue
-			}
-		}
 		if r != 0 && t.matches(r, k) {
 			refs[i] = r
 			continue
 		}
 		refs[i] = 0
 		if r != 0 { // another tuple with this tag stands before ours
-			refs[i] = t.find(s.bucket[j], s.tag[j], &keys[i])
+			refs[i] = t.find(s.bucket[j], s.tag[j], k)
 		}
 		if refs[i] != 0 {
 			continue

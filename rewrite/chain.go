@@ -26,9 +26,9 @@ func ParseChain(b []byte, size int, p *Packet, k *flow.Key) Verdict {
 }
 
 // ParsePlainChain is ParsePlain for a frame of size bytes that begins with the n of h.
-func ParsePlainChain(h *Head, n, size uint32, p *Packet, k *flow.Key) bool {
+func ParsePlainChain(h *Head, n, size, most uint32, p *Packet, k *flow.Key) bool {
 	const headers = etherLen + ipv4Len + 60 // with all TCP options that there can be
-	return n >= headers && size <= maxFrame && ParsePlain(h, size, p, k)
+	return n >= headers && size <= maxFrame && ParsePlain(h, size, most, p, k)
 }
 
 // reach is how far the packet p goes in b, which may be the first buffer of its frame only.

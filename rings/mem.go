@@ -53,9 +53,7 @@ func (m *Mem) Refill(p *Pool) int {
 		return 0
 	}
 	frames := p.free[len(p.free)-n:]
-	for i := len(frames) - 1; i >= 0; i-- {
-		m.fill.put(frames[i])
-	}
+	m.fill.putBackwards(frames)
 	p.free = p.free[:len(p.free)-n]
 	m.heldFill += n
 	m.fill.publish()
@@ -109,8 +107,9 @@ func (m *Mem) Reclaim(p *Pool) int {
 		at := len(p.free)
 		p.free = p.free[:at+n]
 		m.completion.getAll(p.free[at:])
-		for i, addr := range p.free[at:] {
-			p.free[at+i] = m.region.Base(addr)
+		inFrame := uint64(m.region.frameSize - 1)
+		for i, addrs := 0, p.free[at:]; i < len(addrs); i++ {
+			addrs[i] &^= inFrame
 		}
 		m.completion.release()
 		m.heldTx -= n
