@@ -180,8 +180,10 @@ func (w *worker) take(port uint16, n int) {
 // there, so that nothing is written over that is still to be read.
 func (w *worker) parseFrames(from, to int, port uint16) {
 	for from < to {
-		j := w.n & (burstSize - 1)
-		plain := rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
+		j, plain := w.n&(burstSize-1), 0
+		if rewrite.IsIPv4(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
+			plain = rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
+		}
 		if j != from {
 			copy(w.descs[j:], w.descs[from:from+plain])
 			for i := range plain {
