@@ -72,12 +72,18 @@ type changes struct {
 	toServer   uint64 // how many went there
 	toClient   uint64
 	now        uint32
-	tcp        bool // the packets are of TCP; plain ones are of UDP otherwise
+	tcp        bool   // the packets are of TCP; plain ones are of UDP otherwise
+	proto      uint8  // TCP or UDP, as tcp says
+	relearns   bool   // datagrams of clients tell through which firewall they have come
+	most       uint32 // the largest regular packet
 }
 
 // changes is that for the burst in hand.
 func (w *worker) changes(tcp bool) changes {
-	cfg := w.cfg
+	cfg, proto := w.cfg, uint8(flow.UDP)
+	if tcp {
+		proto = flow.TCP
+	}
 	return changes{
 		records: unsafe.SliceData(w.table.Records()), mem: unsafe.SliceData(w.region.Bytes()),
 		nodes: unsafe.SliceData(cfg.nodes), addrs: unsafe.SliceData(cfg.addrs), macs: unsafe.SliceData(cfg.macs), tx: unsafe.SliceData(w.tx),
@@ -86,5 +92,6 @@ func (w *worker) changes(tcp bool) changes {
 		virtualLen: uint64(len(w.virtual)),
 		portsLen:   uint64(min(len(cfg.macs), len(w.tx))),
 		now:        uint32(w.now), tcp: tcp,
+		proto: proto, relearns: !tcp && len(cfg.firewalls) > 0, most: cfg.plainMost,
 	}
 }

@@ -48,6 +48,9 @@ func (w *worker) rewriteSet(set uint64, tcp bool) {
 				set = rest
 				continue
 			}
+		} else if rest := w.changeRegulars(&c, set); rest != set {
+			set = rest
+			continue
 		}
 		set &= set - 1
 		switch {
@@ -55,7 +58,7 @@ func (w *worker) rewriteSet(set uint64, tcp bool) {
 		case w.trackPlain(i, ref, rec, tcp):
 			w.changeOne(i, rec, tcp)
 		default:
-			w.rewriteOne(i, ref, rec)
+			w.rewriteSteady(i, ref, rec)
 		}
 	}
 	w.stats.ToServer += c.toServer

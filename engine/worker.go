@@ -203,8 +203,13 @@ func (w *worker) parseFrames(from, to int, port uint16) {
 			}
 		}
 		w.n += plain
-		if from += plain; from < to {
-			w.parseAny(w.descs[from], port)
+		from += plain
+		regular := from
+		for from < to && w.parseRegular(&w.descs[from&(burstSize-1)], port) {
+			from++
+		}
+		if from == regular && from < to {
+			w.parseGeneral(w.descs[from], port)
 			from++
 		}
 	}
@@ -223,6 +228,13 @@ func (w *worker) parse(d *rings.Desc, port uint16) {
 
 // parseAny is parse for a packet that is not plain.
 func (w *worker) parseAny(d rings.Desc, port uint16) {
+	if !w.parseRegular(&d, port) {
+		w.parseGeneral(d, port)
+	}
+}
+
+// parseGeneral is parse for whatever arrives.
+func (w *worker) parseGeneral(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
 	if w.checked == nil && rewrite.ParsePlainError(w.region.Packet(d), &w.pkts[j], &w.quotes[j], &w.keys[j]) {
 		if w.relates(d, port) {
