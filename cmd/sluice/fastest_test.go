@@ -54,6 +54,7 @@ func TestFastestLab(t *testing.T) {
 	const delay = 20 * time.Millisecond
 	b := newBed(t, lab.TwoArmOptions{Servers: 4, Queues: 2}, settings{})
 	text := b.configText(settings{engine: "workers: 2", scheduler: "fastest"})
+	b.urgent = true
 	b.write(strings.Replace(text, "scheduler: fastest\n", "scheduler: fastest\n    half-life: 500ms\n", 1))
 	for i, h := range b.Servers {
 		ln := must(quickServer(h, netip.AddrPortFrom(b.ServerAddr4[i], webPort).String(), fmt.Sprintf("server-%d", i+1)))(t)
@@ -64,36 +65,41 @@ func TestFastestLab(t *testing.T) {
 	slow := must(b.Switch.Delay("br0", "srv3", delay))(t)
 	b.crowd(web, 500*time.Millisecond) // measures everybody
 
-	// 20 ms are much where the others take a fraction of it. On a machine so loaded that they take more, it is not measured what
-	// is meant: then again, as long as it takes.
+	// 20 ms are much where the others take a fraction of it. On a busy machine that is not so at every moment: a quick server that took
+	// as long for once is passed over as well, and rightly. That is not what was to be measured, so it is done again.
+	quick := []string{"server-1", "server-2", "server-4"}
 	for attempt := 1; ; attempt++ {
 		counts, took := b.crowd(web, 2*time.Second)
-		var quick []time.Duration
-		all := 0
-		for who, n := range counts {
-			if all += n; who != "server-3" {
-				quick = append(quick, took[who]...)
-			}
+		all, noisy := 0, false
+		for _, n := range counts {
+			all += n
 		}
-		late := medianTime(took["server-3"])
-		t.Logf("with %s more: %v; connecting to the quick took %s, to the slow %s", delay, counts, medianTime(quick), late)
-		if late > 0 && slices.Min(took["server-3"]) < delay {
+		t.Logf("with %s more: %v; connecting took %s at the slow server, %s, %s and %s at the quick", delay, counts,
+			medianTime(took["server-3"]), medianTime(took["server-1"]), medianTime(took["server-2"]), medianTime(took["server-4"]))
+		if n := counts["server-3"]; n > 0 && slices.Min(took["server-3"]) < delay {
 			t.Fatalf("a connection to the slow server took %s: there is no delay", slices.Min(took["server-3"]))
 		}
-		if noise := medianTime(quick); noise > delay/5 && attempt < 10 {
-			t.Logf("the quick servers take %s, which is no measure for %s: again", noise, delay)
-			continue
-		}
+		var wrong []string
 		if counts["server-3"]*20 > all {
-			t.Errorf("the slow server got %d of %d connections", counts["server-3"], all)
-		}
-		for _, who := range []string{"server-1", "server-2", "server-4"} {
-			// How the quick share what is left hangs on who of them is a fraction of a millisecond quicker.
-			if counts[who] < 4*counts["server-3"]+all/50 {
-				t.Errorf("%s, which is quick, got %d of %d connections, and the slow server %d", who, counts[who], all, counts["server-3"])
+			wrong = append(wrong, fmt.Sprintf("the slow server got %d of %d connections", counts["server-3"], all))
+			for _, who := range quick {
+				noisy = noisy || medianTime(took[who]) > delay/10
 			}
 		}
-		break
+		// How the quick share the rest hangs on who of them is a fraction of a millisecond quicker.
+		for _, who := range quick {
+			if counts[who] < 4*counts["server-3"]+all/100 {
+				wrong = append(wrong, fmt.Sprintf("%s, which is quick, got %d of %d connections, and the slow server %d", who, counts[who], all, counts["server-3"]))
+				noisy = noisy || len(took[who]) == 0 || slices.Max(took[who]) > delay/4
+			}
+		}
+		if len(wrong) == 0 {
+			break
+		}
+		if !noisy || attempt == 10 {
+			t.Fatal(strings.Join(wrong, "; "))
+		}
+		t.Logf("%s: a quick server was not quick all the time; again", strings.Join(wrong, "; "))
 	}
 
 	ok(t, slow.Undo())
@@ -102,7 +108,7 @@ func TestFastestLab(t *testing.T) {
 		counts, _ := b.crowd(web, 500*time.Millisecond)
 		all := counts["server-1"] + counts["server-2"] + counts["server-3"] + counts["server-4"]
 		t.Logf("%s after the delay: %v", time.Since(began).Round(100*time.Millisecond), counts)
-		back = counts["server-3"]*10 >= all
+		back = counts["server-3"]*10 >= all && all > 0
 	}
 	if !back {
 		t.Error("server-3 is quick again and does not get its share")
