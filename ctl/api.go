@@ -216,7 +216,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Ended: sum.Ended, Moved: sum.Moved, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent, Echoes: sum.Echoes, Recomputed: sum.Recomputed,
+			Ended: sum.Ended, Moved: sum.Moved, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent, Split: sum.Split, Echoes: sum.Echoes, Recomputed: sum.Recomputed,
 		},
 	}
 	for i := range snaps {
@@ -323,6 +323,13 @@ func parseFilter(r *http.Request) (match func(*engine.Conn) bool, limit int, err
 	}
 	client, virtual, member := canonical(q.Get("client")), canonical(q.Get("virtual")), canonical(q.Get("member"))
 	state, proto := q.Get("state"), q.Get("protocol")
+	if proto != "" {
+		n, err := parseProtocol(proto)
+		if err != nil {
+			return nil, 0, err
+		}
+		proto = protocolName(n)
+	}
 	return func(c *engine.Conn) bool {
 		v := connView(c)
 		return (client == "" || isAt(v.ClientSideClient, client)) &&

@@ -93,6 +93,13 @@ func TestAPIRefusals(t *testing.T) {
 		want                 string
 	}{
 		{"GET", "/v1/membres", "", 404, "did you mean /v1/members?"},
+		{"GET", "/v1/virtual-servers", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/v1/virtual_servers/web", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/v1/virtual", "", 404, "did you mean /v1/virtuals?"},
+		{"GET", "/members", "", 404, "did you mean /v1/members?"},
+		{"GET", "/api/v1/member/s1", "", 404, "did you mean /v1/members?"},
+		{"GET", "/v1/conns", "", 404, "did you mean /v1/connections?"},
+		{"GET", "/v1/xyzzy", "", 404, "there is no /v1/xyzzy; GET"},
 		{"GET", "/", "", 404, "there is no /"},
 		{"GET", "/v1/reload", "", 405, "takes POST"},
 		{"PUT", "/v1/members", "", 405, "takes GET, HEAD"},

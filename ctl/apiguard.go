@@ -170,7 +170,7 @@ func (g *guard) find(w http.ResponseWriter, r *http.Request) (*apiRoute, int, er
 	methods := g.routes[r.URL.Path]
 	if methods == nil {
 		err := fmt.Errorf("there is no %s; GET /v1/openapi.json describes what there is", shorten(r.URL.Path))
-		if near := nearest(r.URL.Path, g.paths); near != "" {
+		if near := g.nearestPath(r.URL.Path); near != "" {
 			err = fmt.Errorf("there is no %s; did you mean %s? GET /v1/openapi.json describes what there is", shorten(r.URL.Path), near)
 		}
 		return nil, http.StatusNotFound, err
@@ -192,6 +192,39 @@ func (g *guard) find(w http.ResponseWriter, r *http.Request) (*apiRoute, int, er
 	slices.Sort(allowed)
 	w.Header().Set("Allow", strings.Join(allowed, ", "))
 	return nil, http.StatusMethodNotAllowed, fmt.Errorf("%s is not for %s, which takes %s", shorten(r.Method), r.URL.Path, strings.Join(allowed, ", "))
+}
+
+// otherWords are what one may call what the API names otherwise.
+var otherWords = map[string]string{
+	"virtual-server": "virtuals", "vs": "virtuals", "virtualservers": "virtuals", "server": "members", "node": "members", "conn": "connections",
+	"flow": "connections", "session": "connections", "interface": "ports", "metric": "stats", "health": "monitors", "info": "status", "settings": "config",
+}
+
+// nearestPath is the path that was most likely meant: the one that differs by the fewest edits, also without its version, of
+// one thing instead of all, or by another word for it.
+func (g *guard) nearestPath(path string) string {
+	words := strings.Split(strings.Trim(plainName(path), "/"), "/")
+	if len(words) > 0 && (words[0] == "api" || words[0] == "v1" || words[0] == "v2") {
+		words = words[1:]
+	}
+	if len(words) > 0 && words[0] == "v1" {
+		words = words[1:]
+	}
+	for n := len(words); n > 0; n-- { // a name may follow the thing
+		last := words[n-1]
+		for _, plain := range []string{last, strings.TrimSuffix(last, "s")} {
+			if other := otherWords[plain]; other != "" {
+				last = other
+			}
+		}
+		if near := nearest("/v1/"+strings.Join(append(words[:n-1:n-1], last), "/"), g.paths); near != "" {
+			return near
+		}
+		if exact := "/v1/" + strings.Join(append(words[:n-1:n-1], last), "/"); slices.Contains(g.paths, exact) {
+			return exact
+		}
+	}
+	return ""
 }
 
 // noBody refuses a request with a body: no route has a use for one, and what is silently left unread is a mistake unseen.

@@ -71,7 +71,7 @@ var connectionFilters = []param{
 	{name: "client", kind: textParam, text: "Only those of this client: an address, or address:port."},
 	{name: "virtual", kind: textParam, text: "Only those to this virtual server: its name, address or address:port."},
 	{name: "member", kind: textParam, text: "Only those to this member: its name, address or address:port."},
-	{name: "state", kind: wordParam, words: connStates(), text: "Only those in this state."},
+	{name: "state", kind: wordParam, words: ConnStates(), text: "Only those in this state."},
 	{name: "protocol", kind: textParam, text: "Only those of this protocol: tcp, udp, sctp, icmp or its number."},
 }
 
@@ -133,9 +133,6 @@ func (s *Server) routes() []apiRoute {
 				{name: "source", kind: textParam, required: true, text: "ADDRESS:PORT of the packet's source."},
 				{name: "destination", kind: textParam, required: true, text: "ADDRESS:PORT of its destination."},
 				{name: "port", kind: textParam, text: "Name of the port on which it arrives."}}},
-		{method: http.MethodGet, path: "/v1/capture", summary: "packets as they come and as they go, with what became of each, until a bound is reached", role: RoleAdmin, media: "application/x-pcapng", streams: true, handle: s.capture, example: "count=10&duration=1s",
-			params: captureParams},
-		{method: http.MethodDelete, path: "/v1/capture", summary: "end the capture that goes on, as if its time were over", role: RoleAdmin, answer: CaptureEndView{}, handle: s.endCapture},
 		{method: http.MethodGet, path: "/v1/connections", summary: "connections", role: RoleRead, answer: []ConnView{}, scans: true, handle: s.connections,
 			params: append(slices.Clip(connectionFilters), limit)},
 		{method: http.MethodGet, path: "/v1/connections/export", summary: "all connections, one as JSON a line; while workers change one may come twice, the second time as it is then", role: RoleRead, media: "application/x-ndjson", answer: ConnView{}, scans: true, streams: true,
@@ -144,7 +141,7 @@ func (s *Server) routes() []apiRoute {
 			params: append(slices.Clip(connectionFilters), limit,
 				param{name: "all", kind: flagParam, text: "Every connection."},
 				param{name: "reset", kind: flagParam, text: "Send a RST to both ends of each TCP connection."})},
-	}, s.persistenceRoutes(limit)...)
+	}, append(s.captureRoutes(), s.persistenceRoutes(limit)...)...)
 }
 
 func getOpenAPI(w http.ResponseWriter, _ *http.Request) {

@@ -9,9 +9,9 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/gopacket/gopacket"
@@ -89,6 +89,9 @@ func parseCapture(p url.Values) (r captureRequest, err error) {
 	}
 	f := &r.Filter
 	f.Virtual, f.Member, f.Reason, f.Port = p.Get("virtual"), p.Get("member"), p.Get("reason"), p.Get("port")
+	if f.Reason != "" && !slices.Contains(DropReasons(), f.Reason) {
+		return r, fmt.Errorf("no drop reason %q%s; `sluice drop --all` lists them", shorten(f.Reason), didYouMean(f.Reason, DropReasons()))
+	}
 	switch d := p.Get("drops"); d {
 	case "", "false":
 	case "true":
@@ -130,7 +133,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	cancel()
 	switch {
 	case errors.Is(err, engine.ErrCapturing):
-		refuse(w, http.StatusConflict, err)
+		refuse(w, http.StatusConflict, errors.New("another capture goes on: `sluice capture list` tells whose, `sluice capture stop` ends it"))
 		return
 	case errors.Is(err, engine.ErrStopped), errors.Is(err, context.DeadlineExceeded):
 		refuse(w, http.StatusServiceUnavailable, err)
@@ -144,7 +147,7 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	_ = ctl.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	w.Header().Set("Trailer", captureTrailer)
-	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin()}
+	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))}
 	stats := sink.run(r.Context(), c)
 	s.captures.end()
 	if err := c.Close(); err != nil { // another one may begin
@@ -153,54 +156,6 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	if b, err := json.Marshal(stats); err == nil {
 		w.Header().Set(captureTrailer, string(b))
 	}
-}
-
-// CaptureEndView says that a capture was told to end.
-type CaptureEndView struct {
-	Ended bool `json:"ended"`
-}
-
-// endCapture answers DELETE /v1/capture: the capture ends as if its time were over, and whoever reads it gets the rest and the
-// counts.
-func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
-	if !s.captures.stop() {
-		refuse(w, http.StatusNotFound, errors.New("no capture goes on"))
-		return
-	}
-	reply(w, http.StatusOK, CaptureEndView{true})
-}
-
-// captureEnd lets one request end what another one does.
-type captureEnd struct {
-	mu    sync.Mutex
-	ended chan struct{} // nil while there is no capture
-	said  bool          // it is closed
-}
-
-// begin is for a capture that begins: what is returned is closed when it shall end.
-func (e *captureEnd) begin() <-chan struct{} {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.ended, e.said = make(chan struct{}), false
-	return e.ended
-}
-
-// end is for one that has ended.
-func (e *captureEnd) end() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.ended = nil
-}
-
-// stop ends the capture and reports whether there is one.
-func (e *captureEnd) stop() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.ended != nil && !e.said {
-		close(e.ended)
-		e.said = true
-	}
-	return e.ended != nil
 }
 
 // captureSink writes what comes.

@@ -1,7 +1,10 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
+	"strings"
 
 	"sluice/flow"
 )
@@ -15,34 +18,34 @@ func (f *File) Check(offline bool) ([]string, error) {
 		}
 		return []string{"this host's interfaces and routes were not looked at"}, nil
 	}
+	// What does not need the other is all looked at before anything is refused.
 	ifaces, err := f.interfaces()
-	if err != nil {
-		return nil, err
+	_, _, controlErr := f.prepareControl()
+	errs := []error{err, f.prepareMonitors(), controlErr, f.checkLocalPorts()}
+	var p *plan
+	var vlans []iface
+	var ways map[netip.Addr]way
+	if err == nil {
+		p, err = f.plan(ifaces)
+		errs = append(errs, err)
+		if vlans, err = f.vlanInterfaces(ifaces); err == nil {
+			ways, err = f.ways(f.reach(ifaces, vlans))
+		}
+		errs = append(errs, err)
 	}
-	p, err := f.plan(ifaces)
-	if err != nil {
-		return nil, err
-	}
-	if err := f.prepareMonitors(); err != nil {
-		return nil, err
-	}
-	if _, _, err := f.prepareControl(); err != nil {
-		return nil, err
-	}
-	if err := f.checkLocalPorts(); err != nil {
-		return nil, err
-	}
-	vlans, err := f.vlanInterfaces(ifaces)
-	if err != nil {
-		return nil, err
-	}
-	ways, err := f.ways(f.reach(ifaces, vlans))
-	if err != nil {
+	if err := boundedErrors(errors.Join(errs...)); err != nil {
 		return nil, err
 	}
 	var out []string
 	for i := range ifaces {
-		out = append(out, fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu))
+		line := fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu)
+		if ifaces[i].jumbo {
+			line += ", packets of several frames"
+		}
+		out = append(out, line)
+		if text := f.jumboTrouble(&f.Ports[i], &ifaces[i]); text != "" {
+			out = append(out, "warning: port "+f.Ports[i].Name+": "+text)
+		}
 	}
 	f.eachVLAN(func(n, _ int, v *VLAN, p *Port, _ string) {
 		i := &vlans[n-f.firstVLAN()]
@@ -51,15 +54,38 @@ func (f *File) Check(offline bool) ([]string, error) {
 	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
-		fmt.Sprintf("connection table: %d connections, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
+		fmt.Sprintf("connection table: %d connections of all workers together, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
 	if p.persistence > 0 {
 		out = append(out, fmt.Sprintf("persistence: %d clients, %s", p.workers*p.persistence, mebibytes(tables-p.workers*flow.Size(f.tableCapacity(p.workers)))))
 	}
 	out = append(out,
 		fmt.Sprintf("frames: %d of %d bytes, %s, registered with %d sockets", p.frames, f.Engine.FrameSize, mebibytes(frames), f.sockets(ifaces, p)))
 	out = append(out, f.lacking(ifaces, p)...)
-	out = append(out, fmt.Sprintf("%d members, %d of them behind a gateway or neighbour of a port", len(f.memberAddrs()), len(ways)))
+	own, err := f.HostWarnings()
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range own {
+		out = append(out, "warning: "+w)
+	}
+	out = append(out, fmt.Sprintf("addresses of members: %d, of which %d are reached by the kernel's routes and %d by neighbours of the file", len(f.memberAddrs()), len(ways), len(f.memberAddrs())-len(ways)))
 	return out, nil
+}
+
+// maxHostProblems is how many problems of a host one answer lists: a route that is missing may be that of every member.
+const maxHostProblems = 20
+
+// boundedErrors leaves out what is beyond that, and says how many.
+func boundedErrors(err error) error {
+	if err == nil {
+		return nil
+	}
+	lines := strings.Split(err.Error(), "\n") // of joined errors each has one
+	n := len(lines) - maxHostProblems
+	if n <= 0 {
+		return err
+	}
+	return fmt.Errorf("%s\n%d more problems are not listed; mend these first", strings.Join(lines[:maxHostProblems], "\n"), n)
 }
 
 func (f *File) memory(p *plan) (tables, frames int) {

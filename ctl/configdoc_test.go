@@ -1,8 +1,10 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -52,9 +54,9 @@ func keysDoc(t *testing.T) string {
 		if path == "" {
 			title = "The file"
 		}
-		fmt.Fprintf(&b, "\n## %s\n\nThe keys of %s.\n\n| key | type | default | range | example | meaning |\n|---|---|---|---|---|---|\n", title, what)
+		fmt.Fprintf(&b, "\n## %s\n\nThe keys of %s.\n\n| key | type | default | range | example | reload | meaning |\n|---|---|---|---|---|---|---|\n", title, what)
 		for _, k := range keys {
-			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` | %s |\n", k.name, k.kind, k.defaultDoc(), k.limits, k.example, k.text)
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | `%s` | %s | %s |\n", k.name, k.kind, k.defaultDoc(), k.limits, k.example, reloadDoc(joinKey(path, k.name), &k), k.text)
 			if k.later != "" {
 				later = append(later, fmt.Sprintf("- `%s`: %s\n", joinKey(path, k.name), k.later))
 			}
@@ -62,6 +64,42 @@ func keysDoc(t *testing.T) string {
 	}, "")
 	fmt.Fprintf(&b, "\n## Not in this release\n\nThese words are known, and refused as such:\n\n%s", strings.Join(later, ""))
 	return b.String() + "\n"
+}
+
+// reloadDoc says what a reload does with a change of the key, by the code that decides it.
+func reloadDoc(path string, k *keyDoc) string {
+	switch {
+	case k.kind == "mapping":
+		return ""
+	case KeyNeedsRestart(path):
+		return "restart"
+	}
+	return "applied"
+}
+
+// What docs/CONFIG.md says of a reload is what a reload does: for every setting of the example, which has every key, a change is
+// refused as one that needs a restart, or is not.
+func TestReloadDoc(t *testing.T) {
+	f, err := Load("testdata/example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inList := regexp.MustCompile(`\[.*?\](\.|$)`)
+	restarts := 0
+	for _, s := range f.Settings() {
+		change := Change{Kind: "changed", Path: s.Path, Old: s.Value, New: "other"}
+		err := fixed(f, []Change{change})
+		documented := KeyNeedsRestart(inList.ReplaceAllString(s.Path, "[]$1"))
+		if errors.Is(err, ErrNeedsRestart) != documented {
+			t.Errorf("%s: documented as %v, a reload says %v", s.Path, documented, err)
+		}
+		if documented {
+			restarts++
+		}
+	}
+	if restarts < 20 {
+		t.Errorf("only %d keys need a restart", restarts)
+	}
 }
 
 func (k *keyDoc) defaultDoc() string {

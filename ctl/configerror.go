@@ -92,7 +92,10 @@ func locate(where map[string]position, key string) position {
 }
 
 // problem is what is wrong with one value, before it is known where the value stands.
-type problem struct{ message, hint string }
+type problem struct {
+	message, hint string
+	skip          int // characters of the value before what is wrong
+}
 
 func (p *problem) Error() string { return p.message }
 

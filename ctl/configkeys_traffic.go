@@ -36,6 +36,7 @@ var portKeys = mapping[Port]{what: "a port", later: []string{"snat", "mtu"}, key
 		&vlanKeys, func(p *Port) *[]VLAN { return &p.VLANs }),
 	wordKey(keyDoc{name: "checksum", def: "auto", example: "verify", text: "What is done about checksums of packets that arrive. trust carries them on, changed as addresses and ports are: what was damaged arrives as damaged. verify drops wrong ones. recompute makes them all anew, and hides damage. auto is trust, and samples packets for checksums that a sender on a virtual link (veth, virtio) has left to its device: once one is seen it is said in the log, and such packets have their checksum computed from then on. That costs time; better turn it off at the sender (ethtool -K DEV tx off)."},
 		[]Checksum{ChecksumAuto, ChecksumTrust, ChecksumVerify, ChecksumRecompute}, nil, func(p *Port) *Checksum { return &p.Checksum }),
+	jumboKey,
 }}
 
 var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{
@@ -144,7 +145,7 @@ var virtualServerKeys = mapping[VirtualServer]{what: "a virtual server", later: 
 		0, 100_000_000, func(v *VirtualServer) *int { return &v.ConnectionLimit }),
 	numberKey(keyDoc{name: "rate-limit", def: "0", example: "1000", text: "How many new connections it may get in a second, over all workers. 0 is no limit."},
 		0, 100_000_000, func(v *VirtualServer) *int { return &v.RateLimit }),
-	wordKey(keyDoc{name: "refused", def: "drop", example: "reset", text: "What happens to a SYN that a limit forbids, or for which there is no member or no port of a SNAT address: reset answers with a RST."},
+	wordKey(keyDoc{name: "refused", def: "drop", example: "reset", text: "What happens to a SYN that a limit forbids, or for which there is no member or no port of a SNAT address: reset answers with a RST. It is not for sources that allow and deny shut out, which are dropped."},
 		[]Refused{RefusedDrop, RefusedReset}, nil, func(v *VirtualServer) *Refused { return &v.Refused }),
 	wordKey(keyDoc{name: "table-full", def: "refuse", example: "forward", text: "What happens to a new connection when the table is full of established ones: forward sends its packets to the member that the client's hash says, without an entry, until there is room. Only with source-hash or maglev; its members may serve no other such virtual server on the same port."},
 		[]TableFull{TableFullRefuse, TableFullForward}, nil, func(v *VirtualServer) *TableFull { return &v.TableFull }),

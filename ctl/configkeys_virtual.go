@@ -13,7 +13,7 @@ import (
 var accessKeys = []configKey[VirtualServer]{
 	sourcesKey("allow", "everybody", "[10.0.0.0/8, 192.0.2.7]", "Sources that may open connections. Of allow and deny the longest prefix that holds a source decides; what is in none may if allow is not given.",
 		func(v *VirtualServer) *[]netip.Prefix { return &v.Allow }),
-	sourcesKey("deny", "nobody", "[10.66.0.0/16]", "Sources that may not; their packets are dropped, and counted as source_denied. Connections that are there go on.",
+	sourcesKey("deny", "nobody", "[10.66.0.0/16]", "Sources that may not; their packets are dropped, whatever refused says, and counted as source_denied. Connections that are there go on.",
 		func(v *VirtualServer) *[]netip.Prefix { return &v.Deny }),
 	numberKey(keyDoc{name: "source-rate-limit", def: "0", example: "20", text: "How many new connections a source prefix may open in a second, over all workers; engine.source-prefix-v4 and -v6 are its lengths. With one-packet, datagrams. More are refused, and counted as source_rate. 0 is no limit. Counted exactly for some ten thousand prefixes in a second; when far more come, some are not counted."},
 		0, engine.MaxSourceRate, func(v *VirtualServer) *int { return &v.SourceRate }),

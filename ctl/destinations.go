@@ -1,11 +1,13 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -58,6 +60,11 @@ func parseEnds(text string) (ends, error) {
 		prefix = netip.PrefixFrom(a, a.BitLen())
 	}
 	ranges, err := parsePorts(ports)
+	eachError(err, func(e error) {
+		if w, ok := e.(*problem); ok { //nolint:errorlint // as parsePorts has made it
+			w.skip += utf8.RuneCountInString(text[:colon+1])
+		}
+	})
 	var out ends
 	for _, r := range ranges {
 		out = append(out, engine.Destination{Prefix: prefix, Ports: r})
@@ -70,7 +77,15 @@ func parsePorts(text string) (out []flow.PortRange, err error) {
 	if text == "any" {
 		return []flow.PortRange{{}}, nil
 	}
+	var errs []error
+	skip := 0
+	refuse := func(at int, w *problem, hint string) {
+		w.skip = at
+		errs = append(errs, w.orUse("%s", hint))
+	}
 	for part := range strings.SplitSeq(text, ",") {
+		at := skip + len(part) - len(strings.TrimLeft(part, " "))
+		skip += utf8.RuneCountInString(part) + 1
 		first, last, ranged := strings.Cut(strings.TrimSpace(part), "-")
 		if !ranged {
 			last = first
@@ -79,16 +94,18 @@ func parsePorts(text string) (out []flow.PortRange, err error) {
 		b, errB := strconv.ParseUint(last, 10, 16)
 		switch {
 		case errA != nil || errB != nil || a == 0:
-			return nil, wrong("%q is not a port; want 1 to 65535", shorten(part)).orUse("or a range such as 8000-8999, several with commas, or any")
+			refuse(at, wrong("%q is not a port; want 1 to 65535", shorten(part)), "or a range such as 8000-8999, several with commas, or any")
+			continue
 		case b < a || ranged && a == b:
-			return nil, wrong("ports %s are not a range", shorten(part)).orUse("first-last, such as 8000-8999")
+			refuse(at, wrong("ports %s are not a range", shorten(part)), "first-last, such as 8000-8999")
+			continue
 		}
 		if a == 1 && b == 65535 {
 			a, b = 0, 0 // any
 		}
 		out = append(out, flow.PortRange{First: uint16(a), Last: uint16(b)})
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // String is the ends as the file would have them.
@@ -267,9 +284,12 @@ func (v *validator) checkOverlaps(s *VirtualServer, i int, at string) {
 			default:
 				v.errorf(mine.key, "%s %s overlaps %s of virtual server %q, in line %d", s.Protocol, d, other, v.file.VirtualServers[list[near].server].Name, v.line(list[near].key))
 			}
-			return
+			place = -1
+			break
 		}
-		v.claims[c] = slices.Insert(list, place, mine)
+		if place >= 0 {
+			v.claims[c] = slices.Insert(list, place, mine)
+		}
 	}
 }
 
@@ -287,7 +307,6 @@ func (v *validator) checkEnds(s *VirtualServer, i int, at string, own map[netip.
 		switch first := s.Destinations[0]; {
 		case d.Prefix.Addr().Is4() != first.Prefix.Addr().Is4():
 			v.errorf(key, "%s is %s, and %s is %s: a virtual server has one family", d, familyOf(d.Prefix.Addr()), first, familyOf(first.Prefix.Addr()))
-			return
 		case d.IsAddress() && !s.Mode.transparent():
 			v.checkAddress(s, d.Prefix.Addr(), key, own)
 			v.checkSameAddress(s, at, d.Prefix.Addr(), v.virtual[d.Prefix.Addr()])

@@ -46,24 +46,26 @@ type DoctorReport struct {
 
 // Facts are what the doctor knows of a host, and what the configuration asks of it. Sizes are bytes.
 type Facts struct {
-	Release      string // of the kernel, as uname says it
-	AFXDP        string // why there are no AF_XDP sockets, or ""
-	Capabilities uint64 // the effective set of this process
-	MemlockLimit uint64 // unix.RLIM_INFINITY for none
-	HugePageSize uint64
-	HugePages    uint64 // those that are free
-	RPFilterAll  int
-	Forward4     bool
-	Forward6     bool
-	ClockSource  string
-	BPFFS        bool   // mounted where the system has it
-	Unkept       string // why this process cannot keep connection tables or pin programs, or ""
+	Release       string // of the kernel, as uname says it
+	AFXDP         string // why there are no AF_XDP sockets, or ""
+	NoMultiBuffer string // why they have no packets of several frames, or ""
+	Capabilities  uint64 // the effective set of this process
+	MemlockLimit  uint64 // unix.RLIM_INFINITY for none
+	HugePageSize  uint64
+	HugePages     uint64 // those that are free
+	RPFilterAll   int
+	Forward4      bool
+	Forward6      bool
+	ClockSource   string
+	BPFFS         bool   // mounted where the system has it
+	Unkept        string // why this process cannot keep connection tables or pin programs, or ""
 
 	Cores    []int // that this process may use
 	Isolated []int
 	Siblings map[int][]int // hardware threads of the same core, by thread
 
 	Ports []PortFacts
+	Own   []OwnVirtual // addresses of the host that virtual servers of the file take
 	Wants Wants
 }
 
@@ -91,6 +93,7 @@ func Examine(f *Facts) *DoctorReport {
 	e.privileges()
 	e.memory()
 	e.forwarding()
+	e.addresses()
 	e.processors()
 	for i := range f.Ports {
 		p := &f.Ports[i]
@@ -210,7 +213,7 @@ func (e *examination) privileges() {
 		e.ok("capabilities", "this process has those that sluice run needs")
 	} else {
 		names, uses := describeCapabilities(missing)
-		e.find(LevelFail, "capabilities", "without "+names+" sluice run does not start", uses, capabilityAdvice)
+		e.find(LevelFail, "capabilities", "without "+names+" sluice run does not start", uses+". Looked at is this process, with its limits: a service that runs as another user may have what this one lacks", capabilityAdvice)
 	}
 	if e.facts.Unkept == "" {
 		e.ok("keep-connections", "connections can outlive a restart")
@@ -280,6 +283,16 @@ func (e *examination) forwarding() {
 			"the kernel drops what comes by another interface than it would answer by; virtual servers are not concerned", "sysctl net.ipv4.conf.all.rp_filter=2")
 	default:
 		e.ok("rp-filter", "net.ipv4.conf.all.rp_filter is %d", f.RPFilterAll)
+	}
+}
+
+func (e *examination) addresses() {
+	for i := range e.facts.Own {
+		o := &e.facts.Own[i]
+		e.find(LevelWarn, "host-address", fmt.Sprintf("virtual server %s: %s", o.Virtual, o.text()), "whoever administers this host over that address is cut off when sluice starts", o.mend())
+	}
+	if e.facts.Wants.File && len(e.facts.Own) == 0 {
+		e.ok("host-address", "no virtual server takes an address of this host from it")
 	}
 }
 

@@ -275,7 +275,7 @@ func parseProtocol(name string) (uint8, error) {
 	}
 	n, err := strconv.ParseUint(name, 10, 8)
 	if err != nil || n == 0 {
-		return 0, fmt.Errorf("protocol %q is none of tcp, udp, sctp, icmp and a number from 1 to 255", name)
+		return 0, fmt.Errorf("protocol %q is none of tcp, udp, sctp, icmp and a number from 1 to 255%s", shorten(name), didYouMean(name, []string{"tcp", "udp", "sctp", "icmp"}))
 	}
 	return uint8(n), nil
 }
@@ -320,7 +320,7 @@ func (f *File) arrivalPort(name string) (int, error) {
 	if i := f.portIndex(name); i >= 0 {
 		return i, nil
 	}
-	return -1, fmt.Errorf("no port %q; `sluice port` lists them", name)
+	return -1, fmt.Errorf("no port %q%s; `sluice port` lists them", shorten(name), didYouMean(name, f.enginePorts()))
 }
 
 // Explain answers for a file alone: without a kernel, for one worker, with nothing in the table.

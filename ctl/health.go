@@ -157,12 +157,13 @@ func (h *health) begin(f *File, e *engine.Engine) error {
 
 // prepareMonitors looks at what monitors and hooks need beside the file, such as certificates.
 func (f *File) prepareMonitors() error {
+	var errs []error
 	for i := range f.Monitors {
 		if _, err := monitor.NewProber(f.Monitors[i]); err != nil {
-			return f.problem(fmt.Sprintf("monitors[%d]", i), err)
+			errs = append(errs, f.problem(f.problemKey(fmt.Sprintf("monitors[%d]", i), err), err))
 		}
 	}
-	return f.prepareHooks()
+	return errors.Join(append(errs, f.prepareHooks())...)
 }
 
 // follow gives the Checker the members of a file that is in force, and forgets those that it does not have.

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -256,9 +257,17 @@ func decodeScalar[T any](d *decoder, k *configKey[T], n ast.Node, at string, int
 		d.add(position{}, at, wrong("want %s, found text in quotes", k.doc.want()).orUse("remove the quotes"))
 		return
 	}
-	if err := k.text(s, into); err != nil {
-		d.add(position{}, at, err)
-	}
+	eachError(k.text(s, into), func(err error) {
+		p := d.where[at]
+		var w *problem
+		if _, plain := n.(*ast.StringNode); plain && !used && errors.As(err, &w) && w.skip > 0 {
+			p.column += w.skip
+			if s.quoted {
+				p.column++
+			}
+		}
+		d.add(p, at, err)
+	})
 }
 
 // want is the type of the key with its range, for messages.

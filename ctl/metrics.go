@@ -48,6 +48,7 @@ var (
 	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
 	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
 	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
+	descSplit         = desc("split_packets_total", "Packets without DF that left in parts, as they were too big for the next link.")
 	descRecomputed    = desc("recomputed_checksum_packets_total", "Packets whose checksums were computed anew on arrival.")
 	descEchoes        = desc("answered_echo_requests_total", "Echo requests to virtual addresses that the engine answered.")
 
@@ -55,6 +56,10 @@ var (
 	descVirtualActive  = desc("virtual_connections", "Connections open at a virtual server.", serviceLabels...)
 	descVirtualPackets = desc("virtual_packets_total", "Packets, by the side they came from.", append(serviceLabels, sideLabel)...)
 	descVirtualBytes   = desc("virtual_bytes_total", "Bytes of IP packets, by the side they came from.", append(serviceLabels, sideLabel)...)
+
+	descVirtualUp        = desc("virtual_up", "1 if the virtual server takes new connections: it is not disabled, and a member that may serve it takes some.", serviceLabels...)
+	descVirtualDisabled  = desc("virtual_disabled", "1 if an operator has disabled the virtual server.", serviceLabels...)
+	descVirtualWithdrawn = desc("virtual_withdrawn", "1 if the virtual server's addresses are withdrawn, because every member is down.", serviceLabels...)
 
 	descMemberOpened  = desc("member_connections_opened_total", "Connections opened to a member.", memberLabels...)
 	descMemberActive  = desc("member_connections", "Connections open to a member.", memberLabels...)
@@ -123,6 +128,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	count(descOutside, sum.Outside)
 	count(descErrors, sum.Errors)
 	count(descICMPSent, sum.ICMPSent)
+	count(descSplit, sum.Split)
 	count(descEchoes, sum.Echoes)
 	count(descRecomputed, sum.Recomputed)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {
@@ -136,20 +142,15 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, v := range c.s.virtualViews(snaps) {
 		service(&v.CounterView, descVirtualOpened, descVirtualActive, descVirtualPackets, descVirtualBytes, v.Name)
+		gauge(descVirtualUp, oneIf(v.State == VirtualUp), v.Name)
+		gauge(descVirtualDisabled, oneIf(v.State == VirtualDisabled), v.Name)
+		gauge(descVirtualWithdrawn, oneIf(v.Withdrawn), v.Name)
 	}
 	for _, m := range c.s.memberViews(snaps) {
 		service(&m.CounterView, descMemberOpened, descMemberActive, descMemberPackets, descMemberBytes, m.Pool, m.Name)
-		usable := 0.0
-		if m.State == "active" {
-			usable = 1
-		}
-		gauge(descMemberUsable, usable, m.Pool, m.Name)
+		gauge(descMemberUsable, oneIf(m.State == "active"), m.Pool, m.Name)
 		if m.Verdict != "" {
-			up := 0.0
-			if m.Verdict == "up" {
-				up = 1
-			}
-			gauge(descMemberUp, up, m.Pool, m.Name)
+			gauge(descMemberUp, oneIf(m.Verdict == "up"), m.Pool, m.Name)
 			count(descMemberChanges, m.Changes, m.Pool, m.Name)
 		}
 	}
@@ -176,6 +177,13 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descPortHeld, p.Held, p.Name)
 		gauge(descSteering, p.HandedOver, p.Name)
 	}
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // pauseHistogram has the classes of pauses as cumulative buckets.

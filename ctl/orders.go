@@ -191,7 +191,11 @@ func (s *Server) Order(pool, member string, order memberOrder) (*OrderView, erro
 	if err := s.health.order(memberKey{pool, name}, order); err != nil {
 		return nil, err
 	}
-	s.log.Info("ordered", "pool", pool, "member", name, "order", order.Action, "deadline", order.Deadline, "then", order.Then)
+	fields := []any{"pool", pool, "member", name, "order", order.Action}
+	if !order.Deadline.IsZero() {
+		fields = append(fields, "deadline", order.Deadline.UTC().Format(time.RFC3339), "then", order.Then)
+	}
+	s.log.Info("ordered", fields...)
 	return &OrderView{pool, name, order.Action, time.Since(start).Microseconds()}, nil
 }
 
@@ -289,12 +293,18 @@ func (h *health) orderDeadlines(now time.Time) {
 	if len(over) == 0 {
 		return
 	}
-	err := h.flush()
+	told := h.flush()
 	h.mu.Lock()
-	err = errors.Join(err, h.orders.save())
+	written := h.orders.save()
 	h.mu.Unlock()
 	for _, o := range over {
-		h.log.Info("a drain's deadline is over", "pool", o.Pool, "member", o.Member, "connections", o.Then, "error", err)
+		h.log.Info("a drain's deadline is over", "pool", o.Pool, "member", o.Member, "connections", o.Then)
+		if told != nil {
+			h.log.Error("workers were not told that a drain's deadline is over", "pool", o.Pool, "member", o.Member, "error", told)
+		}
+		if written != nil {
+			h.log.Error("that a drain's deadline is over could not be written down", "pool", o.Pool, "member", o.Member, "error", written)
+		}
 	}
 }
 

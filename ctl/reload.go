@@ -22,6 +22,8 @@ type ReloadView struct {
 	Draining   int      `json:"draining"`   // members that are gone from the file and still have connections
 
 	Scaled *ScaledView `json:"scaled,omitempty"` // if workers were
+
+	Warnings []string `json:"warnings,omitempty"` // about the file, and what it means on this host
 }
 
 // ScaledView is what changed with the workers.
@@ -49,6 +51,30 @@ func (c Change) NeedsRestart() bool {
 	port := strings.HasPrefix(section, "ports[")
 	liveKey := port && (key == "mac" || key == "addresses" || key == "checksum" || strings.HasPrefix(key, "vlans[") && (strings.HasSuffix(key, "].mac") || strings.HasSuffix(key, "].addresses")))
 	return !live[c.Path] && !liveKey && (section == "engine" || section == "control" || section == "log" || port)
+}
+
+// KeyNeedsRestart is NeedsRestart of a key of the file, such as ports[].queues, in whichever entry of a list.
+func KeyNeedsRestart(path string) bool {
+	return Change{Path: strings.ReplaceAll(path, "[]", "[x]")}.NeedsRestart()
+}
+
+// Key is a key of the file that holds a value.
+type Key struct {
+	Path    string // with [] for the entries of lists, such as ports[].queues
+	Example string // a value of it, as YAML
+}
+
+// Keys are all keys of the file that hold values, as docs/CONFIG.md has them.
+func Keys() (out []Key) {
+	fileKeys.walk(func(path string, section describer) {
+		_, docs := section.describe()
+		for _, k := range docs {
+			if k.kind != "mapping" && k.kind != "list" {
+				out = append(out, Key{joinKey(path, k.name), k.example})
+			}
+		}
+	}, "")
+	return out
 }
 
 // fixed refuses changes of what an engine is built from: memory, sockets, ports. Nothing of the file is applied then.
@@ -89,13 +115,12 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 			v.Scaled = outcome.view
 		}
 	}
-	for _, w := range f.Warnings() {
-		s.log.Warn("configuration", "warning", w)
-	}
+	warnings := s.warn(f.Warnings(), f)
 	if err != nil {
 		s.log.Error("reload failed", "file", name, "error", err)
 		return nil, err
 	}
+	v.Warnings = warnings
 	s.log.Info("reloaded", "file", name, "generation", v.Generation, "changes", len(v.Changes), "applied_in", time.Duration(v.AppliedUS)*time.Microsecond)
 	for _, c := range v.Changes {
 		s.log.Debug("changed", "what", c.String())

@@ -53,7 +53,7 @@ type Server struct {
 	// captures ends the capture that goes on.
 	captures captureEnd
 	began    time.Time
-	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering. Only the goroutine of
+	// mu guards what requests of the API read: file, plan, interfaces, queues, what drains, steering, next hops that are lost. Only the goroutine of
 	// watch changes it, so it reads without the lock.
 	mu        sync.RWMutex
 	steered   *steered
@@ -72,9 +72,10 @@ type Server struct {
 	resteer    bool                     // a port has other queues, whose NIC has not been told
 	hops       map[netip.Addr]engine.Hop
 	told       map[netip.Addr]bool // whether a member had a next hop when it was last said
-	complaints map[string]string   // what was said, by subject
-	managed    time.Time           // of the last manageAgain
-	alive      atomic.Int64        // when all workers had made a step, nanoseconds after began
+	lost       map[netip.Addr]lostHop
+	complaints map[string]string // what was said, by subject
+	managed    time.Time         // of the last manageAgain
+	alive      atomic.Int64      // when all workers had made a step, nanoseconds after began
 
 	heirs *heirs
 	// successor is the process that has taken over, 0 while there is none; successorErr says that it has ended since.
@@ -121,6 +122,7 @@ func newServer(f *File, log *slog.Logger) (_ *Server, err error) {
 	if s.ways, err = f.ways(s.reach()); err != nil {
 		return nil, err
 	}
+	s.warn(nil, f) // those of the file alone are said by who has read it
 	return s, nil
 }
 
@@ -245,6 +247,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		for i := range s.ifaces {
 			mtu = max(mtu, s.ifaces[i].mtu)
 		}
+		if anyJumbo(s.ifaces) {
+			mtu = largestMTU // whatever the ports' MTUs become
+		}
 		s.state.HostPort = true
 		if err := s.state.save(); err != nil {
 			return err
@@ -253,7 +258,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		host.Port = len(s.ifaces)
+		host.Port, port.jumbo = len(s.ifaces), anyJumbo(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
 	if _, err := s.topology(); err != nil { // which says where routes lead

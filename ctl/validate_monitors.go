@@ -1,9 +1,11 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"sluice/ctl/monitor"
 )
@@ -57,18 +59,37 @@ func eachError(err error, f func(error)) {
 	}
 }
 
+// problemKey is the key below at that a problem of a monitor is about: the first of its keys that is written, else the first.
+func (f *File) problemKey(at string, err error) string {
+	var p *monitor.Problem
+	if !errors.As(err, &p) {
+		return at
+	}
+	for _, k := range p.Keys {
+		if _, written := f.where[at+"."+k]; written {
+			return at + "." + k
+		}
+	}
+	return at + "." + p.Keys[0]
+}
+
 func (v *validator) checkMonitors() {
 	names := newUnique[string](v)
 	known, list := map[string]int{}, []string{}
-	sound := len(v.errs) // a monitor with a key that was refused is not judged as well
+	refused := map[string]bool{} // a monitor with a key that was refused is not judged as well
+	for _, e := range v.errs {
+		if at, below, found := strings.Cut(e.Key, "]"); found && below != "" && strings.HasPrefix(at, "monitors[") {
+			refused[at+"]"] = true
+		}
+	}
 	for i := range v.file.Monitors {
 		m, at := &v.file.Monitors[i], fmt.Sprintf("monitors[%d]", i)
 		if m.Name != "" && names.check(m.Name, at+".name", "monitor") {
 			known[m.Name] = i
 			list = append(list, m.Name)
 		}
-		if sound == 0 {
-			eachError(m.Validate(), func(err error) { v.errorf(at, "%v", err) })
+		if !refused[at] {
+			eachError(m.Validate(), func(err error) { v.errorf(v.file.problemKey(at, err), "%v", err) })
 		}
 		for key, a := range map[string]netip.Addr{"source-v4": m.Path.Source4, "source-v6": m.Path.Source6} {
 			if first, ok := v.virtual[a]; ok && a.IsValid() {
@@ -111,7 +132,7 @@ func (v *validator) checkHealth(p *Pool, at string, known map[string]int, list [
 	if n := int(p.MonitorsNeeded); n > monitor.Any && n > len(p.Monitors) {
 		v.errorf(at+".monitors-needed", "%d monitors are needed, and the pool has %d", n, len(p.Monitors))
 	}
-	eachError(p.Passive.Validate(), func(err error) { v.errorf(at+".passive", "%v", err) })
+	eachError(p.Passive.Validate(), func(err error) { v.errorf(v.file.problemKey(at+".passive", err), "%v", err) })
 	if p.Passive.EndEarly && len(p.Monitors) == 0 {
 		v.warn(at+".passive.end-early", "has no effect: the pool has no monitors")
 	}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -39,10 +40,16 @@ type VirtualView struct {
 	Address  string `json:"address"`
 	Protocol string `json:"protocol"`
 	Pool     string `json:"pool"`
-	State    string `json:"state,omitempty"` // up | down (no member is) | disabled (ordered)
-	Since    string `json:"since,omitempty"` // of an order; RFC 3339
+	State    string `json:"state,omitempty"` // up | down (no member takes connections) | disabled (ordered)
+	Since    string `json:"since,omitempty"` // of a state that is not up; RFC 3339
+	Cause    string `json:"cause,omitempty"` // of such a state: the order, or what keeps each member out
 	// Withdrawn says that its addresses are off their port, because every member is down.
 	Withdrawn bool `json:"withdrawn,omitempty"`
+	// The limits; one that is left out is none.
+	ConnectionLimit int `json:"connection_limit,omitempty"`
+	RateLimit       int `json:"rate_limit,omitempty"` // new connections a second
+	HalfOpenLimit   int `json:"half_open_limit,omitempty"`
+	SourceRateLimit int `json:"source_rate_limit,omitempty"` // new connections a second of a source prefix
 	CounterView
 }
 
@@ -52,6 +59,8 @@ type PoolView struct {
 	Scheduler string `json:"scheduler"`
 	Members   int    `json:"members"`
 	Usable    int    `json:"usable"` // members that take new connections
+
+	SlowStartMS int64 `json:"slow_start_ms,omitempty"` // how long a member that comes up takes part with a growing share; 0: it does so in full
 	CounterView
 }
 
@@ -63,6 +72,12 @@ type MemberView struct {
 	Weight  uint32 `json:"weight"`
 	// FileWeight is the weight in the file, where an operator has ordered another.
 	FileWeight *int `json:"file_weight,omitempty"`
+
+	Priority        int `json:"priority,omitempty"`         // the highest takes the connections; left out: 0
+	ConnectionLimit int `json:"connection_limit,omitempty"` // left out: none
+	RateLimit       int `json:"rate_limit,omitempty"`       // new connections a second; left out: none
+	// SlowStartMS is how much of the pool's slow-start is left, in which the member takes part with a growing share.
+	SlowStartMS int64 `json:"slow_start_left_ms,omitempty"`
 
 	State   string `json:"state"`             // active | checking | down | draining (ordered, or gone from the file) | disabled (ordered, or weight 0) | forced-off | no-neighbour
 	Verdict string `json:"verdict,omitempty"` // of the monitors: checking | up | down
@@ -135,8 +150,8 @@ func connView(c *engine.Conn) ConnView {
 	return v
 }
 
-// connStates are the words of ConnView.State.
-func connStates() []string {
+// ConnStates are the words of ConnView.State.
+func ConnStates() []string {
 	out := []string{"open", "unanswered"}
 	for s := flow.TCPSynSent; s <= flow.TCPClosed; s++ {
 		out = append(out, s.String())
@@ -176,6 +191,14 @@ type DropView struct {
 	Count  uint64 `json:"count"`
 	// Answered are packets that were refused for the reason with a RST or an ICMP error instead of being dropped.
 	Answered uint64 `json:"answered,omitempty"`
+}
+
+// DropReasons are the words of DropView.Reason.
+func DropReasons() (out []string) {
+	for _, r := range engine.Reasons() {
+		out = append(out, r.Name)
+	}
+	return out
 }
 
 // Drops lists every reason with its count.
@@ -231,6 +254,7 @@ type PortView struct {
 	State     string `json:"state"` // up | down | no carrier | gone
 	XDP       string `json:"xdp"`   // native | generic
 	Mode      string `json:"mode"`  // zero-copy | copy
+	Jumbo     bool   `json:"jumbo"` // packets may be larger than a frame
 	Note      string `json:"note,omitempty"`
 	Steering  string `json:"steering,omitempty"` // full, or what is missing and why
 	// HandedOver is the share of its packets that steering is expected to leave to be handed over, from 0 to 1.
@@ -275,6 +299,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Split       uint64 `json:"split"`         // packets without DF that left in parts, as they were too big for the next link
 	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 	Recomputed  uint64 `json:"recomputed"`    // packets whose checksums were computed anew on arrival
 }
@@ -293,6 +318,7 @@ func (s *Server) virtualViews(snaps []engine.Snapshot) []VirtualView {
 		out = append(out, VirtualView{
 			Name: v.Name, Address: endsText(&v.VirtualSpec), Protocol: protocolName(v.Proto),
 			Pool: v.PoolName, CounterView: countersOf(&sum),
+			ConnectionLimit: v.Limit, RateLimit: v.Rate, HalfOpenLimit: v.HalfOpenLimit, SourceRateLimit: v.SourceRate,
 		})
 	}
 	s.virtualStates(out)
@@ -325,6 +351,9 @@ func (s *Server) poolViews(snaps []engine.Snapshot) []PoolView {
 			}
 		}
 		v.CounterView = countersOf(&sum)
+		if of := s.file.Pool(p.Name); of != nil {
+			v.SlowStartMS = of.SlowStart.Milliseconds()
+		}
 		out = append(out, v)
 	}
 	return out
@@ -339,6 +368,7 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 			v := MemberView{
 				Pool: p.Name, Name: m.Name, Address: netip.AddrPortFrom(m.Addr, m.Port).String(), Weight: m.Weight,
 				State: "active", Port: s.file.portName(m.Hop.Port), CounterView: countersOf(&sum),
+				Priority: m.Priority, ConnectionLimit: m.Limit, RateLimit: m.Rate,
 			}
 			if m.Port == 0 {
 				v.Address = m.Addr.String()
@@ -347,6 +377,13 @@ func (s *Server) memberViews(snaps []engine.Snapshot) []MemberView {
 				v.MAC = macString(m.Hop.MAC)
 			}
 			s.health.show(&v, m)
+			if of := s.file.Pool(p.Name); of != nil && v.State == "active" {
+				v.SlowStartMS = s.slowStartLeft(of, m)
+			}
+			if v.State == "no-neighbour" && s.health != nil { // a replay has nobody to ask
+				since, cause := s.lostSince(m.Addr)
+				v.Cause, v.Since = cause, since.UTC().Format(time.RFC3339)
+			}
 			out = append(out, v)
 		}
 	}
@@ -397,7 +434,7 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 	for i := range s.ifaces {
 		f := &s.ifaces[i]
 		v := &out[i]
-		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
+		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Jumbo: f.jumbo, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
 			v.State, v.Queues = s.linkState(i), len(s.queues[i])
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()

@@ -91,7 +91,7 @@ func (s *Server) OrderVirtual(name, action string) (*VirtualOrderView, error) {
 	case action != OrderDisable && action != OrderEnable:
 		return nil, fmt.Errorf("unknown action %q; there are disable, enable", action)
 	case !known:
-		return nil, fmt.Errorf("%w: %q; `sluice virtual` lists them", ErrNoVirtual, name)
+		return nil, s.noVirtual(name)
 	}
 	h := s.health
 	h.mu.Lock()
@@ -107,6 +107,17 @@ func (s *Server) OrderVirtual(name, action string) (*VirtualOrderView, error) {
 	return &VirtualOrderView{name, action}, nil
 }
 
+// noVirtual is the error about a name that no virtual server has.
+func (s *Server) noVirtual(name string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var names []string
+	for i := range s.file.VirtualServers {
+		names = append(names, s.file.VirtualServers[i].Name)
+	}
+	return fmt.Errorf("%w: %q%s; `sluice virtual` lists them", ErrNoVirtual, shorten(name), didYouMean(name, names))
+}
+
 func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {
 	v, err := s.OrderVirtual(r.URL.Query().Get("name"), r.URL.Query().Get("action"))
 	switch {
@@ -116,49 +127,6 @@ func (s *Server) postVirtualOrder(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 	default:
 		reply(w, http.StatusOK, v)
-	}
-}
-
-// The states of a virtual server.
-const (
-	VirtualUp       = "up"
-	VirtualDown     = "down"     // no member of its pool is up, nor of those that stand in for it
-	VirtualDisabled = "disabled" // by an operator
-)
-
-// isWithdrawn reports whether all of v's addresses and prefixes are withdrawn.
-func (s *Server) isWithdrawn(v *VirtualServer) bool {
-	for _, d := range v.Destinations {
-		if !s.withdrawn[reach{d.Prefix, v.Port}] {
-			return false
-		}
-	}
-	return len(s.withdrawn) > 0 && len(v.Destinations) > 0
-}
-
-// virtualStates fills in the states of the virtual servers that out lists.
-func (s *Server) virtualStates(out []VirtualView) {
-	h := s.health
-	if h == nil {
-		return // of a replay
-	}
-	byName := map[string]*VirtualServer{}
-	for i := range s.file.VirtualServers {
-		byName[s.file.VirtualServers[i].Name] = &s.file.VirtualServers[i]
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for i := range out {
-		v, view := byName[out[i].Name], &out[i]
-		if v == nil {
-			continue // a configuration that is being changed
-		}
-		view.State, view.Withdrawn = VirtualUp, s.isWithdrawn(v)
-		if at, ok := h.orders.disabled(v.Name); ok {
-			view.State, view.Since = VirtualDisabled, at.Format(time.RFC3339)
-		} else if !h.serves(s.file, v, func(m *memberHealth) bool { return m.kind == engine.MemberUp }) {
-			view.State = VirtualDown
-		}
 	}
 }
 

@@ -53,6 +53,7 @@ func (s *Server) watch(ctx context.Context) error {
 			s.health.orderDeadlines(time.Now())
 			s.resolveWanted(ctx)
 			s.tellPartial()
+			s.tellJumbo()
 			if len(s.due) > 0 {
 				s.announceDue()
 			}
@@ -174,6 +175,7 @@ func (s *Server) reconcile(ctx context.Context) error {
 // tellHops says which members have lost their next hop, and which have one again. It is quiet about those behind a port
 // without a link and those without a route: that was said.
 func (s *Server) tellHops() {
+	s.noteLost()
 	var lost, back []netip.Addr
 	if s.told == nil { // an order may come before the first look at the ports, as just after a takeover
 		s.told = map[netip.Addr]bool{}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sluice/engine"
+	"sluice/sched"
 )
 
 // A weight that an operator orders stands before the one of the file. Like an order it is in the file under /run/sluice before it is
@@ -40,6 +41,8 @@ type WeightView struct {
 	File    int    `json:"file"`    // what the file says
 	Ordered bool   `json:"ordered"` // an order stands
 	TookUS  int64  `json:"took_us"` // until the last worker went by it
+	// Warning says that the weight changes nothing, because the pool's scheduler does not look at it.
+	Warning string `json:"warning,omitempty"`
 }
 
 // weight is the order for a member, or nil.
@@ -133,6 +136,9 @@ func (s *Server) putWeight(ctx context.Context, k memberKey, weight *int) (*Weig
 	if weight != nil {
 		w = &weightOrder{Pool: k.pool, Member: k.member, Weight: *weight, At: time.Now(), File: v.File}
 		v.Weight, v.Ordered = *weight, true
+	}
+	if v.Ordered && v.Weight != 0 && max(v.Weight, v.File) > 1 && !sched.UsesWeights(string(p.Scheduler)) {
+		v.Warning = fmt.Sprintf("scheduler %s of pool %s looks at no weight but 0: the member takes part like any other; set pools[%s].scheduler to weighted-round-robin or another that does, and reload", p.Scheduler, p.Name, p.Name)
 	}
 	was, err := s.health.orderWeight(k, w)
 	if err != nil {

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 
 // prepareHooks looks for the programs.
 func (f *File) prepareHooks() error {
+	var errs []error
 	for i := range f.VirtualServers {
 		hook := f.VirtualServers[i].Hook
 		if len(hook) == 0 {
@@ -28,10 +30,10 @@ func (f *File) prepareHooks() error {
 			err = fmt.Errorf("program %s is not executable", hook[0])
 		}
 		if err != nil {
-			return f.problem(fmt.Sprintf("virtual-servers[%d].hook", i), err)
+			errs = append(errs, f.problem(fmt.Sprintf("virtual-servers[%d].hook", i), err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // reach is an address or prefix where clients come to, on a port.

@@ -49,6 +49,26 @@ type Pinned struct {
 // ListPinned returns the pins of all network namespaces that this mount namespace can see.
 func ListPinned() ([]Pinned, error) { return systemPins.list() }
 
+// PinsHidden reports whether there may be pins that ListPinned leaves out, because they are another user's.
+func PinsHidden() bool {
+	if os.Geteuid() == 0 {
+		return false
+	}
+	for _, root := range systemPins.mounted() {
+		folders, err := os.ReadDir(filepath.Join(root, PinFolder))
+		if errors.Is(err, unix.EACCES) {
+			return true
+		}
+		for _, f := range folders {
+			// BPF_OBJ_GET wants to read and write.
+			if err := unix.Access(filepath.Join(root, PinFolder, f.Name(), pinLink), unix.R_OK|unix.W_OK); errors.Is(err, unix.EACCES) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // CanPin is nil if this process can pin programs in a bpf file system that is there already.
 func CanPin() error {
 	s := systemPins

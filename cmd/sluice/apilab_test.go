@@ -94,13 +94,7 @@ func TestCommandsAgainstEngine(t *testing.T) {
 		return b.sluice(nil, append(strings.Fields(args), "--socket", b.socket)...)
 	}
 
-	for _, c := range []struct{ args, method, path string }{
-		{"virtual", "get", "/v1/virtuals"}, {"pool", "get", "/v1/pools"}, {"member", "get", "/v1/members"}, {"worker", "get", "/v1/workers"},
-		{"port", "get", "/v1/ports"}, {"drop", "get", "/v1/drops"}, {"conn", "get", "/v1/connections"}, {"conn show", "get", "/v1/connections"},
-		{"monitor", "get", "/v1/monitors"}, {"reload", "post", "/v1/reload"},
-		{"member disable all server-2", "post", "/v1/members/order"}, {"member enable all server-2", "post", "/v1/members/order"},
-		{"member weight all server-2 7", "post", "/v1/members/weight"}, {"conn delete --client 10.0.0.1", "delete", "/v1/connections"},
-	} {
+	for _, c := range engineCommands {
 		r := run(c.args + " -o json")
 		if r.code != exitOK || r.stderr != "" {
 			t.Errorf("sluice %s: %+v", c.args, r)
@@ -108,6 +102,11 @@ func TestCommandsAgainstEngine(t *testing.T) {
 		}
 		op := doc.Paths.Find(c.path).GetOperation(strings.ToUpper(c.method))
 		validate(t, "sluice "+c.args, op.Responses.Status(200).Value.Content.Get("application/json").Schema, []byte(r.stdout))
+	}
+	b.captureStopped(t, doc)
+	b.completesNames(t)
+	if r := run("member weight all server-2 7"); r.code != exitOK || !strings.Contains(r.stderr, "warning: scheduler round-robin of pool all looks at no weight but 0") {
+		t.Errorf("a weight that nothing looks at: %+v", r)
 	}
 
 	// The weight stands before the file, in every place that shows either.
@@ -149,6 +148,16 @@ func TestCommandsAgainstEngine(t *testing.T) {
 		{"conn delete --socket " + b.socket, nil, exitUsage, "or --all"},
 		{"member --cert x", nil, exitUsage, "for --server"},
 		{"member --server 127.0.0.1:1", nil, exitUsage, "needs a client certificate"},
+		{"conn --protocol tpc --socket " + b.socket, nil, exitFailed, `did you mean "tcp"?`},
+		{"capture --reason no_membr --socket " + b.socket, nil, exitFailed, "did you mean"},
+		{"capture lits", nil, exitUsage, `did you mean "list"?`},
+		{"capture stop --socket " + b.socket, nil, exitFailed, "no capture goes on"},
+		{"explain tpc 10.0.0.1:1 10.0.0.2:2", nil, exitUsage, `did you mean "tcp"?`},
+		{"explain --port outsied tcp 10.0.0.1:1 10.0.0.2:2 --socket " + b.socket, nil, exitFailed, `did you mean "outside"?`},
+		{"virtual disable wbe --socket " + b.socket, nil, exitFailed, `did you mean "web"?`},
+		{"member drain all server-1 --deadline 10", nil, exitUsage, "such as 10s, 5m or 1h30m"},
+		{"member weight all server-1 -5", nil, exitUsage, "from 0 to 65535"},
+		{"config diff -o wide", nil, exitUsage, "there are table and json"},
 		{"top --interval 1ms", nil, exitUsage, "between 100ms"},
 		{"top --socket " + b.socket, nil, exitFailed, "needs a terminal"},
 	} {

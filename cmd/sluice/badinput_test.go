@@ -99,7 +99,7 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("good after all", func(t *testing.T) {
 		r := b.sluice(nil, "check", "-c", b.config)
-		if r.code != 0 || !strings.Contains(r.stdout, "is good: 2 ports, 6 virtual servers, 2 pools") || r.stderr != "" {
+		if r.code != 0 || !strings.Contains(r.stdout, "is good: 2 ports, 6 virtual servers, 2 pools with 2 members") || r.stderr != "" {
 			t.Errorf("check: %+v", r)
 		}
 		b.start().stop()

@@ -27,7 +27,7 @@ func captureCommand() *cli.Command {
 			"`before` and `after`, and each packet has a comment with its verdict: forwarded to member X via port Y, dropped: REASON, handed to the kernel, " +
 			"handed over to worker N, answered. Without -w each packet is a line. Filters that are given together must all agree; an end is that of the " +
 			"packet before or after, whichever side it is on. No worker waits for a capture: what finds no room is counted as lost, and said at the " +
-			"end, as is what was not of the sample. There is one capture at a time; it ends with its bounds, with Ctrl-C, or with whoever reads it.",
+			"end, as is what was not of the sample. There is one capture at a time; it ends with its bounds, with Ctrl-C, with whoever reads it, or by `sluice capture stop`.",
 		Flags: append(connectFlags(),
 			&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "write pcapng to `FILE`; - is standard output"},
 			text("protocol", "only this `PROTOCOL`: tcp, udp, sctp, icmp or a number"),
@@ -45,12 +45,16 @@ func captureCommand() *cli.Command {
 			&cli.IntFlag{Name: "sample", Usage: "look at one in `N` packets", Value: 1},
 			&cli.IntFlag{Name: "ring", Usage: "a worker may be `N` bytes ahead of the reader", Value: ctl.DefaultCaptureRing},
 		),
-		Action: capture,
+		Action:      capture,
+		Subcommands: captureCommands(),
 	}
 }
 
 func capture(c *cli.Context) error {
-	if c.Args().Present() {
+	if word := c.Args().First(); word != "" {
+		if near := nearest(word, []string{"list", "stop"}); near != "" {
+			return noCommand(c, "capture")
+		}
 		return usagef("capture takes no arguments, not %q; filters are flags: --end 172.16.10.55:4003", c.Args().First())
 	}
 	var out io.Writer

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 )
@@ -13,8 +12,15 @@ import (
 
 const bashCompletion = `# bash completion for sluice: source it, or put it in /usr/share/bash-completion/completions/sluice
 _sluice() {
-	local IFS=$'\n'
-	COMPREPLY=($("${COMP_WORDS[0]}" complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+	local line=${COMP_LINE:0:COMP_POINT} words at IFS=$' \t\n'
+	read -ra words <<<"$line"
+	if [[ $line == *[[:space:]] ]]; then words+=(''); fi
+	IFS=$'\n'
+	COMPREPLY=($("${words[0]}" complete -- "${words[@]:1}" 2>/dev/null))
+	# What bash replaces begins behind the last : or = of the word.
+	at=${words[${#words[@]}-1]}
+	at=${at%"${at##*[:=]}"}
+	COMPREPLY=("${COMPREPLY[@]#"$at"}")
 }
 complete -o default -F _sluice sluice
 `
@@ -53,71 +59,12 @@ func completeCommand() *cli.Command {
 	return &cli.Command{
 		Name: "complete", Hidden: true, SkipFlagParsing: true,
 		Action: func(c *cli.Context) error {
-			for _, word := range complete(c.App, c.Args().Slice()) {
+			for _, word := range complete(c.Context, c.App, c.Args().Slice()) {
 				fmt.Fprintln(c.App.Writer, word)
 			}
 			return nil
 		},
 	}
-}
-
-// flagValues are the words that flags take, by name; other flags take what only the user, or the file system, knows.
-var flagValues = map[string][]string{
-	"output":   {"table", "wide", "json"},
-	"protocol": {"tcp", "udp", "sctp"},
-}
-
-// complete lists what the last of words may become.
-func complete(app *cli.App, words []string) (out []string) {
-	if len(words) > 0 && words[0] == "--" {
-		words = words[1:]
-	}
-	if len(words) == 0 {
-		words = []string{""}
-	}
-	last := words[len(words)-1]
-	commands, flags := app.Commands, []cli.Flag(nil)
-	var open cli.Flag // it waits for its value
-	var at *cli.Command
-	for _, w := range words[:len(words)-1] {
-		switch {
-		case open != nil:
-			open = nil
-		case strings.HasPrefix(w, "-"):
-			if f := flagNamed(flags, trimDashes(w)); f != nil && takesValue(f) {
-				open = f
-			}
-		default:
-			i := slices.IndexFunc(commands, func(c *cli.Command) bool { return c.HasName(w) })
-			if i < 0 {
-				commands = nil // an argument: no command follows
-				continue
-			}
-			at = commands[i]
-			flags, commands = append(slices.Clip(flags), at.Flags...), at.Subcommands
-		}
-	}
-	switch {
-	case open != nil:
-		out = flagValues[open.Names()[0]]
-	case strings.HasPrefix(last, "-"):
-		for _, f := range flags {
-			if name := "--" + f.Names()[0]; !slices.Contains(out, name) {
-				out = append(out, name)
-			}
-		}
-		out = append(out, "--help")
-	default:
-		for _, c := range commands {
-			if !c.Hidden && c.Name != "help" {
-				out = append(out, c.Name)
-			}
-		}
-		if at != nil && at.Name == "completion" {
-			out = []string{"bash", "zsh"}
-		}
-	}
-	return slices.DeleteFunc(slices.Clone(out), func(s string) bool { return !strings.HasPrefix(s, last) })
 }
 
 func flagNamed(flags []cli.Flag, name string) cli.Flag {

@@ -21,7 +21,7 @@ type plannedChange struct {
 }
 
 func configCommand() *cli.Command {
-	flags := func() []cli.Flag { return append(clientFlags(), configFlag()) }
+	flags := func() []cli.Flag { return append(orderFlags(), configFlag()) }
 	return &cli.Command{
 		Name: "config", Usage: "show the configuration in force, and what a file would change",
 		Action: func(c *cli.Context) error {

@@ -25,6 +25,9 @@ var connColumns = []column[ctl.ConnView]{
 	{"BYTES-IN", true, func(v *ctl.ConnView) any { return v.ClientBytes }},
 	{"BYTES-OUT", true, func(v *ctl.ConnView) any { return v.ServerBytes }},
 	{"WORKER", true, func(v *ctl.ConnView) any { return v.Worker }},
+	{"VIRTUAL-SERVER", true, func(v *ctl.ConnView) any { return v.VirtualServer }},
+	{"POOL", true, func(v *ctl.ConnView) any { return v.Pool }},
+	{"MEMBER-NAME", true, func(v *ctl.ConnView) any { return v.Member }},
 }
 
 // filters choose connections.
@@ -34,7 +37,7 @@ func filters() []cli.Flag {
 		&cli.StringFlag{Name: "virtual", Usage: "only those to this virtual server: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "member", Usage: "only those to this member: its `NAME`, address or address:port"},
 		&cli.StringFlag{Name: "state", Usage: "only those in this `STATE`, such as established"},
-		&cli.StringFlag{Name: "protocol", Usage: "only `tcp, udp or sctp`"},
+		&cli.StringFlag{Name: "protocol", Usage: "only this `PROTOCOL`: tcp, udp, sctp, icmp or a number"},
 	}
 }
 
@@ -50,11 +53,12 @@ func milliseconds(ms uint64) string {
 }
 
 func connCommand() *cli.Command {
-	flags := clientFlags(append(filters(), &cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100})...)
+	limited := append(filters(), &cli.IntFlag{Name: "limit", Usage: "at most `N`", Value: 100})
+	flags := clientFlags(limited...)
 	show := &cli.Command{
 		Name: "show", Usage: "show the table's entry of each connection of a client",
-		UsageText: "sluice conn show [CLIENT:PORT]",
-		Flags:     flags,
+		UsageText: "sluice conn show [CLIENT[:PORT]]",
+		Flags:     orderFlags(limited...),
 		Action: func(c *cli.Context) error {
 			if err := connLimit(c); err != nil {
 				return err

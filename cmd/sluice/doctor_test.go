@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -97,7 +98,13 @@ func TestDoctor(t *testing.T) {
 		{"strict reverse path filter of all", "rp-filter", "host", ctl.LevelWarn, true,
 			sysctl("net.ipv4.conf.all.rp_filter", "1"), sysctl("net.ipv4.conf.all.rp_filter", "0")},
 		{"forwarding", "ip-forward", "host", ctl.LevelNote, true, sysctl("net.ipv4.ip_forward", "1"), sysctl("net.ipv4.ip_forward", "0")},
-		{"MTU above a frame", "mtu", "outside", ctl.LevelFail, true, mtu(4000), mtu(1500)},
+		{"MTU above a frame", "mtu", "outside", ctl.LevelFail, true, func() {
+			b.write(strings.Replace(b.configText(settings{}), "interface: outside", "interface: outside, jumbo: off", 1))
+			mtu(4000)()
+		}, func() {
+			b.write(b.configText(settings{}))
+			mtu(1500)()
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var args []string
@@ -133,10 +140,42 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("exit code %d: %+v", code, r)
 		}
 	})
+	t.Run("a virtual server on the host's own address", func(t *testing.T) {
+		// It is the one by which the host is reached: on the loopback interface, as any that sluice has not placed.
+		address := func(verb string) {
+			t.Helper()
+			_ = must(b.Balancer.Run(t.Context(), "ip", "addr", verb, b.VIP4.String()+"/32", "dev", "lo"))(t)
+		}
+		address("add")
+		defer address("del")
+		found, _ := b.doctor(nil, "-c", b.config)
+		if f := named(found, "host-address", "host"); f == nil || f.Level != ctl.LevelWarn || !strings.Contains(f.Text, "not even by ssh") {
+			t.Errorf("%+v", f)
+		}
+		r := b.sluice(nil, "check", "-c", b.config)
+		if r.code != exitOK || !regexp.MustCompile(`warning: \S+:\d+:\d+: virtual-servers\[0\]\.address: `+b.VIP4.String()+` is this host's own address \(on lo\).*unmatched: host`).MatchString(r.stdout) {
+			t.Errorf("%+v", r)
+		}
+		good := b.configText(settings{})
+		b.write(strings.ReplaceAll(good, "pool: all}", "pool: all, unmatched: host}"))
+		if r := b.sluice(nil, "check", "-c", b.config); r.code != exitOK || strings.Contains(r.stdout, "own address") {
+			t.Errorf("%+v", r)
+		}
+		b.write(good)
+	})
 	t.Run("while it runs", func(t *testing.T) {
 		d := b.start()
-		if r, code := b.doctor(nil, "-c", b.config); code != exitOK || named(r, "xdp-program", "outside") != nil {
+		r, code := b.doctor(nil, "-c", b.config)
+		if f := named(r, "xdp-program", "outside"); code != exitOK || f == nil || f.Level != ctl.LevelOK {
 			t.Errorf("sluice's own program is taken for another's: %+v", r)
+		}
+		// Who may not look at pins is not told that it is another's.
+		r, _ = b.doctor(&syscall.Credential{Uid: 65534, Gid: 65534}, "-c", b.config)
+		if f := named(r, "xdp-program", "outside"); f == nil || f.Level != ctl.LevelNote || !strings.Contains(f.Mend, "as root") {
+			t.Errorf("by a plain user: %+v", f)
+		}
+		if f := named(r, "host-address", "host"); f == nil || f.Level != ctl.LevelOK {
+			t.Errorf("the virtual addresses that sluice has placed are taken for the host's: %+v", f)
 		}
 		d.stop()
 	})

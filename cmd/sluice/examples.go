@@ -11,13 +11,16 @@ type example struct{ line, does string }
 
 // examples are shown by --help, in docs/CLI.md and in the manual page, by command.
 var examples = map[string][]example{
-	"run":        {{"sluice run -c /etc/sluice/sluice.yaml", "serve until interrupted; SIGHUP reloads the file"}, {"sluice run -c /etc/sluice/sluice.yaml --takeover", "replace the running sluice, for an upgrade"}},
-	"reload":     {{"sluice reload", "apply what differs in the file of the running engine"}, {"sluice reload -o json", "the same, with each change as JSON"}},
-	"check":      {{"sluice check -c sluice.yaml", "what a start on this host would find"}, {"sluice check -c sluice.yaml --offline", "the file alone, on any machine"}},
-	"demo":       {{"sudo sluice demo", "real traffic in network namespaces, for some seconds"}, {"sudo sluice demo --keep", "leave it up, to try commands on it"}},
-	"replay":     {{"sluice replay -c sluice.yaml in.pcap -o out.pcap", "what the configuration does with a capture"}, {"sluice replay -c sluice.yaml in.pcap --json", "the report as JSON"}},
-	"explain":    {{"sluice explain tcp 172.16.10.55:4003 10.10.1.100:80", "where this packet would go now, and why"}, {"sluice explain -c sluice.yaml tcp 172.16.10.55:4003 10.10.1.100:80", "where it would go by the file alone"}},
-	"capture":    {{"sluice capture --end 172.16.10.55", "each packet of a client in a line, with what became of it"}, {"sluice capture --drops -w drops.pcapng --duration 10s", "what is dropped, with the reasons, for Wireshark"}, {"sluice capture --virtual web -w - | tshark -r - -T fields -e frame.interface_name -e frame.comment", "into another program"}},
+	"run":          {{"sluice run -c /etc/sluice/sluice.yaml", "serve until interrupted; SIGHUP reloads the file"}, {"sluice run -c /etc/sluice/sluice.yaml --takeover", "replace the running sluice, for an upgrade"}},
+	"reload":       {{"sluice reload", "apply what differs in the file of the running engine"}, {"sluice reload -o json", "the same, with each change as JSON"}},
+	"check":        {{"sluice check -c sluice.yaml", "what a start on this host would find"}, {"sluice check -c sluice.yaml --offline", "the file alone, on any machine"}},
+	"demo":         {{"sudo sluice demo", "real traffic in network namespaces, for some seconds"}, {"sudo sluice demo --keep", "leave it up, to try commands on it"}},
+	"replay":       {{"sluice replay -c sluice.yaml in.pcap -o out.pcap", "what the configuration does with a capture"}, {"sluice replay -c sluice.yaml in.pcap --json", "the report as JSON"}},
+	"explain":      {{"sluice explain tcp 172.16.10.55:4003 10.10.1.100:80", "where this packet would go now, and why"}, {"sluice explain -c sluice.yaml tcp 172.16.10.55:4003 10.10.1.100:80", "where it would go by the file alone"}},
+	"capture":      {{"sluice capture --end 172.16.10.55", "each packet of a client in a line, with what became of it"}, {"sluice capture --drops -w drops.pcapng --duration 10s", "what is dropped, with the reasons, for Wireshark"}, {"sluice capture --virtual web -w - | tshark -r - -T fields -e frame.interface_name -e frame.comment", "into another program"}},
+	"capture list": {{"sluice capture list", "who captures, and until when"}},
+	"capture stop": {{"sluice capture stop", "end it, whoever has begun it"}},
+
 	"doctor":     {{"sluice doctor", "this host, with every interface that is up"}, {"sluice doctor -c /etc/sluice/sluice.yaml -o json", "this host for a configuration, for scripts"}},
 	"completion": {{"source <(sluice completion bash)", "completion in this bash"}, {"sluice completion zsh > /usr/share/zsh/vendor-completions/_sluice", "completion in every zsh"}},
 	"man":        {{"sluice man | man -l -", "read the manual page"}, {"sluice man > /usr/share/man/man8/sluice.8", "install it"}},
@@ -33,7 +36,7 @@ var examples = map[string][]example{
 	"member":  {{"sluice member -o wide", "all members, with next hops"}, {"sluice member --watch 1", "their states, every second"}},
 	"monitor": {{"sluice monitor", "every probe of every member, with its last result and cause"}, {"sluice monitor --watch 1", "the same, every second"}},
 	"worker":  {{"sluice worker -o wide", "all workers, with free frames and hand-overs"}},
-	"drop":    {{"sluice drop", "why packets were dropped"}, {"sluice drop --watch 500ms", "the counters as they grow"}},
+	"drop":    {{"sluice drop", "why packets were dropped"}, {"sluice drop --all", "every reason, also those with nothing to count"}, {"sluice drop --watch 500ms", "the counters as they grow"}},
 
 	"member drain":     {{"sluice member drain web s2 --deadline 5m --then reset", "no new connections; after five minutes the rest is reset"}},
 	"member disable":   {{"sluice member disable web s2", "no new connections, until it is enabled"}},

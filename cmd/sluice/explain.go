@@ -59,7 +59,11 @@ func explainCommand() *cli.Command {
 // printExplanation follows the packet: whose it is, who may take it, who does, and how it leaves.
 func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 	row := func(name, format string, a ...any) { fmt.Fprintf(w, "%-16s%s\n", name, fmt.Sprintf(format, a...)) }
-	row("packet", "%s %s > %s, on port %s", v.Protocol, v.Source, v.Destination, v.Port)
+	arrival := ""
+	if v.Port != "" {
+		arrival = ", arriving on port " + v.Port
+	}
+	row("packet", "%s %s > %s%s", v.Protocol, v.Source, v.Destination, arrival)
 	switch {
 	case v.Connection != nil:
 		row("connection", "%s, idle %s, expires in %s, age %s, from the %s's side; `sluice conn show %s` shows it all",
@@ -75,7 +79,7 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 		row("", "not %s: %s", o.Name, o.Why)
 	}
 	if v.OtherAddresses > 0 && v.Connection == nil {
-		row("", "not the %d at other addresses", v.OtherAddresses)
+		row("", "not the %s at other addresses", count(v.OtherAddresses, "virtual server"))
 	}
 	if r := v.Replaces; r != nil {
 		row("replaces", "%s %s > %s, %s", r.Protocol, r.ClientSideClient, r.ClientSideServer, r.State)
@@ -83,9 +87,9 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 	for i, q := range v.Quotas {
 		share := ""
 		if q.PerWorker {
-			share = " of this worker's share"
+			share = ", this worker's share"
 		}
-		row([]string{"bounds", ""}[min(i, 1)], "%s: %d of %d%s", q.Name, q.Used, q.Limit, share)
+		row([]string{"limits", ""}[min(i, 1)], "%s: %d of %d used%s", q.Name, q.Used, q.Limit, share)
 	}
 	if v.Pool != "" && v.Connection == nil && v.Scheduler != "" {
 		row("pool", "%s, %s%s", v.Pool, v.Scheduler, schedulerInput(v))
@@ -98,14 +102,14 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 		row("persistence", "%s, client %s, kept by worker %d: %s", p.Name, p.Client, p.Worker, entry)
 	}
 	for _, g := range v.Groups {
-		note := fmt.Sprintf("asked: %d members can take connections", g.Usable)
+		note := fmt.Sprintf("asked, %s can take connections", count(g.Usable, "member"))
 		if !g.Asked {
 			note = "passed over"
 		}
 		if g.Note != "" {
 			note += ": " + g.Note
 		}
-		row("", "pool %s, priority %d %s", g.Pool, g.Priority, note)
+		row("", "priority %d of pool %s: %s", g.Priority, g.Pool, note)
 	}
 	printCandidates(w, v, wide)
 	for _, t := range v.Tried {
@@ -127,10 +131,10 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 		row(way.name, "%s > %s becomes %s > %s", r.Source, r.Destination, r.SourceAfter, r.DestinationAfter)
 		port, hop := r.Port, r.NextHop
 		if port == "" {
-			port = "that the client's packets come from"
+			port = "that the client's packets come from,"
 		}
 		if hop == "" {
-			hop = "the MAC that they have"
+			hop = "the MAC that they come from"
 		}
 		row("", "out of port %s to %s", port, hop)
 		if t := v.Tunnel; t != nil && r == v.ToServer {
@@ -165,16 +169,28 @@ func printCandidates(w io.Writer, v *ctl.ExplainView, wide bool) {
 			left++
 			continue
 		}
-		facts := []string{fmt.Sprintf("weight %d", m.Weight), fmt.Sprintf("%d connections", m.Connections)}
+		facts := []string{fmt.Sprintf("weight %d", m.Weight), count(int(m.Connections), "connection")}
 		if m.HandshakeUS > 0 {
 			facts = append(facts, fmt.Sprintf("handshake %d us, %d ms ago", m.HandshakeUS, m.HandshakeMS))
 		}
 		if m.Note != "" {
-			facts = append(facts, "("+m.Note+")")
+			facts = append(facts, m.Note)
 		}
-		fmt.Fprintf(w, "%-16s%s %s at %s, %s\n", "", mark, m.Member, m.Address, strings.Join(facts, ", "))
+		name := m.Member
+		if m.Address != name {
+			name += " at " + m.Address
+		}
+		fmt.Fprintf(w, "%-16s%s %s: %s\n", "", mark, name, strings.Join(facts, ", "))
 	}
 	if left > 0 {
 		fmt.Fprintf(w, "%-16s  %d more; -o wide or json shows them\n", "", left)
 	}
+}
+
+// count is a number of things in words.
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }

@@ -54,7 +54,7 @@ func TestExplainRunning(t *testing.T) {
 	}
 	vip := netip.AddrPortFrom(b.VIP4, webPort).String()
 	for _, c := range []struct{ args, want string }{
-		{"tcp 172.16.10.55:9 " + vip, `(?s)packet +tcp .*virtual server +web\n.*not bulk: it has port 9000.*not dns: it has another protocol.*not the 3 at other addresses.*bounds +table: \d+ of \d+.*pool +all, round-robin, turn 6\n.*priority 0 asked: 3 members.*  > server-1 at .*, weight 1, 2 connections.*owner +worker.*verdict +a new connection to server-1\nto the server.*out of port inside to ..:.*to the client.*out of port that`},
+		{"tcp 172.16.10.55:9 " + vip, `(?s)packet +tcp .*virtual server +web\n.*not bulk: it has port 9000.*not dns: it has another protocol.*not the 3 virtual servers at other addresses.*limits +table: \d+ of \d+ used.*pool +all, round-robin, turn 6\n.*priority 0 of pool all: asked, 3 members can.*  > server-1 at [0-9.:]+: weight 1, 2 connections.*owner +worker.*verdict +a new connection to server-1\nto the server.*out of port inside to ..:.*to the client.*out of port that`},
 		{"tcp 172.16.10.55:9 " + b.VIP4.String() + ":81", `(?s)virtual server  none\n.*verdict +dropped, counted as no_virtual_server`},
 		{"udp 172.16.10.55:9 1.2.3.4:5", `verdict +to the kernel`},
 		{"icmp 172.16.10.55 " + b.VIP4.String(), `verdict +to the kernel: ICMP to the address is the host's own`},

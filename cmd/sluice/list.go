@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -30,7 +31,20 @@ var virtualColumns = append([]column[ctl.VirtualView]{
 	{"STATE", false, func(v *ctl.VirtualView) any { return v.State }},
 	{"SINCE", true, func(v *ctl.VirtualView) any { return v.Since }},
 	{"WITHDRAWN", true, func(v *ctl.VirtualView) any { return v.Withdrawn }},
-}, counters(func(v *ctl.VirtualView) *ctl.CounterView { return &v.CounterView })...)
+	{"LIMIT", true, func(v *ctl.VirtualView) any { return limitText(v.ConnectionLimit) }},
+	{"RATE-LIMIT", true, func(v *ctl.VirtualView) any { return limitText(v.RateLimit) }},
+	{"HALF-OPEN-LIMIT", true, func(v *ctl.VirtualView) any { return limitText(v.HalfOpenLimit) }},
+	{"SOURCE-RATE-LIMIT", true, func(v *ctl.VirtualView) any { return limitText(v.SourceRateLimit) }},
+}, append(counters(func(v *ctl.VirtualView) *ctl.CounterView { return &v.CounterView }),
+	column[ctl.VirtualView]{"CAUSE", true, func(v *ctl.VirtualView) any { return v.Cause }})...)
+
+// limitText is a limit, of which 0 is none.
+func limitText(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return strconv.Itoa(n)
+}
 
 func virtualCommand() *cli.Command {
 	return noun("virtual", "list virtual servers", clientFlags(), func(c *cli.Context) error {
@@ -43,7 +57,16 @@ var poolColumns = append([]column[ctl.PoolView]{
 	{"SCHEDULER", false, func(v *ctl.PoolView) any { return v.Scheduler }},
 	{"MEMBERS", false, func(v *ctl.PoolView) any { return v.Members }},
 	{"USABLE", false, func(v *ctl.PoolView) any { return v.Usable }},
+	{"SLOW-START", true, func(v *ctl.PoolView) any { return durationText(v.SlowStartMS) }},
 }, counters(func(v *ctl.PoolView) *ctl.CounterView { return &v.CounterView })...)
+
+// durationText is a time in milliseconds, of which 0 is none.
+func durationText(ms int64) string {
+	if ms == 0 {
+		return "none"
+	}
+	return milliseconds(uint64(ms))
+}
 
 func poolCommand() *cli.Command {
 	return noun("pool", "list pools", clientFlags(), func(c *cli.Context) error {
@@ -58,12 +81,16 @@ var memberColumns = append([]column[ctl.MemberView]{
 	{"STATE", false, func(v *ctl.MemberView) any { return v.State }},
 	{"SINCE", true, func(v *ctl.MemberView) any { return v.Since }},
 	{"CAUSE", true, func(v *ctl.MemberView) any { return v.Cause }},
+	{"PRIORITY", true, func(v *ctl.MemberView) any { return v.Priority }},
 	{"WEIGHT", false, func(v *ctl.MemberView) any {
 		if v.FileWeight != nil {
 			return fmt.Sprintf("%d (file: %d)", v.Weight, *v.FileWeight)
 		}
 		return v.Weight
 	}},
+	{"LIMIT", true, func(v *ctl.MemberView) any { return limitText(v.ConnectionLimit) }},
+	{"RATE-LIMIT", true, func(v *ctl.MemberView) any { return limitText(v.RateLimit) }},
+	{"SLOW-START", true, func(v *ctl.MemberView) any { return durationText(v.SlowStartMS) }}, // what is left of it
 	{"PORT", true, func(v *ctl.MemberView) any { return v.Port }},
 	{"MAC", true, func(v *ctl.MemberView) any { return v.MAC }},
 }, counters(func(v *ctl.MemberView) *ctl.CounterView { return &v.CounterView })...)
@@ -111,7 +138,9 @@ var dropColumns = []column[ctl.DropView]{
 }
 
 func dropCommand() *cli.Command {
-	return noun("drop", "list the reasons for dropped packets and their counts", clientFlags(), func(c *cli.Context) error {
-		return list(c, "/v1/drops", nil, dropColumns)
+	all := &cli.BoolFlag{Name: "all", Aliases: []string{"a"}, Usage: "also the reasons for which nothing was dropped or answered; JSON always has them"}
+	return noun("drop", "list why packets were dropped or refused, and how many", clientFlags(all), func(c *cli.Context) error {
+		return listSome(c, "/v1/drops", nil, dropColumns, func(v *ctl.DropView) bool { return c.Bool("all") || v.Count+v.Answered > 0 },
+			"nothing was dropped since the engine has started; --all lists the reasons that there are")
 	})
 }

@@ -53,11 +53,7 @@ func usageLine(path string, c *cli.Command) string {
 func flagDoc(f cli.Flag) (words, def, text string) {
 	names := f.Names()
 	for i, n := range names {
-		dash := "--"
-		if len(n) == 1 {
-			dash = "-"
-		}
-		names[i] = dash + n
+		names[i] = dashed(n)
 	}
 	words = strings.Join(names, ", ")
 	d, ok := f.(cli.DocGenerationFlag)

@@ -100,8 +100,23 @@ func TestComplete(t *testing.T) {
 		{[]string{"conn", "--protocol", "u"}, []string{"udp"}, "tcp"},
 		{[]string{"run", "--config", "x"}, nil, "run"},
 		{[]string{"completion", ""}, []string{"bash", "zsh"}, "run"},
+		{[]string{"conn", "list", "--state", "est"}, []string{"established"}, "closing"},
+		{[]string{"conn", "list", "--state=est"}, []string{"--state=established"}, "established"},
+		{[]string{"conn", "show", "-o", ""}, []string{"table", "json"}, "wide"},
+		{[]string{"config", "diff", "-o", ""}, []string{"table", "json"}, "wide"},
+		{[]string{"capture", "--protocol", ""}, []string{"tcp", "udp", "sctp", "icmp"}, "any"},
+		{[]string{"capture", "--reason", "no_"}, []string{"no_member", "no_virtual_server"}, "table_full"},
+		{[]string{"capture", "s"}, []string{"stop"}, "list"},
+		{[]string{"explain", ""}, []string{"tcp", "udp", "sctp", "icmp"}, "run"},
+		{[]string{"explain", "-c", "x", "u"}, []string{"udp"}, "tcp"},
+		{[]string{"member", "drain", "web", "s1", "--then", ""}, []string{"leave", "reset"}, "drop"},
+		{[]string{"port", "release", "l"}, []string{"lo"}, "list"},
+		// Nothing answers there, which is said to nobody; files are up to the shell.
+		{[]string{"member", "drain", "--socket", "/nowhere", ""}, nil, "web"},
+		{[]string{"explain", "-c", ""}, nil, "tcp"},
+		{[]string{"capture", "-w", ""}, nil, "stop"},
 	} {
-		got := complete(app, c.words)
+		got := complete(t.Context(), app, c.words)
 		for _, want := range c.has {
 			if !slices.Contains(got, want) {
 				t.Errorf("%q: %q has no %q", c.words, got, want)
@@ -113,35 +128,52 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// The shells themselves take the scripts and get the program's answers.
-func TestCompletionScripts(t *testing.T) {
-	dir := filepath.Dir(program(t))
-	run := func(shell, script string) string {
-		t.Helper()
-		path, err := exec.LookPath(shell)
-		if err != nil {
-			t.Skipf("%s is not installed (apt-get install %s)", shell, shell)
-		}
-		cmd := exec.Command(path, "-c", script)
-		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s: %v\n%s", shell, err, out)
-		}
-		return strings.TrimSpace(string(out))
+// shellCompletes has a real shell take the script and complete a line at its end: what it offers, in a line.
+func shellCompletes(t *testing.T, shell, line string) string {
+	t.Helper()
+	path, err := exec.LookPath(shell)
+	if err != nil {
+		lacking(t, shell+" is not installed (apt-get install "+shell+")")
 	}
-	t.Run("bash", func(t *testing.T) {
-		out := run("bash", `source <(sluice completion bash); COMP_WORDS=(sluice conn e); COMP_CWORD=2; _sluice; echo "${COMPREPLY[@]}"; complete -p sluice`)
-		if out != "export\ncomplete -o default -F _sluice sluice" {
-			t.Errorf("%q", out)
+	script := map[string]string{
+		"bash": `source <(sluice completion bash); COMP_LINE=$LINE; COMP_POINT=${#COMP_LINE}; _sluice; echo "${COMPREPLY[@]}"`,
+		"zsh": `compdef() {}; compadd() { shift; print -r -- $*; }; _files() { print files; }; source <(sluice completion zsh)
+			words=(${(z)LINE}); [[ $LINE == *" " ]] && words+=(""); CURRENT=${#words}; _sluice`,
+	}[shell]
+	cmd := exec.Command(path, "-c", script)
+	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(program(t))+":"+os.Getenv("PATH"), "LINE="+line)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", shell, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// The shells themselves take the scripts and get the program's answers. Where there are none they offer files.
+func TestCompletionScripts(t *testing.T) {
+	for _, c := range []struct{ line, bash, zsh string }{
+		{"sluice conn e", "export", "export"},
+		{"sluice conn list --state sy", "syn-sent syn-received", "syn-sent syn-received"},
+		{"sluice conn list --state=est", "established", "--state=established"}, // bash takes what is behind the =
+		{"sluice capture --reason ttl", "ttl_expired", "ttl_expired"},
+		{"sluice explain ", "tcp udp sctp icmp", "tcp udp sctp icmp"},
+		{"sluice check -c ", "", "files"},
+		{"sluice member drain --socket /nowhere ", "", "files"},
+	} {
+		if got := shellCompletes(t, "bash", c.line); got != c.bash {
+			t.Errorf("bash, %s: %q, want %q", c.line, got, c.bash)
 		}
-	})
-	t.Run("zsh", func(t *testing.T) {
-		out := run("zsh", `compdef() { print -r compdef $*; }; compadd() { shift; print -r -- $*; }; source <(sluice completion zsh); words=(sluice conn e); CURRENT=3; _sluice`)
-		if out != "compdef _sluice sluice\nexport" {
-			t.Errorf("%q", out)
+		if got := shellCompletes(t, "zsh", c.line); got != c.zsh {
+			t.Errorf("zsh, %s: %q, want %q", c.line, got, c.zsh)
 		}
-	})
+	}
+	script := must(exec.Command(program(t), "completion", "bash").Output())(t)
+	if !strings.HasSuffix(string(script), "\ncomplete -o default -F _sluice sluice\n") { // default: files
+		t.Errorf("%s", script)
+	}
+	if script = must(exec.Command(program(t), "completion", "zsh").Output())(t); !strings.HasPrefix(string(script), "#compdef sluice\n") {
+		t.Errorf("%s", script)
+	}
 }
 
 // The manual page has every command, and man's own formatter has nothing to say against it.

@@ -14,10 +14,13 @@ import (
 	"sluice/ctl"
 )
 
+// defaultSocket is where a running sluice is asked, unless its file says otherwise.
+const defaultSocket = "/run/sluice/sluice.sock"
+
 // connectFlags say which running sluice is asked.
 func connectFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "socket", Usage: "control socket of the running sluice at `PATH`", Value: "/run/sluice/sluice.sock"},
+		&cli.StringFlag{Name: "socket", Usage: "control socket of the running sluice at `PATH`", Value: defaultSocket},
 		&cli.StringFlag{Name: "server", Usage: "a sluice elsewhere, at `HOST:PORT` (control.listen), in the place of --socket"},
 		&cli.StringFlag{Name: "cert", Usage: "client certificate for --server: `FILE`, PEM"},
 		&cli.StringFlag{Name: "key", Usage: "its private key: `FILE`, PEM"},
@@ -85,6 +88,11 @@ type column[T any] struct {
 
 // list asks for path and prints the answer as the flags say.
 func list[T any](c *cli.Context, path string, query url.Values, columns []column[T]) error {
+	return listSome(c, path, query, columns, func(*T) bool { return true }, "")
+}
+
+// listSome is list with only those rows in tables that show wants; where that leaves none, it says so in words. Programs get all.
+func listSome[T any](c *cli.Context, path string, query url.Values, columns []column[T], show func(*T) bool, none string) error {
 	format, err := outputFormat(c, "table", "wide", "json")
 	if err != nil {
 		return err
@@ -98,6 +106,11 @@ func list[T any](c *cli.Context, path string, query url.Values, columns []column
 	}
 	if format == "json" {
 		return printJSON(c.App.Writer, rows)
+	}
+	rows = slices.DeleteFunc(rows, func(v T) bool { return !show(&v) })
+	if len(rows) == 0 && none != "" {
+		_, err := fmt.Fprintln(c.App.Writer, none)
+		return err
 	}
 	return printTable(c.App.Writer, rows, columns, format == "wide")
 }

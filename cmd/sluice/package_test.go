@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -60,6 +61,7 @@ func TestPackageContents(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, list)
 		}
 	}
+	packageLinks(t, deb)
 	sum := func(path string) string {
 		return strings.Fields(string(must(exec.Command("sha256sum", path).Output())(t)))[0]
 	}
@@ -72,6 +74,34 @@ func TestPackageContents(t *testing.T) {
 		}
 	} else {
 		t.Log("lintian is not installed, so it was not asked")
+	}
+}
+
+// packageLinks asserts that links of the package's documents lead to files that are in it.
+func packageLinks(t *testing.T, deb string) {
+	t.Helper()
+	root := t.TempDir()
+	if out, err := exec.Command("dpkg-deb", "-x", deb, root).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	links := 0
+	ok(t, filepath.WalkDir(filepath.Join(root, "usr/share/doc/sluice"), func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".md" {
+			return err
+		}
+		for _, m := range regexp.MustCompile(`\]\(([^)#\s]+)[^)]*\)`).FindAllStringSubmatch(string(must(os.ReadFile(path))(t)), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: a link leads nowhere: %s", strings.TrimPrefix(path, root), m[1])
+			}
+		}
+		return nil
+	}))
+	if links < 10 {
+		t.Errorf("only %d links were found", links)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"sluice/ctl"
 	"sluice/perf/lab"
 )
 
@@ -158,6 +159,42 @@ func TestPrometheus(t *testing.T) {
 	}
 	if _, there := p.query(`ALERTS{alertname="SluicePoolEmpty",alertstate="firing"}`); there {
 		t.Error("the pool is not empty")
+	}
+	// With the other one its virtual servers go down, which is said with the cause, and one that is disabled is no alarm.
+	down := `ALERTS{alertname="SluiceVirtualDown",alertstate="firing",virtual="web"}`
+	if v, there := p.query(`sluice_virtual_up{virtual="web"}`); !there || v != 1 {
+		t.Errorf("with one member the virtual server is up: %v", v)
+	}
+	if r := b.sluice(nil, "virtual", "disable", "bulk", "--socket", b.socket); r.code != exitOK {
+		t.Errorf("%+v", r)
+	}
+	for _, server := range web[1] {
+		ok(t, server.Close())
+	}
+	eventually(t, "the alert of the virtual server fires", func() bool { _, there := p.query(down); return there })
+	if _, there := p.query(strings.Replace(down, "web", "bulk", 1)); there {
+		t.Error("what an operator has disabled is an alarm")
+	}
+	for _, v := range query[[]ctl.VirtualView](b, "virtual") {
+		since, err := time.Parse(time.RFC3339, v.Since)
+		recent := err == nil && time.Since(since) < time.Minute
+		switch v.Name {
+		case "web":
+			if v.State != ctl.VirtualDown || !recent || !strings.HasPrefix(v.Cause, "server-1: down, ") || !strings.Contains(v.Cause, "; server-2: down, ") {
+				t.Errorf("%+v", v)
+			}
+		case "bulk":
+			if v.State != ctl.VirtualDisabled || !recent || v.Cause != "ordered: disable" {
+				t.Errorf("%+v", v)
+			}
+		case "web6":
+			if v.State != ctl.VirtualUp || v.Since != "" || v.Cause != "" {
+				t.Errorf("%+v", v)
+			}
+		}
+	}
+	if r := b.sluice(nil, "virtual", "enable", "bulk", "--socket", b.socket); r.code != exitOK {
+		t.Errorf("%+v", r)
 	}
 	d.stop()
 }

@@ -30,6 +30,9 @@ func reloadCommand() *cli.Command {
 			if err := cl.Post(c.Context, "/v1/reload", &v); err != nil {
 				return err
 			}
+			for _, warning := range v.Warnings {
+				fmt.Fprintln(c.App.ErrWriter, "sluice: warning:", warning)
+			}
 			w := c.App.Writer
 			if format == "json" {
 				return printJSON(w, v)

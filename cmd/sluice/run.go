@@ -133,7 +133,11 @@ func checkCommand() *cli.Command {
 				return err
 			}
 			w := c.App.Writer
-			fmt.Fprintf(w, "%s is good: %d ports, %d virtual servers, %d pools\n", f.Name, len(f.Ports), len(f.VirtualServers), len(f.Pools))
+			members := 0
+			for i := range f.Pools {
+				members += len(f.Pools[i].Members)
+			}
+			fmt.Fprintf(w, "%s is good: %s, %s, %s with %s\n", f.Name, count(len(f.Ports), "port"), count(len(f.VirtualServers), "virtual server"), count(len(f.Pools), "pool"), count(members, "member"))
 			for _, line := range r {
 				fmt.Fprintln(w, " ", line)
 			}

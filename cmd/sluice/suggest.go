@@ -5,6 +5,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"github.com/xrash/smetrics"
+
+	"sluice/ctl"
 )
 
 // noCommand refuses the first word of c as a command, of a noun or of the program, and names the one that was meant.
@@ -40,6 +42,19 @@ func nearest(word string, names []string) (best string) {
 
 // wrongFlag makes a usage error of what the library found wrong with the flags, and names the flag that was meant.
 func wrongFlag(c *cli.Context, err error, _ bool) error {
+	if value, name, is := cutValue(err.Error()); is && c.Command != nil {
+		switch flagNamed(c.Command.Flags, name).(type) {
+		case *cli.DurationFlag:
+			return usagef("%s %q is no time: write it with its unit, such as 10s, 5m or 1h30m", dashed(name), value)
+		case *cli.IntFlag, *cli.Int64Flag, *cli.UintFlag:
+			return usagef("%s %q is no whole number", dashed(name), value)
+		}
+	}
+	if c.Command != nil && c.Command.Name == "weight" {
+		if n, is := strings.CutPrefix(err.Error(), "flag provided but not defined: -"); is && n != "" && n[0] >= '0' && n[0] <= '9' {
+			return usagef("weight -%s is none: a weight is a number from 0 to 65535, or the word %s", n, ctl.WeightOfFile)
+		}
+	}
 	rest, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
 	if !unknown || c.Command == nil {
 		return usageError{err}
@@ -52,4 +67,20 @@ func wrongFlag(c *cli.Context, err error, _ bool) error {
 		return usagef("%w; did you mean --%s?", err, best)
 	}
 	return usageError{err}
+}
+
+// cutValue takes value and flag out of what the library says about a value that it cannot read.
+func cutValue(text string) (value, name string, is bool) {
+	rest, is := strings.CutPrefix(text, `invalid value "`)
+	value, rest, found := strings.Cut(rest, `" for flag -`)
+	name, _, _ = strings.Cut(rest, ":")
+	return value, name, is && found
+}
+
+// dashed is the name of a flag as it is written.
+func dashed(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
 }

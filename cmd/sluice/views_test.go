@@ -91,13 +91,19 @@ func TestConnCommands(t *testing.T) {
 	}
 
 	b.checkEntry(t, sessions[0])
-	for _, noun := range []string{"virtual", "pool", "member", "worker", "port", "drop", "conn"} {
+	for _, list := range []string{"virtual list", "pool list", "member list", "worker list", "port list", "drop list --all", "conn list"} {
 		for _, format := range []string{"table", "wide"} {
-			r := b.sluice(nil, noun, "list", "--socket", b.socket, "-o", format)
+			r := b.sluice(nil, append(strings.Fields(list), "--socket", b.socket, "-o", format)...)
 			if r.code != 0 || strings.Count(r.stdout, "\n") < 2 || r.stderr != "" {
-				t.Errorf("sluice %s -o %s: %+v", noun, format, r)
+				t.Errorf("sluice %s -o %s: %+v", list, format, r)
 			}
 		}
+	}
+	// Without --all the list is of what was dropped.
+	dropped := b.drops()
+	if r := b.sluice(nil, "drop", "--socket", b.socket); len(dropped) == 0 && !strings.HasPrefix(r.stdout, "nothing was dropped") ||
+		len(dropped) > 0 && strings.Count(r.stdout, "\n") != 1+len(dropped) {
+		t.Errorf("dropped %v: %+v", dropped, r)
 	}
 	d.stop()
 }

@@ -14,7 +14,7 @@ func virtualOrderCommands() []*cli.Command {
 		{
 			Name: ctl.OrderDisable, Usage: "give a virtual server no new connections; those that it has go on",
 			UsageText:   "sluice virtual disable NAME",
-			Description: "The order holds, over reloads and restarts, until `sluice virtual enable`. New connections are dropped, or reset where the virtual server refuses so.",
+			Description: "The order holds, over reloads and restarts, until `sluice virtual enable`. New connections are dropped, or answered with a RST where the virtual server has refused: reset.",
 			Flags:       orderFlags(),
 			Action:      func(c *cli.Context) error { return orderVirtual(c, ctl.OrderDisable) },
 		},

@@ -41,6 +41,9 @@ func weightCommand() *cli.Command {
 			if v.Ordered {
 				note = fmt.Sprintf("the file says %d", v.File)
 			}
+			if v.Warning != "" {
+				fmt.Fprintln(c.App.ErrWriter, "sluice: warning:", v.Warning)
+			}
 			fmt.Fprintf(c.App.Writer, "%s %s: weight %d (%s), all workers went by it after %d us\n", v.Pool, v.Member, v.Weight, note, v.TookUS)
 			return nil
 		},

@@ -37,10 +37,10 @@ type execMethod struct {
 func newExecMethod(m *Monitor) (*execMethod, error) {
 	info, err := os.Stat(m.Exec.Argv[0])
 	if err != nil {
-		return nil, fmt.Errorf("program: %w", err)
+		return nil, &Problem{[]string{"exec.command"}, fmt.Errorf("program: %w", err)}
 	}
 	if info.IsDir() || info.Mode()&0o111 == 0 {
-		return nil, fmt.Errorf("program %s is not executable", m.Exec.Argv[0])
+		return nil, &Problem{[]string{"exec.command"}, fmt.Errorf("program %s is not executable", m.Exec.Argv[0])}
 	}
 	e := &execMethod{ExecOptions: m.Exec, env: []string{ProgramPath}}
 	e.env = append(e.env, m.Exec.Env...)

@@ -46,31 +46,31 @@ func (c PassiveConfig) Validate() error {
 	const most = 1_000_000
 	var p problems
 	if c.Consecutive < 0 || c.Consecutive > most {
-		p.add("passive: consecutive %d is out of range: 0 (off) to %d", c.Consecutive, most)
+		p.at("consecutive", "passive: consecutive %d is out of range: 0 (off) to %d", c.Consecutive, most)
 	}
 	if !(c.Rate >= 0 && c.Rate <= 1) { // a NaN is neither
-		p.add("passive: rate %v is out of range: 0 (off) to 1", c.Rate)
+		p.at("rate", "passive: rate %v is out of range: 0 (off) to 1", c.Rate)
 	}
 	if !c.Enabled() {
 		return errors.Join(p...)
 	}
 	if c.Rate > 0 && (c.Window < time.Second || c.Window > time.Hour) {
-		p.add("passive: window %v is out of range: 1s to 1h", c.Window)
+		p.at("window", "passive: window %v is out of range: 1s to 1h", c.Window)
 	}
 	if c.Rate > 0 && (c.MinHandshakes < 1 || c.MinHandshakes > most) {
-		p.add("passive: minimum of handshakes %d is out of range: 1 to %d", c.MinHandshakes, most)
+		p.at("min-handshakes", "passive: minimum of handshakes %d is out of range: 1 to %d", c.MinHandshakes, most)
 	}
 	if c.HoldMin < time.Second || c.HoldMin > 24*time.Hour {
-		p.add("passive: shortest hold-off %v is out of range: 1s to 24h", c.HoldMin)
+		p.at("hold-min", "passive: shortest hold-off %v is out of range: 1s to 24h", c.HoldMin)
 	}
 	if c.HoldMax < c.HoldMin || c.HoldMax > 24*time.Hour {
-		p.add("passive: longest hold-off %v is out of range: the shortest, %v, to 24h", c.HoldMax, c.HoldMin)
+		p.at("hold-max hold-min", "passive: longest hold-off %v is out of range: the shortest, %v, to 24h", c.HoldMax, c.HoldMin)
 	}
 	if c.Probation < 0 || c.Probation > 24*time.Hour {
-		p.add("passive: probation %v is out of range: 0 to 24h", c.Probation)
+		p.at("probation", "passive: probation %v is out of range: 0 to 24h", c.Probation)
 	}
 	if c.ProbationFailures < 1 || c.ProbationFailures > most {
-		p.add("passive: failures in probation %d is out of range: 1 to %d", c.ProbationFailures, most)
+		p.at("probation-failures", "passive: failures in probation %d is out of range: 1 to %d", c.ProbationFailures, most)
 	}
 	return errors.Join(p...)
 }

@@ -33,17 +33,17 @@ func newTLSConfig(o *TLSOptions, h *HTTPOptions) (*tls.Config, error) {
 	case o.CAFile != "":
 		pem, err := os.ReadFile(o.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("read CA file: %w", err)
+			return nil, &Problem{[]string{"tls.ca-file"}, fmt.Errorf("read CA file: %w", err)}
 		}
 		c.RootCAs = x509.NewCertPool()
 		if !c.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("CA file %s has no certificate in PEM form", o.CAFile)
+			return nil, &Problem{[]string{"tls.ca-file"}, fmt.Errorf("CA file %s has no certificate in PEM form", o.CAFile)}
 		}
 	}
 	if o.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("load client certificate %s: %w", o.CertFile, err)
+			return nil, &Problem{[]string{"tls.cert-file"}, fmt.Errorf("load client certificate %s: %w", o.CertFile, err)}
 		}
 		// By a function, because from Certificates one is only sent if the server's list of authorities names its issuer;
 		// a server that refuses it gives the better cause.
