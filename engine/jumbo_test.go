@@ -68,9 +68,9 @@ func pieces(rng *rand.Rand, n, first int) (sizes []int) {
 	return sizes // what is left comes in full frames
 }
 
-// twins are two engines of one configuration: one whose packets come in several frames, and one whose frames take the largest. They
+// chainTwins are two engines of one configuration: one whose packets come in several frames, and one whose frames take the largest. They
 // must do the same.
-type twins struct {
+type chainTwins struct {
 	t              *testing.T
 	rng            *rand.Rand
 	chained, whole *bench
@@ -78,15 +78,15 @@ type twins struct {
 	large          int // packets that came out of several frames
 }
 
-func newTwins(t *testing.T, rng *rand.Rand, spec Spec) *twins {
+func newChainTwins(t *testing.T, rng *rand.Rand, spec Spec) *chainTwins {
 	n := max(1, spec.Workers)
-	return &twins{t: t, rng: rng,
+	return &chainTwins{t: t, rng: rng,
 		chained: newBenchOver(t, chainRegion(6000*n), spec, 64, NewDictionary(), 1000),
 		whole:   newBenchOver(t, rings.NewHeapRegion(1000*n, 1<<14), spec, 64, NewDictionary(), 1000)}
 }
 
 // send gives frame to both on a port, and returns what both send.
-func (w *twins) send(worker, port int, frame []byte) (out [3][][]byte) {
+func (w *chainTwins) send(worker, port int, frame []byte) (out [3][][]byte) {
 	w.t.Helper()
 	if !w.whole.wire(worker, port).Send(frame) {
 		w.t.Fatal("the wire is full")
@@ -143,7 +143,7 @@ func dropsOf(b *bench) map[string]uint64 {
 	return m
 }
 
-func (w *twins) close() {
+func (w *chainTwins) close() {
 	w.t.Helper()
 	if a, b := w.whole.stats(), w.chained.stats(); a != b {
 		w.t.Errorf("in one frame %+v\nin chains %+v", a, b)
@@ -189,7 +189,7 @@ func TestJumboChains(t *testing.T) {
 	for name, spec := range specs {
 		t.Run(name, func(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 0))
-			w := newTwins(t, rng, spec)
+			w := newChainTwins(t, rng, spec)
 			r := &fuzzRun{bench: w.whole}
 			for i := range 1500 {
 				x := rng.Uint32()
@@ -235,7 +235,7 @@ func TestJumboChains(t *testing.T) {
 }
 
 // any is a packet of the kind that a test named so is about, most of them large.
-func (w *twins) any(r *fuzzRun, name string, b [4]byte) (port int, frame []byte) {
+func (w *chainTwins) any(r *fuzzRun, name string, b [4]byte) (port int, frame []byte) {
 	n := w.rng.IntN(8700)
 	switch {
 	case name == "echo":
