@@ -63,7 +63,10 @@ func TestFastestLab(t *testing.T) {
 	d := b.start()
 	web := netip.AddrPortFrom(b.VIP4, webPort)
 	slow := must(b.Switch.Delay("br0", "srv3", delay))(t)
-	b.crowd(web, 500*time.Millisecond) // measures everybody
+	_, took := b.crowd(web, 500*time.Millisecond) // measures everybody
+	if late := took["server-3"]; len(late) == 0 || slices.Min(late) < delay {
+		t.Fatalf("connecting to the slow server took %s: there is no delay", late)
+	}
 
 	// 20 ms are much where the others take a fraction of it. On a busy machine that is not so at every moment: a quick server that took
 	// as long for once is passed over as well, and rightly. That is not what was to be measured, so it is done again.
@@ -90,7 +93,7 @@ func TestFastestLab(t *testing.T) {
 		for _, who := range quick {
 			if counts[who] < 4*counts["server-3"]+all/100 {
 				wrong = append(wrong, fmt.Sprintf("%s, which is quick, got %d of %d connections, and the slow server %d", who, counts[who], all, counts["server-3"]))
-				noisy = noisy || len(took[who]) == 0 || slices.Max(took[who]) > delay/4
+				noisy = true // the moment at which it was not quick may be before this attempt: the figure stays for a while
 			}
 		}
 		if len(wrong) == 0 {
