@@ -271,33 +271,39 @@ func (h *health) note(k memberKey, order memberOrder) error {
 	return nil
 }
 
-// orderDeadlines ends the drains whose time is over.
+// orderDeadlines ends the drains whose time is over. That a deadline is over is written down after the connections have ended: who is
+// killed between the two does it at the next start.
 func (h *health) orderDeadlines(now time.Time) {
-	over := false
+	var over []memberOrder
 	h.mu.Lock()
-	defer func() {
-		h.mu.Unlock()
-		if over {
-			_ = h.flush()
+	if h.orders != nil {
+		for k, o := range h.orders.list {
+			m := h.members[k]
+			if m == nil || o.Over || o.Deadline.IsZero() || now.Before(o.Deadline) {
+				continue
+			}
+			o.Over = true
+			over = append(over, *o)
+			if o.Then == ThenReset {
+				h.change(m, engine.EndReset)
+			}
 		}
-	}()
-	if h.orders == nil {
+	}
+	h.mu.Unlock()
+	if len(over) == 0 {
 		return
 	}
-	for k, o := range h.orders.list {
-		m := h.members[k]
-		if m == nil || o.Over || o.Deadline.IsZero() || now.Before(o.Deadline) {
-			continue
+	told := h.flush()
+	h.mu.Lock()
+	written := h.orders.save()
+	h.mu.Unlock()
+	for _, o := range over {
+		h.log.Info("a drain's deadline is over", "pool", o.Pool, "member", o.Member, "connections", o.Then)
+		if told != nil {
+			h.log.Error("workers were not told that a drain's deadline is over", "pool", o.Pool, "member", o.Member, "error", told)
 		}
-		o.Over = true
-		err := h.orders.save()
-		if o.Then == ThenReset {
-			h.change(m, engine.EndReset)
-			over = true
-		}
-		h.log.Info("a drain's deadline is over", "pool", k.pool, "member", k.member, "connections", o.Then)
-		if err != nil {
-			h.log.Error("that a drain's deadline is over could not be written down", "pool", k.pool, "member", k.member, "error", err)
+		if written != nil {
+			h.log.Error("that a drain's deadline is over could not be written down", "pool", o.Pool, "member", o.Member, "error", written)
 		}
 	}
 }

@@ -53,17 +53,31 @@ func (s *shared) takeRate(limit uint32, now uint64) bool {
 	second := now / 1000 & 0xffffffff
 	for {
 		old := s.rate.Load()
-		n := uint32(old)
-		if old>>32 != second {
-			n = 0
+		at, n := old>>32, uint32(old)
+		// Another worker, which has read its clock later, may have begun the next second. Then that one counts: if each went back
+		// to its own, each would begin at none again.
+		if ahead := (at - second) & 0xffffffff; ahead > clocksApart/1000 {
+			at, n = second, 0
 		}
 		if n >= limit {
 			return false
 		}
-		if s.rate.CompareAndSwap(old, second<<32|uint64(n+1)) {
+		if s.rate.CompareAndSwap(old, at<<32|uint64(n+1)) {
 			return true
 		}
 	}
+}
+
+// clocksApart bounds how much later than this worker another, or control, has read the clock, in milliseconds: a worker reads it once
+// a step, and the kernel may take its core in the middle of one.
+const clocksApart = 60_000
+
+// elapsed is the time from then to now, in milliseconds on the clock of all; none where then is what another has read a moment later.
+func elapsed(then, now uint32) uint32 {
+	if d := now - then; d < 1<<32-clocksApart {
+		return d
+	}
+	return 0
 }
 
 // poolState is what a worker knows of a pool's members.
@@ -371,7 +385,7 @@ func (g *group) unreachable() bool {
 func (c *choice) hold(s *groupState, n int) {
 	kept := s.rising[:0]
 	for _, r := range s.rising {
-		age := c.now - r.since
+		age := c.now - min(c.now, r.since) // control may have read the clock after this step's beginning
 		if age >= c.pool.slowStart {
 			if !c.peek {
 				continue
@@ -412,7 +426,7 @@ func (c *choice) describe(g *group, i int) {
 	x := sched.Candidate{Weight: m.Weight, Active: uint32(max(0, c.active(m.shared)))}
 	if g.needs&sched.NeedsLatency != 0 {
 		l := m.shared.latency.Load()
-		x.Latency, x.Age = uint32(l), uint32(c.now)-uint32(l>>32)
+		x.Latency, x.Age = uint32(l), elapsed(uint32(l>>32), uint32(c.now))
 	}
 	c.candidates[i] = x
 }

@@ -64,7 +64,7 @@ func (c *choice) reserve(s *shared, limit int64, rate uint32, now uint64) bool {
 // opened is how many connections were opened in the second of now, where there is a limit of them.
 func (s *shared) opened(now uint64) uint32 {
 	old := s.rate.Load()
-	if old>>32 != now/1000&0xffffffff {
+	if ahead := (old>>32 - now/1000) & 0xffffffff; ahead > clocksApart/1000 {
 		return 0
 	}
 	return uint32(old)
@@ -142,7 +142,7 @@ func (c *choice) note(g *group, usable int, verdict groupVerdict) {
 		s.members[i] = memberInput{state: m.state(), opened: m.shared.opened(c.now)}
 		s.members[i].Candidate = sched.Candidate{Weight: m.Weight, Active: uint32(max(0, c.active(m.shared)))}
 		if l != 0 {
-			s.members[i].Latency, s.members[i].Age = uint32(l), uint32(c.now)-uint32(l>>32)
+			s.members[i].Latency, s.members[i].Age = uint32(l), elapsed(uint32(l>>32), uint32(c.now))
 		}
 	}
 	c.trail.steps = append(c.trail.steps, s)

@@ -231,10 +231,8 @@ func TestPersistenceRunning(t *testing.T) {
 	p := shop()
 	p.Entries = 8000
 	spec := persistentSpec(1, p)
-	s := newScaleBenchOf(t, spec, capacity, nil)
-	clock := MonotonicClock()
-	s.opt.Clock = clock
-	s.now = clock()
+	s := newScaleBenchOf(t, spec, capacity, realTime())
+	s.now = s.Now()
 	if err := s.Start(); err != nil {
 		t.Fatal(err)
 	}

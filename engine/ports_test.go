@@ -262,10 +262,8 @@ func TestSetQueuesRunning(t *testing.T) {
 	if testing.Short() {
 		rounds = 40
 	}
-	s := newScaleBench(t, 2, 2*conns, nil)
-	clock := MonotonicClock()
-	s.opt.Clock = clock
-	s.now = clock()
+	s := newScaleBench(t, 2, 2*conns, realTime())
+	s.now = s.Now()
 	servers, frames := map[uint16]int{}, map[uint16][]byte{}
 	for port := uint16(1); port <= conns; port++ {
 		servers[port] = s.established(port)
@@ -335,7 +333,7 @@ func TestSetQueuesRunning(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 4 {
-		s.Step(clock())
+		s.Step(s.Now())
 	}
 	st := s.stats()
 	// What was sent before Start is in the queues' counters as well.

@@ -291,7 +291,7 @@ func (w *worker) handshake(rec *flow.Record) {
 	s := w.runtime.counts.nodes[rec.Node]
 	now := uint32(micros / 1000)
 	old := s.latency.Load() // two workers at once: one measurement is lost, among many
-	s.latency.Store(uint64(now)<<32 | uint64(sched.Smooth(uint32(old), now-uint32(old>>32), took, halfLife)))
+	s.latency.Store(uint64(now)<<32 | uint64(sched.Smooth(uint32(old), elapsed(uint32(old>>32), now), took, halfLife)))
 }
 
 // repeated counts a handshake as unanswered when the client sends its first packet again: seconds before the handshake's time

@@ -21,6 +21,8 @@ type scaleBench struct {
 
 const scaleQueues = 4
 
+// newScaleBench makes one whose engine reads clock. nil is the time of the bench's own steps: Scale steps by the engine's
+// clock, and by another one than that of the packets connections are over in the middle, as soon as a tick of it passes.
 func newScaleBench(t testing.TB, workers, capacity int, clock func(b *scaleBench) uint64) *scaleBench {
 	t.Helper()
 	return newScaleBenchOf(t, a4(workers), capacity, clock)
@@ -48,14 +50,21 @@ func newScaleBenchOf(t testing.TB, spec Spec, capacity int, clock func(b *scaleB
 	opt := s.seats(workers, capacity)
 	opt.Region = region
 	opt.Secret = flow.Secret{0x8f3a1d5b7c9e2046, 0x1b873593cc9e2d51, 0xe6546b64a5b2c3d7, 0x2545f4914f6cdd1d}
-	if clock != nil {
-		opt.Clock = func() uint64 { return clock(s) }
+	if clock == nil {
+		clock = func(s *scaleBench) uint64 { return s.now }
 	}
+	opt.Clock = func() uint64 { return clock(s) }
 	if s.Engine, err = New(opt, cfg, s.dict); err != nil {
 		t.Fatal(err)
 	}
 	s.Step(s.now) // fill rings
 	return s
+}
+
+// realTime is the clock for workers that run by themselves; s.now follows from it.
+func realTime() func(*scaleBench) uint64 {
+	clock := MonotonicClock()
+	return func(*scaleBench) uint64 { return clock() }
 }
 
 func (s *scaleBench) seats(workers, capacity int) Options {
@@ -246,10 +255,8 @@ func TestScaleRunning(t *testing.T) {
 	if testing.Short() {
 		rounds = 10
 	}
-	s := newScaleBench(t, 1, 2*conns, nil)
-	clock := MonotonicClock()
-	s.opt.Clock = clock
-	s.now = clock()
+	s := newScaleBench(t, 1, 2*conns, realTime())
+	s.now = s.Now()
 	servers := map[uint16]int{}
 	frames := map[uint16][]byte{}
 	for port := uint16(1); port <= conns; port++ {
@@ -340,8 +347,7 @@ func TestScaleRunning(t *testing.T) {
 // arrive; SNAT ports go along.
 func TestScaleTransparent(t *testing.T) {
 	for name, spec := range map[string]Spec{"router": routed(1, Router, true), "forward": forwarding(1, false), "firewall": withRoutes(routed(1, Firewall, false))} {
-		// By the clock of the packets: by another one connections might be over in the middle.
-		s := newScaleBenchOf(t, spec, 2000, func(s *scaleBench) uint64 { return s.now })
+		s := newScaleBenchOf(t, spec, 2000, nil)
 		rng := rand.New(rand.NewPCG(3, 3))
 		var there, back [][]byte
 		for range 300 {

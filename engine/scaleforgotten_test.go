@@ -50,9 +50,8 @@ func TestScaleForgottenVirtual(t *testing.T) {
 
 // Whoever asks a worker that has ended meanwhile hears what its successors have, and is not left waiting.
 func TestAskedWorkerEnds(t *testing.T) {
-	s := newScaleBench(t, 1, 2000, nil)
-	s.opt.Clock = MonotonicClock()
-	s.now = s.opt.Clock()
+	s := newScaleBench(t, 1, 2000, realTime())
+	s.now = s.Now()
 	const conns = 2 * scanChunk // one chunk is not all
 	for port := uint16(1); port <= conns; port++ {
 		s.established(port)

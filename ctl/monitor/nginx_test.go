@@ -105,7 +105,7 @@ func TestNginx(t *testing.T) {
 	to := r.to4
 	get := func(path string, edit func(*Monitor)) Monitor {
 		return testMonitor(HTTP, func(m *Monitor) {
-			m.Timeout = 5 * time.Second
+			m.Timeout, m.Interval = answerTime, answerTime
 			if m.HTTP.Path = path; edit != nil {
 				edit(m)
 			}
@@ -197,7 +197,7 @@ func TestNginx(t *testing.T) {
 func TestHTTPOdd(t *testing.T) {
 	get := func(edit func(*Monitor)) Monitor {
 		return testMonitor(HTTP, func(m *Monitor) {
-			m.Timeout = 3 * time.Second
+			m.Timeout, m.Interval = answerTime, answerTime
 			if edit != nil {
 				edit(m)
 			}
