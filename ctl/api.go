@@ -216,7 +216,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
 			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
-			Ended: sum.Ended, Moved: sum.Moved, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent, Echoes: sum.Echoes, Recomputed: sum.Recomputed,
+			Ended: sum.Ended, Moved: sum.Moved, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent, Split: sum.Split, Echoes: sum.Echoes, Recomputed: sum.Recomputed,
 		},
 	}
 	for i := range snaps {

@@ -38,7 +38,14 @@ func (f *File) Check(offline bool) ([]string, error) {
 	}
 	var out []string
 	for i := range ifaces {
-		out = append(out, fmt.Sprintf("port %s: %s, %s, MTU %d", f.Ports[i].Name, ifaces[i].name, counted(ifaces[i].queues, "queue"), ifaces[i].mtu))
+		line := fmt.Sprintf("port %s: %s, %s, MTU %d", f.Ports[i].Name, ifaces[i].name, counted(ifaces[i].queues, "queue"), ifaces[i].mtu)
+		if ifaces[i].jumbo {
+			line += ", packets of several frames"
+		}
+		out = append(out, line)
+		if text := f.jumboTrouble(&f.Ports[i], &ifaces[i]); text != "" {
+			out = append(out, "warning: port "+f.Ports[i].Name+": "+text)
+		}
 	}
 	f.eachVLAN(func(n, _ int, v *VLAN, p *Port, _ string) {
 		i := &vlans[n-f.firstVLAN()]

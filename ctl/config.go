@@ -136,6 +136,7 @@ type Port struct {
 	Addresses []netip.Prefix   // with host bits; nil: the kernel's
 	VLANs     []VLAN
 	Checksum  Checksum
+	Jumbo     Jumbo
 }
 
 // Neighbour is a static answer to "which MAC has this address".

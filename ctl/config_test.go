@@ -65,8 +65,8 @@ func TestExample(t *testing.T) {
 		Log: Log{LogInfo, LogText},
 		Ports: []Port{
 			{"outside", "eth1", 0, mac("02:00:00:00:01:01"), []netip.Prefix{netip.MustParsePrefix("172.16.10.1/24")},
-				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}, ChecksumAuto},
-			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}, nil, ChecksumAuto},
+				[]VLAN{{"red", 10, 0, "eth1.10", mac("02:00:00:00:01:0a"), []netip.Prefix{netip.MustParsePrefix("172.16.11.1/24")}}}, ChecksumAuto, JumboAuto},
+			{"inside", "eth2", 0, mac("02:00:00:00:01:02"), []netip.Prefix{netip.MustParsePrefix("192.168.20.254/24")}, nil, ChecksumAuto, JumboAuto},
 		},
 		Neighbours: []Neighbour{{addr("192.168.20.1"), mac("02:00:00:00:14:01"), "inside"}},
 		Routes:     []Route{{netip.MustParsePrefix("0.0.0.0/0"), addr("172.16.10.55")}},
@@ -131,10 +131,10 @@ func TestExample(t *testing.T) {
 	if w := f.Warnings(); len(w) > 0 {
 		t.Errorf("warnings: %q", w)
 	}
-	if line, column := f.Position("virtual-servers[1].pool"); line != 187 || column != 11 {
+	if line, column := f.Position("virtual-servers[1].pool"); line != 188 || column != 11 {
 		t.Errorf("virtual-servers[1].pool at %d:%d", line, column)
 	}
-	if line, column := f.Position("virtual-servers[1].unmatched"); line != 184 || column != 5 {
+	if line, column := f.Position("virtual-servers[1].unmatched"); line != 185 || column != 5 {
 		t.Errorf("a key that is not written is at %d:%d, want the entry around it", line, column)
 	}
 	if f.Pool("resolvers") != &f.Pools[1] || f.Port("inside") != &f.Ports[1] || f.VirtualServer("dns") != &f.VirtualServers[1] || f.Pool("x") != nil {

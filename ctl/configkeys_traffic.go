@@ -36,6 +36,7 @@ var portKeys = mapping[Port]{what: "a port", later: []string{"snat", "mtu"}, key
 		&vlanKeys, func(p *Port) *[]VLAN { return &p.VLANs }),
 	wordKey(keyDoc{name: "checksum", def: "auto", example: "verify", text: "What is done about checksums of packets that arrive. trust carries them on, changed as addresses and ports are: what was damaged arrives as damaged. verify drops wrong ones. recompute makes them all anew, and hides damage. auto is trust, and samples packets for checksums that a sender on a virtual link (veth, virtio) has left to its device: once one is seen it is said in the log, and such packets have their checksum computed from then on. That costs time; better turn it off at the sender (ethtool -K DEV tx off)."},
 		[]Checksum{ChecksumAuto, ChecksumTrust, ChecksumVerify, ChecksumRecompute}, nil, func(p *Port) *Checksum { return &p.Checksum }),
+	jumboKey,
 }}
 
 var neighbourKeys = mapping[Neighbour]{what: "a neighbour", keys: []configKey[Neighbour]{

@@ -46,18 +46,19 @@ type DoctorReport struct {
 
 // Facts are what the doctor knows of a host, and what the configuration asks of it. Sizes are bytes.
 type Facts struct {
-	Release      string // of the kernel, as uname says it
-	AFXDP        string // why there are no AF_XDP sockets, or ""
-	Capabilities uint64 // the effective set of this process
-	MemlockLimit uint64 // unix.RLIM_INFINITY for none
-	HugePageSize uint64
-	HugePages    uint64 // those that are free
-	RPFilterAll  int
-	Forward4     bool
-	Forward6     bool
-	ClockSource  string
-	BPFFS        bool   // mounted where the system has it
-	Unkept       string // why this process cannot keep connection tables or pin programs, or ""
+	Release       string // of the kernel, as uname says it
+	AFXDP         string // why there are no AF_XDP sockets, or ""
+	NoMultiBuffer string // why they have no packets of several frames, or ""
+	Capabilities  uint64 // the effective set of this process
+	MemlockLimit  uint64 // unix.RLIM_INFINITY for none
+	HugePageSize  uint64
+	HugePages     uint64 // those that are free
+	RPFilterAll   int
+	Forward4      bool
+	Forward6      bool
+	ClockSource   string
+	BPFFS         bool   // mounted where the system has it
+	Unkept        string // why this process cannot keep connection tables or pin programs, or ""
 
 	Cores    []int // that this process may use
 	Isolated []int

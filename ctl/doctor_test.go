@@ -102,8 +102,18 @@ func TestDoctorJudges(t *testing.T) {
 		{"generic wanted", func(f *Facts) { f.Wants.Mode, f.Ports[0].Features["rx-gro"] = BindGeneric, false }, LevelNote, "xdp-mode", "auto"},
 		{"no zero-copy", port(func(p *PortFacts) { p.XDPFeatures &^= xdpZeroCopy }), LevelNote, "xdp-mode", "zero-copy"},
 		{"no zero-copy, wanted", func(f *Facts) { f.Ports[0].XDPFeatures, f.Wants.Mode = xdpBasic|xdpRedirect, BindZeroCopy }, LevelFail, "xdp-mode", "auto or copy"},
-		{"MTU above a frame", port(func(p *PortFacts) { p.MTU = 3000 }), LevelFail, "mtu", "engine.frame-size to 4096"},
-		{"MTU above any frame", port(func(p *PortFacts) { p.MTU = 9000 }), LevelFail, "mtu", "lower the MTU to 1770"},
+		{"MTU above a frame, no jumbo frames wanted", port(func(p *PortFacts) { p.MTU, p.Jumbo = 3000, JumboOff }), LevelFail, "mtu", "engine.frame-size to 4096"},
+		{"MTU above any frame, no jumbo frames wanted", port(func(p *PortFacts) { p.MTU, p.Jumbo = 9000, JumboOff }), LevelFail, "mtu", "lower the MTU to 1770"},
+		{"MTU above any frame, a kernel without jumbo frames", func(f *Facts) { f.Ports[0].MTU, f.NoMultiBuffer = 9000, "too old" }, LevelFail, "mtu", "lower the MTU to 1770"},
+		{"jumbo frames", port(func(p *PortFacts) { p.MTU, p.XDPFeatures = 9000, p.XDPFeatures|xdpReceiveSG }), LevelOK, "mtu", ""},
+		{"jumbo frames, and a driver without", port(func(p *PortFacts) { p.MTU = 9000 }), LevelWarn, "mtu", "lower the MTU to 1770"},
+		{"jumbo frames without zero-copy", port(func(p *PortFacts) {
+			p.MTU, p.XDPFeatures, p.ZeroCopySegments = 9000, p.XDPFeatures|xdpReceiveSG, 1
+		}), LevelNote, "mtu", "lower the MTU to 1770"},
+		{"jumbo frames beyond what a packet may have", port(func(p *PortFacts) { p.MTU = 60000 }), LevelFail, "mtu", "engine.frame-size to 4096"},
+		{"jumbo frames, and a peer that sends larger ones", port(func(p *PortFacts) {
+			p.MTU, p.XDPFeatures, p.Peer = 9000, p.XDPFeatures|xdpReceiveSG, &PeerFacts{Interface: "eth0", Features: map[string]bool{"tx-tcp-segmentation": true}}
+		}), LevelWarn, "peer-segmentation", "ethtool -K eth0 tso off gso off"},
 		{"frames too small for zero-copy", port(func(p *PortFacts) { p.Driver = "igb" }), LevelNote, "mtu", "4096"},
 		{"large frames", func(f *Facts) { f.Ports[0].MTU, f.Wants.FrameSize = 3000, 4096 }, LevelOK, "mtu", ""},
 		{"more rx than tx", port(func(p *PortFacts) { p.TX = 1 }), LevelFail, "queues", "ethtool -L eth1 rx 1 tx 1"},

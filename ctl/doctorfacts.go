@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sluice/rings"
 )
 
 // GatherFacts reads what the doctor judges, and changes nothing. f may be nil: then every Ethernet interface that is up is
@@ -21,6 +23,9 @@ func GatherFacts(f *File) (*Facts, error) {
 	}
 	facts.Release = unix.ByteSliceToString(uts.Release[:])
 	facts.AFXDP = tryAFXDP()
+	if err := rings.ProbeMultiBuffer(); errors.Is(err, rings.ErrNoMultiBuffer) {
+		facts.NoMultiBuffer = err.Error()
+	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
 		return nil, fmt.Errorf("ask for the limit of locked memory: %w", err)

@@ -45,7 +45,9 @@ func gatherPorts(f *File) (out []PortFacts, err error) {
 			out = append(out, PortFacts{Name: p.Name, Interface: p.Interface, Problem: p.Interface + " is not an Ethernet interface"})
 			continue
 		}
-		out = append(out, gatherPort(p.Name, p.Interface, p.Queues, l, links, tool))
+		facts := gatherPort(p.Name, p.Interface, p.Queues, l, links, tool)
+		facts.Jumbo = p.Jumbo
+		out = append(out, facts)
 	}
 	return out, nil
 }
@@ -71,7 +73,7 @@ func gatherPort(name, ifname string, queues int, l netlink.Link, links []netlink
 	if in, err := tool.GetIndir(ifname); err == nil && in.Size > 0 {
 		p.Indirection = in.RingIndex[:min(int(in.Size), len(in.RingIndex))]
 	}
-	p.XDPFeatures, p.XDPKnown = xdpFeatures(a.Index)
+	p.XDPFeatures, p.ZeroCopySegments, p.XDPKnown = xdpFeatures(a.Index)
 	if a.Xdp != nil && a.Xdp.Attached {
 		p.Program = a.Xdp.ProgId
 		p.Ours, p.Untold = pinnedOn(ifname)
@@ -110,6 +112,7 @@ const (
 	netdevGet            = 1 // NETDEV_CMD_DEV_GET
 	netdevAttrIfindex    = 1 // NETDEV_A_DEV_IFINDEX, u32
 	netdevAttrXDPFeature = 3 // NETDEV_A_DEV_XDP_FEATURES, u64
+	netdevAttrSegments   = 4 // NETDEV_A_DEV_XDP_ZC_MAX_SEGS, u32
 )
 
 // genericHeader is struct genlmsghdr: command, version, and two bytes that this family wants to be 0, which those of
@@ -120,31 +123,35 @@ type genericHeader [nl.SizeofGenlmsg]byte
 func (h genericHeader) Len() int          { return len(h) }
 func (h genericHeader) Serialize() []byte { return h[:] }
 
-// xdpFeatures asks the kernel what XDP an interface's driver supports (Linux 6.3).
-func xdpFeatures(index int) (features uint64, known bool) {
+// xdpFeatures asks the kernel what XDP an interface's driver supports (Linux 6.3), and how many buffers a packet may have in
+// zero-copy mode (6.6).
+func xdpFeatures(index int) (features uint64, segments uint32, known bool) {
 	family, err := netlink.GenlFamilyGet(netdevFamily)
 	if err != nil {
-		return 0, false
+		return 0, 0, false
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
 	req.AddData(genericHeader{netdevGet, 1, 0, 0})
 	req.AddData(nl.NewRtAttr(netdevAttrIfindex, nl.Uint32Attr(uint32(index))))
 	msgs, err := req.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
-		return 0, false
+		return 0, 0, false
 	}
 	for _, m := range msgs {
 		attrs, err := nl.ParseRouteAttr(m[nl.SizeofGenlmsg:])
 		if err != nil {
-			return 0, false
+			return 0, 0, false
 		}
 		for _, a := range attrs {
-			if a.Attr.Type == netdevAttrXDPFeature && len(a.Value) == 8 {
-				return nl.NativeEndian().Uint64(a.Value), true
+			switch {
+			case a.Attr.Type == netdevAttrXDPFeature && len(a.Value) == 8:
+				features, known = nl.NativeEndian().Uint64(a.Value), true
+			case a.Attr.Type == netdevAttrSegments && len(a.Value) == 4:
+				segments = nl.NativeEndian().Uint32(a.Value)
 			}
 		}
 	}
-	return 0, false
+	return features, segments, known
 }
 
 // namedNamespaces is where ip-netns(8) keeps names.

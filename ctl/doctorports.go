@@ -17,14 +17,17 @@ type PortFacts struct {
 	Carrier   bool
 	Driver    string // as ethtool -i has it; "" if it does not say
 	MTU       int
-	RX, TX    int // queues
-	Queues    int // what the configuration asks for; 0 is all
+	Jumbo     Jumbo // the setting; "" without a configuration
+	RX, TX    int   // queues
+	Queues    int   // what the configuration asks for; 0 is all
 
 	XDPKnown    bool   // the kernel tells what its driver supports (Linux 6.3)
 	XDPFeatures uint64 // netdev family, enum netdev_xdp_act
-	Program     uint32 // id of an XDP program that is attached, 0 for none
-	Ours        bool   // it is pinned by sluice
-	Untold      bool   // or that cannot be told: this process may not look at pins
+	// ZeroCopySegments is how many buffers a packet may have in zero-copy mode; 0 if it is not told.
+	ZeroCopySegments uint32
+	Program          uint32 // id of an XDP program that is attached, 0 for none
+	Ours             bool   // it is pinned by sluice
+	Untold           bool   // or that cannot be told: this process may not look at pins
 
 	Features    map[string]bool // offloads by their kernel names, true if on
 	Indirection []uint32        // queues that RSS sends to, one for each slot; nil if there is no RSS or it cannot be read
@@ -43,9 +46,10 @@ type PeerFacts struct {
 
 // What a driver supports (enum netdev_xdp_act, include/uapi/linux/netdev.h).
 const (
-	xdpBasic    = 1 << 0
-	xdpRedirect = 1 << 1
-	xdpZeroCopy = 1 << 3
+	xdpBasic     = 1 << 0
+	xdpRedirect  = 1 << 1
+	xdpZeroCopy  = 1 << 3
+	xdpReceiveSG = 1 << 5
 )
 
 // native reports whether the driver runs XDP programs that redirect to sockets. What is not known is taken to be so.
@@ -131,6 +135,9 @@ func (e *examination) zeroCopy(p *PortFacts) bool {
 func (e *examination) room(p *PortFacts) {
 	size := e.facts.Wants.FrameSize
 	if err := rings.CheckRoom(p.Driver, false, size, p.MTU); err != nil {
+		if e.jumbo(p, err) {
+			return
+		}
 		e.find(LevelFail, "mtu", err.Error(), "longer packets never reach sluice: the kernel drops them at the socket", advice(err))
 		return
 	}

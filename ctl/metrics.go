@@ -48,6 +48,7 @@ var (
 	descProbesUnsent  = desc("monitor_inconclusive_total", "Probes that could not be made, for a reason on this host.", monitorLabels...)
 	descErrors        = desc("translated_icmp_errors_total", "ICMP errors about connections, translated.")
 	descICMPSent      = desc("sent_icmp_errors_total", "ICMP errors that the engine made.")
+	descSplit         = desc("split_packets_total", "Packets without DF that left in parts, as they were too big for the next link.")
 	descRecomputed    = desc("recomputed_checksum_packets_total", "Packets whose checksums were computed anew on arrival.")
 	descEchoes        = desc("answered_echo_requests_total", "Echo requests to virtual addresses that the engine answered.")
 
@@ -127,6 +128,7 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 	count(descOutside, sum.Outside)
 	count(descErrors, sum.Errors)
 	count(descICMPSent, sum.ICMPSent)
+	count(descSplit, sum.Split)
 	count(descEchoes, sum.Echoes)
 	count(descRecomputed, sum.Recomputed)
 	service := func(v *CounterView, opened, active, packets, bytes *prometheus.Desc, labels ...string) {

@@ -22,6 +22,7 @@ type iface struct {
 	mac    [6]byte
 	queues int // receive queues; no more are served than there are transmit queues
 	mtu    int
+	jumbo  bool // its sockets take packets of several frames
 	// Its first global addresses that are not virtual; not valid without.
 	addr4, addr6 netip.Addr
 	tpid         uint16 // of a VLAN's outermost tag
@@ -72,6 +73,9 @@ func (f *File) lookUp(i int) (iface, error) {
 		return refuse("interface", "%s receives on %d queues but has only %d to send on; make them equal (ethtool -L %s)", p.Interface, rx, tx, p.Interface)
 	}
 	out := iface{name: p.Interface, index: a.Index, mac: [6]byte(a.HardwareAddr), queues: rx, mtu: a.MTU}
+	if out.jumbo, err = f.wantsJumbo(p, a.MTU); err != nil {
+		return refuse("jumbo", "%w", err)
+	}
 	out.addr4, out.addr6, err = f.portAddresses(l)
 	return out, err
 }

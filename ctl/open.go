@@ -74,6 +74,7 @@ func (a *assembly) open(rules []rings.Rules) (err error) {
 	if a.region, err = rings.NewRegion(a.plan.frames, e.FrameSize, e.HugePages == HugePagesAuto, preparedTmpfs()...); err != nil {
 		return err
 	}
+	a.makeChains()
 	a.log.Info("frames", "count", a.plan.frames, "bytes", e.FrameSize, "memory", a.region.Pages())
 	a.secret = newSecret()
 	if a.memory, err = a.newTables(a.file, a.plan.workers, workerTable); err != nil {
@@ -148,7 +149,7 @@ func (a *assembly) programConfig(i int, rules rings.Rules) (rings.ProgramConfig,
 	f := &a.ifaces[i]
 	cfg := rings.ProgramConfig{
 		Interface: f.name, Ifindex: f.index, Queues: f.queues, Rules: rules,
-		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass,
+		HoldTime: a.file.Engine.HoldTime, AfterHoldPass: a.file.Engine.AfterHold == AfterHoldPass, MultiBuffer: f.jumbo,
 	}
 	bind := rings.BindAuto
 	switch a.file.Engine.Mode {
@@ -166,7 +167,7 @@ func (a *assembly) programConfig(i int, rules rings.Rules) (rings.ProgramConfig,
 func (a *assembly) queueConfig(port, queue int, bind rings.BindMode, txOnly bool) rings.XSKConfig {
 	f, e := &a.ifaces[port], &a.file.Engine
 	return rings.XSKConfig{
-		Interface: f.name, Ifindex: f.index, Queue: queue, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly,
+		Interface: f.name, Ifindex: f.index, Queue: queue, Mode: bind, RingSize: e.RingSize, TxBudget: e.TxBudget, TxOnly: txOnly, MultiBuffer: f.jumbo,
 		BusyPoll: rings.BusyPoll{Enabled: e.BusyPoll.Enabled && !txOnly, Timeout: e.BusyPoll.Timeout, Budget: e.BusyPoll.Budget},
 	}
 }

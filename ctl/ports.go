@@ -131,6 +131,7 @@ func (s *Server) regainPort(ctx context.Context, i int) (err error) {
 	if err != nil {
 		return err
 	}
+	f.jumbo = f.jumbo && s.region.Chains()
 	old := s.ifaces[i]
 	s.rename(i, f)
 	var list []openQueue
@@ -261,6 +262,7 @@ func (s *Server) refreshPort(ctx context.Context, i int) error {
 		return nil
 	}
 	f, err := s.file.lookUp(i)
+	f.jumbo = s.ifaces[i].jumbo // as its sockets are
 	if err != nil || f == s.ifaces[i] {
 		return err
 	}

@@ -122,9 +122,12 @@ func (r *replay) makeEngine(cfg *engine.Config, dict *engine.Dictionary) (err er
 	}
 	r.dict, r.generation = dict, cfg.Generation
 	r.region = rings.NewHeapRegion(replayRing*(len(cfg.Ports)+1), r.file.Engine.FrameSize)
+	if r.file.replaysJumbo() {
+		r.region.MakeChains()
+	}
 	var queues []engine.PortQueue
 	for port := range r.file.firstVLAN() { // VLANs have the queues of their ports
-		q := rings.NewPcap(r.region, replayRing)
+		q := r.file.replayQueue(port, r.region)
 		r.queues = append(r.queues, q)
 		queues = append(queues, engine.PortQueue{Port: port, Queue: q, TxOnly: port == len(r.file.Ports)})
 	}

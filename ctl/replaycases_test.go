@@ -163,7 +163,8 @@ func idle(t testing.TB) []event {
 	return slices.Concat(pair, []event{late}, again)
 }
 
-// partial has a connection of which only the headers were captured, packets with less, and one beyond a frame.
+// partial has a connection of which only the headers were captured, packets with less, one in several frames, and one beyond
+// what a chain of frames takes.
 func partial() []event {
 	c := newPath(client4, virtual4, server4(1), 4003, 80, 80)
 	events := c.http(0)
@@ -174,8 +175,9 @@ func partial() []event {
 	}
 	short := dropped(time.Second, outside, c.http(0)[3].in)
 	short.cut = 50
-	large := dropped(time.Second, outside, c.fromClient(0, "A", 1, 1, make([]byte, 8000)).in)
-	return append(events, short, large)
+	jumbo := c.fromClient(time.Second, "A", 1, 1, make([]byte, 8000))
+	large := dropped(time.Second, outside, c.fromClient(0, "A", 1, 1, make([]byte, 40000)).in)
+	return append(events, short, jumbo, large)
 }
 
 // demo has what the demo shows: 8 HTTP connections and 4 DNS queries for each family, interleaved.

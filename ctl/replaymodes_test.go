@@ -362,5 +362,7 @@ func replayModeCases(t testing.TB) []replayCase {
 		{name: "icmp-errors", config: "modes.yaml", events: icmpErrors(t)},
 		{name: "fragments", config: "modes.yaml", events: fragments(t)},
 		{name: "vlans", config: "vlans.yaml", events: vlans(t)},
+		{name: "ipip", config: "tunnels.yaml", events: tunnelled(t, false)},
+		{name: "gue", config: "tunnels.yaml", events: tunnelled(t, true)},
 	}
 }

@@ -35,7 +35,7 @@ type ReplayPort struct {
 	Passed     uint64 `json:"passed"`      // left to the kernel by the XDP program's rules
 	Malformed  uint64 `json:"malformed"`   // so too, because the headers do not fit
 	HeadersCut uint64 `json:"headers_cut"` // not replayed: the capture has not all headers
-	TooLarge   uint64 `json:"too_large"`   // not replayed: larger than a frame
+	TooLarge   uint64 `json:"too_large"`   // not replayed: larger than a frame, or than jumbo frames can be
 	Engine     uint64 `json:"engine"`      // taken by the engine
 	Out        uint64 `json:"out"`
 	OutBytes   uint64 `json:"out_bytes"`

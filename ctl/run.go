@@ -247,6 +247,9 @@ func (s *Server) prepare(ctx context.Context) error {
 		for i := range s.ifaces {
 			mtu = max(mtu, s.ifaces[i].mtu)
 		}
+		if anyJumbo(s.ifaces) {
+			mtu = largestMTU // whatever the ports' MTUs become
+		}
 		s.state.HostPort = true
 		if err := s.state.save(); err != nil {
 			return err
@@ -255,7 +258,7 @@ func (s *Server) prepare(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		host.Port = len(s.ifaces)
+		host.Port, port.jumbo = len(s.ifaces), anyJumbo(s.ifaces)
 		s.ifaces, s.host = append(s.ifaces, port), host
 	}
 	if _, err := s.topology(); err != nil { // which says where routes lead

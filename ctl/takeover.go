@@ -186,6 +186,7 @@ func (t *taking) prepare(ctx context.Context) error {
 	if err := t.inheritHost(); err != nil {
 		return err
 	}
+	t.inheritJumbo()
 	if err := t.resolveMore(); err != nil {
 		return err
 	}

@@ -221,6 +221,7 @@ func (s *Server) offer(ctx context.Context) (*takeoverOffer, error) {
 	}
 	maps.Copy(ends, s.drain.ends)
 	o.Ends = slices.SortedFunc(maps.Keys(ends), compareRules)
+	o.Jumbo = s.jumboPorts()
 	if s.host != nil {
 		f := &s.ifaces[s.host.Port]
 		o.Host = &hostOffer{Index: f.index, Queues: f.queues, MTU: f.mtu, EngineMAC: f.mac, KernelMAC: s.host.MAC}

@@ -92,6 +92,7 @@ func (t *taking) inheritMemory() (err error) {
 	if t.region, err = rings.ImportRegion(fd, t.plan.frames, t.file.Engine.FrameSize, rings.Pages(t.offer.Pages)); err != nil {
 		return err
 	}
+	t.makeChains()
 	t.secret = flow.Secret(t.offer.Secret)
 	if o := t.offer.Store; o != nil {
 		if fd, err = t.fd(fdDictionary); err != nil {

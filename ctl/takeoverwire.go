@@ -95,6 +95,7 @@ type takeoverOffer struct {
 	Ends       []rings.MemberRule
 	State      kernelState
 	Host       *hostOffer
+	Jumbo      []bool // by port, the host port's last
 	Frames     int
 	TableSize  int    // of the smallest indirection table, by which bins are dealt out
 	Pages      string // of the frames

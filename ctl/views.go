@@ -254,6 +254,7 @@ type PortView struct {
 	State     string `json:"state"` // up | down | no carrier | gone
 	XDP       string `json:"xdp"`   // native | generic
 	Mode      string `json:"mode"`  // zero-copy | copy
+	Jumbo     bool   `json:"jumbo"` // packets may be larger than a frame
 	Note      string `json:"note,omitempty"`
 	Steering  string `json:"steering,omitempty"` // full, or what is missing and why
 	// HandedOver is the share of its packets that steering is expected to leave to be handed over, from 0 to 1.
@@ -298,6 +299,7 @@ type TotalsView struct {
 	OutOfWindow uint64 `json:"out_of_window"` // TCP segments outside their connection's window, dropped or not
 	ICMPErrors  uint64 `json:"icmp_errors"`   // about connections, translated
 	ICMPSent    uint64 `json:"icmp_sent"`     // ICMP errors that the engine made
+	Split       uint64 `json:"split"`         // packets without DF that left in parts, as they were too big for the next link
 	Echoes      uint64 `json:"echoes"`        // echo requests that the engine answered
 	Recomputed  uint64 `json:"recomputed"`    // packets whose checksums were computed anew on arrival
 }
@@ -432,7 +434,7 @@ func (s *Server) portViews(snaps []engine.Snapshot) []PortView {
 	for i := range s.ifaces {
 		f := &s.ifaces[i]
 		v := &out[i]
-		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
+		*v = PortView{Name: HostPortName, Interface: f.name, MAC: macString(f.mac), MTU: f.mtu, Jumbo: f.jumbo, Queues: f.queues, Driver: string(DriverXSK), State: "up"}
 		if i < len(s.programs) {
 			v.State, v.Queues = s.linkState(i), len(s.queues[i])
 			v.Name, v.Driver, v.XDP = s.file.Ports[i].Name, string(s.file.Engine.Driver), s.programs[i].Mode().String()

@@ -53,6 +53,7 @@ func (s *Server) watch(ctx context.Context) error {
 			s.health.orderDeadlines(time.Now())
 			s.resolveWanted(ctx)
 			s.tellPartial()
+			s.tellJumbo()
 			if len(s.due) > 0 {
 				s.announceDue()
 			}

@@ -148,7 +148,7 @@ func TestSourceRates(t *testing.T) {
 	s := new(sourceRates)
 	var wait sync.WaitGroup
 	var taken [2000]atomic.Int32
-	hash := func(i int) uint64 { return servicesSecret.Hash(&flow.Key{Src: flow.Addr{Lo: uint64(i)}}) }
+	hash := func(i int) uint64 { return pickSeed.Hash(&flow.Key{Src: flow.Addr{Lo: uint64(i)}}) }
 	for w := range workers {
 		wait.Go(func() {
 			now := uint64(5000 + w) // clocks differ by a little

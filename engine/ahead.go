@@ -1,6 +1,9 @@
 package engine
 
-import "sluice/flow"
+import (
+	"sluice/flow"
+	"sluice/rewrite"
+)
 
 // The bucket of a new connection's server-side tuple is known only when its member is chosen, and then comes from memory,
 // which costs more than all the rest of the packet. So where a burst has several new connections their members are chosen
@@ -8,12 +11,17 @@ import "sluice/flow"
 // a port if the source is translated, but nothing else has changed, and connect does with it what it does with its own choice.
 // A proposal that comes to nothing, because the packet is refused or the tuple is taken, gives both back.
 
+//
+// Whoever has a proposal has also been judged (judge.go) and found free of everything that depends on the packets before it but
+// for quotas, so that admit asks nothing else again.
+
 // proposal is a connection to be; member is nil where there is none.
 type proposal struct {
 	member  *member
 	virtual *virtual
+	id      uint32 // of the virtual server
 	proto   uint8
-	rec     flow.Record
+	draft   flow.Draft
 }
 
 // proposals are those of the packets in hand.
@@ -21,7 +29,7 @@ type proposals struct {
 	of [burstSize]proposal
 	n  int // those before are used or empty
 	// seen has a bit for tuples: two packets of one new connection must not take two turns of the pool.
-	seen [16]uint64
+	seen [64]uint64
 }
 
 // propose chooses members for the packets in hand that will open connections.
@@ -30,9 +38,10 @@ func (w *worker) propose() {
 	if w.table.Len()+burstSize > w.table.Cap() {
 		return // some will not find room
 	}
-	a.seen = [16]uint64{}
+	a.seen = [64]uint64{}
 	a.n = w.n
-	for i := range w.n {
+	for n := range w.n {
+		i := n & (burstSize - 1)
 		k, p := &w.keys[i], &w.pkts[i]
 		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
@@ -42,35 +51,81 @@ func (w *worker) propose() {
 			continue
 		}
 		v := &w.cfg.virtuals[id]
-		if v.OnePacket || v.persistence != nil || v.Mode >= Firewall || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 || v.SourceRate > 0 { // limits are met in the order of arrival
+		if v.inOrder || rewrite.SourceMAC(w.region.Packet(w.descs[i]))[0]&1 != 0 || w.cfg.isOurs(k.Src) {
 			continue
 		}
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {
 			continue
 		}
-		v.shared.reserve(0, 0, w.now)
-		c := &w.runtime.choice
-		c.begin(v.pool, k, w.now, false)
-		m := c.next()
+		m, reserved := w.runtime.choice.first(v.pool, k, w.now)
 		if m == nil {
-			v.shared.cancel(0, w.now)
 			continue
 		}
-		rec, _, ok := w.track(i, id, v, m, false)
-		if !ok {
-			m.shared.cancel(uint32(m.Rate), w.now)
-			v.shared.cancel(0, w.now)
-			continue
+		if w.tally.virtuals.add(id, 1); !reserved {
+			w.tally.nodes.add(m.id, 1)
 		}
-		a.of[i] = proposal{member: m, virtual: v, proto: k.Proto, rec: rec}
-		w.table.Expect(&a.of[i].rec, k.Proto)
+		x := &a.of[i]
+		x.member, x.virtual, x.id, x.proto = m, v, id, k.Proto
+		if !w.draft(i, x) {
+			w.giveUp(x)
+		}
 	}
+	w.table.Fetch()
+}
+
+// meetsOrder reports whether what becomes of a new connection to v depends on what becomes of those before it: limits are met in
+// the order of arrival.
+func (v *virtual) meetsOrder() bool {
+	return v.OnePacket || v.persistence != nil || v.Mode >= Firewall || v.Hairpin == HairpinRefuse || v.Limit > 0 || v.Rate > 0 || v.SourceRate > 0
+}
+
+// draft describes the connection that x proposes for packet i, in the record that it will have, and reports whether there can be one.
+func (w *worker) draft(i int, x *proposal) bool {
+	v, m, k := x.virtual, x.member, &w.keys[i]
+	if v.Mode != NAT || v.Hairpin != HairpinForward && m.near(k.Src) {
+		rec, _, ok := w.track(i, x.id, v, m, false)
+		if !ok {
+			return false
+		}
+		r := w.table.Draft(&x.draft, i)
+		if r == nil {
+			w.giveBackPort(&rec, m, x.proto)
+			return false
+		}
+		*r = rec
+		w.table.Expect(&x.draft, x.proto)
+		return true
+	}
+	// What track comes to where the destination changes and no more.
+	r := w.table.Draft(&x.draft, i)
+	if r == nil {
+		return false
+	}
+	p, port := &w.pkts[i], m.servicePort(k.DstPort())
+	r.Client, r.Virtual = k.Src, k.Dst
+	r.CPort, r.VPort, r.SPort, r.NPort = k.SrcPort(), k.DstPort(), k.SrcPort(), port
+	r.Node, r.VS = m.id, x.id
+	r.ClientMAC = rewrite.SourceMAC(w.region.Packet(w.descs[i]))
+	r.ClientIf, r.ServerIf = w.ports[i], uint16(m.Hop.Port)
+	r.L3Diff = rewrite.AddrDiff(k.Dst, m.addr)
+	r.L4Diff = rewrite.AddDiff(r.L3Diff, rewrite.PortDiff(k.DstPort(), port))
+	if p.V6 {
+		r.L3Diff = 0
+	}
+	switch x.proto {
+	case flow.TCP:
+		w.beginTCP(r, m, p)
+	case flow.SCTP:
+		r.BeginSCTP(&p.SCTP)
+	}
+	w.table.Expect(&x.draft, x.proto)
+	return true
 }
 
 // has reports whether a tuple, or one that looks like it, was met before in this burst.
 func (a *proposals) has(k *flow.Key) bool {
-	h := (k.Src.Lo ^ k.Src.Hi ^ uint64(k.Ports)<<16) * 0x9e3779b97f4a7c15 >> 54
-	word, bit := &a.seen[h>>6&15], uint64(1)<<(h&63)
+	h := (k.Src.Lo ^ k.Src.Hi ^ uint64(k.Ports)<<16) * 0x9e3779b97f4a7c15 >> 52
+	word, bit := &a.seen[h>>6&63], uint64(1)<<(h&63)
 	met := *word&bit != 0
 	*word |= bit
 	return met
@@ -86,26 +141,47 @@ func (w *worker) retract() {
 
 // cancel gives back what a proposal has taken, if it is one.
 func (w *worker) cancel(a *proposal) {
-	if a.member != nil {
-		w.giveBackPort(&a.rec, a.member, a.proto)
-		a.member.shared.cancel(uint32(a.member.Rate), w.now)
-		a.virtual.shared.cancel(0, w.now)
-		a.member = nil
+	if a.member == nil {
+		return
 	}
+	w.giveBackPort(w.table.Drafted(&a.draft), a.member, a.proto)
+	w.table.Discard(&a.draft)
+	w.giveUp(a)
+}
+
+// giveUp ends a proposal that has neither a record nor a port.
+func (w *worker) giveUp(a *proposal) {
+	a.member.shared.cancel(uint32(a.member.Rate), w.now)
+	a.virtual.shared.cancel(0, w.now)
+	a.member = nil
+}
+
+// mayExist reports whether packet i can belong to a connection that is in the table: one without a proposal can, and one whose
+// tuple looks like another's.
+func (w *worker) mayExist(i int) bool {
+	a := &w.ahead.of[i&(burstSize-1)]
+	return a.member == nil || w.table.MayHave(&a.draft)
 }
 
 // connectProposed makes the connection that was proposed for packet i, if that is possible.
-func (w *worker) connectProposed(i int, id uint32) flow.Ref {
-	a := &w.ahead.of[i]
+func (w *worker) connectProposed(i int) flow.Ref {
+	a := &w.ahead.of[i&(burstSize-1)]
 	if a.member == nil {
 		return 0
 	}
-	r, res := w.table.Insert(&a.rec, a.proto, w.now, w.now+uint64(a.virtual.Timeouts.at(a.proto, &a.rec)))
+	v := a.virtual
+	if v.halfOpen > 0 || w.cfg.sources.HalfOpen > 0 {
+		if _, ok := w.mayOpen(v, a.id, w.keys[i].Src); !ok {
+			return 0
+		}
+	}
+	rec := w.table.Drafted(&a.draft)
+	r, res := w.table.Open(&a.draft, w.now, w.now+uint64(v.Timeouts.at(a.proto, rec)))
 	if res != flow.Inserted {
 		w.cancel(a)
 		return 0
 	}
-	w.opened(r, id, a.member)
+	w.opened(r, a.id, a.member)
 	a.member = nil
 	return r
 }

@@ -162,9 +162,10 @@ func (c *capture) take(w *worker, port uint16, d rings.Desc, micros uint64) {
 // copy keeps the bytes of a frame and its tuple.
 func (c *capture) copy(w *worker, slot uint16, side int, d rings.Desc) {
 	s, b := &c.slots[slot], w.region.Packet(d)
-	s.length[side], s.kept[side] = d.Len, uint32(copy(c.bytes(slot, side), b))
+	_, behind := w.region.Tail(d.Addr)
+	s.length[side], s.kept[side] = d.Len+behind, uint32(len(w.region.Gather(c.bytes(slot, side), d)))
 	var p rewrite.Packet
-	v := rewrite.Parse(b, &p, &s.key[side])
+	v := w.read(d, &p, &s.key[side])
 	s.known[side] = v == rewrite.OK || v == rewrite.NoPorts || v == rewrite.Fragment
 	if v == rewrite.Fragment {
 		s.key[side].Ports = 0

@@ -85,7 +85,7 @@ func (e *Engine) Capture(ctx context.Context, opt CaptureOptions) (*Capture, err
 	if c.opt.RingBytes == 0 {
 		c.opt.RingBytes = defaultCaptureRing
 	}
-	if size := e.opt.Region.FrameSize(); c.opt.Snap <= 0 || c.opt.Snap > size {
+	if size := e.longest(); c.opt.Snap <= 0 || c.opt.Snap > size {
 		c.opt.Snap = size
 	}
 	var err error

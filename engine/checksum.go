@@ -73,7 +73,7 @@ func (w *worker) sample(port uint16) {
 	if w.n == 0 || s.partial || w.cfg.Ports[port].Checksum != SumAuto {
 		return
 	}
-	if p, b := &w.pkts[0], w.region.Packet(w.descs[0]); rewrite.Verify(b, p, rewrite.IsPart(b, p)) == rewrite.SumsPartial {
+	if p, b := &w.pkts[0], w.piece(w.descs[0]); rewrite.Verify(b, p, rewrite.IsPart(b, p)) == rewrite.SumsPartial {
 		w.sawPartial(port)
 		w.applySums()
 	}
@@ -91,8 +91,8 @@ func (w *worker) sawPartial(port uint16) {
 func (w *worker) checkSums(first int) {
 	kept := first
 	for i := first; i < w.n; i++ {
-		// First parts of datagrams were looked at by themselves.
-		if p := &w.pkts[i]; !rewrite.IsPart(w.region.Packet(w.descs[i]), p) && !w.checkSum(w.descs[i], p, w.ports[i], false) {
+		// First parts of datagrams, and ICMP errors, were looked at by themselves.
+		if p := &w.pkts[i]; !isRelated(p) && !rewrite.IsPart(w.region.Packet(w.descs[i]), p) && !w.checkSum(w.descs[i], p, w.ports[i], false) {
 			if w.pkts[i].Opens {
 				w.opening--
 			}
@@ -112,13 +112,14 @@ func (w *worker) checkSum(d rings.Desc, p *rewrite.Packet, port uint16, part boo
 	if policy == SumAuto || policy == SumTrust {
 		return true
 	}
-	b, found := w.region.Packet(d), rewrite.SumsRight
+	b, found := w.piece(d), rewrite.SumsRight
 	if policy != SumRecompute {
 		found = rewrite.Verify(b, p, part)
 	}
 	switch {
 	case policy == SumRecompute, found == rewrite.SumsPartial && policy == sumRepair:
 		rewrite.Recompute(b, p, part)
+		w.repaired(d, b)
 		w.stats.Recomputed++
 	case found == rewrite.SumsPartial && policy == SumVerify:
 		w.sawPartial(uint16(w.cfg.queuesOf(int(port))))

@@ -181,6 +181,38 @@ func (c *choice) begin(p *pool, k *flow.Key, now uint64, peek bool) {
 	c.enterPool(p)
 }
 
+// isDirect reports whether the first member that p's scheduler picks is the one, unless members are missing or have just come up:
+// there is one group, and neither limits nor numbers of connections matter.
+func (p *pool) isDirect() bool {
+	if len(p.groups) != 1 || p.groups[0].needs&(sched.NeedsActive|sched.NeedsLatency) != 0 {
+		return false
+	}
+	return !slices.ContainsFunc(p.groups[0].members, func(m member) bool { return m.Limit > 0 || m.Rate > 0 })
+}
+
+// first is begin and next, which it spares what nearly no choice needs. Then the place is not reserved yet.
+func (c *choice) first(p *pool, k *flow.Key, now uint64) (m *member, reserved bool) {
+	s := &c.pools[p.index]
+	if !p.direct || len(s.groups[0].rising) > 0 || s.groups[0].count < max(1, p.minimum) {
+		c.begin(p, k, now, false)
+		return c.next(), true
+	}
+	g, in := &p.groups[0], &c.in
+	in.Available, in.Candidates = s.groups[0].available, g.weights
+	if g.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 {
+		in.Turn = g.turn.Add(1) - 1
+		in.Random = sched.Mix(in.Turn)
+	}
+	if g.needs&sched.NeedsHash != 0 {
+		in.Hash = p.hashOf(k)
+	}
+	i := g.scheduler.Pick(in)
+	if i == sched.None {
+		return nil, false
+	}
+	return &g.members[i], false
+}
+
 // enterPool begins with the first group of p.
 func (c *choice) enterPool(p *pool) {
 	c.pool, c.open = p, false

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -32,7 +33,9 @@ type Config struct {
 	dropOutside bool
 	places      []place  // by node id
 	exits       []exit   // by port
+	macs        []uint64 // by port; the first byte is the lowest
 	leastMTU    int      // of all of them: only what is larger is looked at again
+	plainMost   uint32   // the largest packet that may be plain: leastMTU, as a length that a packet can have
 	icmpRate    int      // a worker's share
 	snat        services // SNAT addresses: node is the id, id the range of ports that are ours alone
 	hasSNAT     bool
@@ -72,6 +75,7 @@ type virtual struct {
 	// halfOpen is a worker's share of HalfOpenLimit.
 	halfOpen int32
 	access   *access
+	inOrder  bool // meetsOrder
 }
 
 // node is where a member's frames go; read for every packet to it, so it is small.
@@ -111,6 +115,7 @@ type pool struct {
 	groups                 []group // the highest priority first
 	allDown                AllDown
 	fallback               *pool // for AllDownPool
+	direct                 bool  // isDirect
 }
 
 // group is the members of a pool that have a priority.
@@ -219,7 +224,22 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 	if err := c.compileSNAT(&spec, c.snatPools); err != nil {
 		return nil, err
 	}
+	c.compileFirst()
 	return c, c.sortServices()
+}
+
+// compileFirst notes what the first packets of connections would else find out each for itself.
+func (c *Config) compileFirst() {
+	for i := range c.virtuals {
+		v := &c.virtuals[i]
+		v.inOrder = v.meetsOrder()
+		if v.Timeouts == (Timeouts{}) { // nothing is known of it any more
+			v.Timeouts = DefaultTimeouts
+		}
+	}
+	for i := range c.pools {
+		c.pools[i].direct = c.pools[i].isDirect()
+	}
 }
 
 // nodeOf is the node of a member.
@@ -241,7 +261,9 @@ func (c *Config) compileExits(rate int) {
 			c.leastMTU = min(c.leastMTU, p.MTU)
 		}
 		c.exits = append(c.exits, e)
+		c.macs = append(c.macs, binary.LittleEndian.Uint64(append(p.MAC[:], 0, 0)))
 	}
+	c.plainMost = uint32(min(c.leastMTU, math.MaxUint16))
 	if rate > 0 {
 		c.icmpRate = share(rate, c.owners.workers)
 	}
@@ -416,7 +438,7 @@ func (c *Config) compileAnswers() error {
 
 // timeouts are those of a connection's virtual server, or the defaults when nothing is known of it any more.
 func (c *Config) timeouts(r *flow.Record) *Timeouts {
-	if int(r.VS) < len(c.virtuals) && c.virtuals[r.VS].Timeouts != (Timeouts{}) {
+	if int(r.VS) < len(c.virtuals) {
 		return &c.virtuals[r.VS].Timeouts
 	}
 	return &DefaultTimeouts

@@ -85,6 +85,8 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 // countFor makes counters for so many ids of virtual servers and nodes, if there are fewer.
 func (w *worker) countFor(virtuals, nodes int) {
 	w.virtual, w.node = grow(w.virtual, virtuals), grow(w.node, nodes)
+	w.tally.virtuals.grow(virtuals)
+	w.tally.nodes.grow(nodes)
 	for len(w.half.virtual) < virtuals {
 		w.half.virtual = append(w.half.virtual, 0)
 	}

@@ -59,12 +59,6 @@ func (v *virtual) checkUntranslated() error {
 	return err
 }
 
-// keepsPorts reports whether a packet is for a virtual server that leaves it as it is.
-func (w *worker) keepsPorts(k *flow.Key, port uint16) bool {
-	id := w.cfg.find(k, port)
-	return id != 0 && !w.cfg.virtuals[id].Mode.translates()
-}
-
 // followClient is follow for a connection whose answers bypass us.
 func (w *worker) followClient(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rings.Desc) bool {
 	if ref.Side() == flow.FromServer {

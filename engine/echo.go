@@ -84,7 +84,7 @@ func (w *worker) echo(i int) {
 			w.drop(d, BadSource)
 			return
 		}
-		d.Len = uint32(n)
+		d = w.resized(d, p, n)
 		w.stats.Echoes++
 		w.stats.Answered++
 		w.send(int(w.ports[i]), d)

@@ -106,9 +106,13 @@ func (e *Engine) newWorker(id, slot int, opt *Options, cfg *Config, slots []uint
 	w := &worker{id: id, slot: slot, region: e.opt.Region, pool: rings.NewPool(e.opt.Region.Frames())}
 	var err error
 	frames := e.opt.Region.Frames() / max(1, len(opt.Workers))
+	if e.opt.Region.Chains() {
+		frames /= usualBuffers
+	}
 	if w.fragments, err = newFragments(frames, e.opt.Secret); err != nil {
 		return nil, err
 	}
+	w.jumbo = newJumbo(w.region)
 	table := flow.Config{Capacity: opt.Capacity, Secret: e.opt.Secret, Nodes: cfg.addrs}
 	if opt.Successor {
 		w.table, err = flow.Attach(opt.Tables[id], table)
@@ -385,7 +389,7 @@ func (e *Engine) handoffs() (n int) {
 // Audit checks, on an engine that is not running, that every frame is in a place: the sum over pools, queues and
 // handoff rings is the number of frames.
 func (e *Engine) Audit() error {
-	sum := e.handoffs()
+	sum := e.handoffs() + e.opt.Region.Links()
 	for _, w := range e.workers {
 		sum += w.pool.Len() + w.fragments.table.Held()
 		for i := range w.rx {

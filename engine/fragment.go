@@ -116,7 +116,7 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	table := w.fragments.table
 	why := Fragmented
 	refused := rewrite.ReadFirst(w.region.Packet(d), p, k) != rewrite.Done
-	if !refused && k.Proto == flow.SCTP && !w.keepsPorts(k, port) { // its checksum covers what is not here
+	if !refused && k.Proto == flow.SCTP && w.wouldTranslate(k, port) {
 		refused, why = true, Untranslatable
 	}
 	if refused {
@@ -141,6 +141,18 @@ func (w *worker) firstPart(d rings.Desc, port uint16, p *rewrite.Packet, k *flow
 	}
 	w.releaseFragments(FragmentFull)
 	return mine
+}
+
+// wouldTranslate reports whether a packet is for a virtual server that changes its addresses. SCTP's checksum covers what is not in
+// the part that it is in, so that such parts open no connection.
+func (w *worker) wouldTranslate(k *flow.Key, port uint16) bool {
+	id := w.cfg.find(k, port)
+	return id != 0 && w.cfg.virtuals[id].Mode.translates()
+}
+
+// untranslatable is the same for a packet of a connection.
+func (w *worker) untranslatable(rec *flow.Record, p *rewrite.Packet, d rings.Desc) bool {
+	return p.Proto == flow.SCTP && (rec.Kind() == flow.Translated || rec.SNAT != 0) && rewrite.IsPart(w.region.Packet(d), p)
 }
 
 // resolved passes a part whose tuple is known to the owner of its connection.
@@ -169,7 +181,7 @@ func (w *worker) takePart(d rings.Desc, port uint16) {
 	p, k := &w.pkts[j], &w.keys[j]
 	var f rewrite.FragmentPart
 	b := w.region.Packet(d)
-	if rewrite.Parse(b, p, k) != rewrite.Fragment || f.Read(b, p) != rewrite.Done {
+	if w.read(d, p, k) != rewrite.Fragment || f.Read(b, p) != rewrite.Done {
 		w.drop(d, Fragmented)
 		return
 	}
@@ -203,8 +215,8 @@ func (w *worker) passParts() {
 func (w *worker) passPart(d rings.Desc) {
 	var p rewrite.Packet
 	var k flow.Key
-	b, n := w.region.Packet(d), w.readNote(d.Addr)
-	if rewrite.Parse(b, &p, &k) != rewrite.Fragment {
+	n := w.readNote(d.Addr)
+	if w.read(d, &p, &k) != rewrite.Fragment {
 		w.drop(d, Fragmented)
 		return
 	}
@@ -258,6 +270,10 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		src, dst, l3 = rec.Virtual, rec.Client, ^rec.L3Diff
 		l2, out = rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC), int(rec.ClientIf)
 	}
+	if w.untranslatable(rec, p, d) {
+		w.drop(d, Untranslatable)
+		return
+	}
 	if rec.Kind() == flow.Tunnelled { // not by the server: those went to the kernel
 		if proto := rec.Proto(); proto != flow.TCP && proto != flow.SCTP {
 			rec.Seen = uint32(w.now)
@@ -265,8 +281,8 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		w.tunnelPacket(rec, p, d, port)
 		return
 	}
-	if mtu := w.cfg.exits[out].mtu; mtu != 0 && int(p.End-p.L3) > mtu {
-		w.drop(d, TooBig)
+	if mtu := w.cfg.exits[out].mtu; mtu != 0 && int(p.End-p.L3) > mtu && dontFragment(w.region.Packet(d), p) {
+		w.answerAbout(p, d, port, rewrite.PacketTooBig, uint32(mtu), TooBig)
 		return
 	}
 	if proto := rec.Proto(); proto != flow.TCP && proto != flow.SCTP {
@@ -279,7 +295,7 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 	} else {
 		w.stats.ToClient++
 	}
-	w.send(out, d)
+	w.sendOn(out, p, d)
 }
 
 // fragmentReason is why the table of fragments did not take a part.

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"sluice/flow"
+	"sluice/rings"
 )
 
 // consistent holds the counts of an engine that is not running against its tables, and the tables against themselves.
@@ -183,9 +184,12 @@ type fuzzRun struct {
 	*bench
 	configs []*Config
 	seen    [3][][]byte // what came out last, by port: answers are made of it
+	chains  *rand.Rand  // not nil: packets come in several frames, and many are larger
 }
 
-func newFuzzRun(t testing.TB) *fuzzRun {
+func newFuzzRun(t testing.TB) *fuzzRun { return newFuzzRunOver(t, rings.NewHeapRegion(1400, 2048)) }
+
+func newFuzzRunOver(t testing.TB, region *rings.Region) *fuzzRun {
 	specs := fuzzSpecs()
 	dict := NewDictionary()
 	for _, s := range specs { // whatever is applied was compiled after all ids were given
@@ -193,7 +197,7 @@ func newFuzzRun(t testing.TB) *fuzzRun {
 			t.Fatal(err)
 		}
 	}
-	r := &fuzzRun{bench: newBenchFrom(t, specs[0], 6, 700, dict, 1<<32-30_000)}
+	r := &fuzzRun{bench: newBenchOver(t, region, specs[0], 6, dict, 1<<32-30_000)}
 	for _, s := range specs {
 		cfg, err := NewConfig(s, r.dict)
 		if err != nil {
@@ -291,7 +295,7 @@ func (r *fuzzRun) step(b [4]byte) error {
 	default:
 		port, frame = r.frame(b)
 	}
-	if frame != nil && !r.wire(int(b[0]>>7), port).Send(frame) {
+	if frame != nil && !r.deliver(r.wire(int(b[0]>>7), port), frame) {
 		return errors.New("the wire is full")
 	}
 	for range 3 {
@@ -310,7 +314,7 @@ func (r *fuzzRun) step(b [4]byte) error {
 }
 
 // sums: every packet has one end, connections are opened, adopted and closed, and all counts agree.
-func (r *fuzzRun) sums() error {
+func (r *bench) sums() error {
 	s, live := r.stats(), 0
 	for _, w := range r.workers {
 		live += w.table.Len()

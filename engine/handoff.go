@@ -1,6 +1,9 @@
 package engine
 
-import "sluice/rings"
+import (
+	"sluice/rewrite"
+	"sluice/rings"
+)
 
 // peer is a worker's connection with another worker: a ring each way, and the balance of frames. A frame handed
 // over stays with the receiver, whose pool grows; when it has received 64 more than it gave, it sends free frames
@@ -63,6 +66,10 @@ func (w *worker) steer() (missed int) {
 // move puts packet from of the burst in the place to.
 func (w *worker) move(to, from int) {
 	w.descs[to], w.ports[to], w.pkts[to], w.keys[to], w.refs[to] = w.descs[from], w.ports[from], w.pkts[from], w.keys[from], w.refs[from]
+	w.table.Moved(to, from)
+	if w.pkts[from].ICMP == rewrite.ICMPRelated {
+		w.quotes[to] = w.quotes[from]
+	}
 }
 
 // flushPeers gives the packets that are ready for other workers to them.
@@ -86,8 +93,9 @@ func (w *worker) handOver(to int, kind uint32, port uint16, batch []rings.Desc) 
 
 // put fills the ring to a peer and wakes it if it sleeps; what does not fit is dropped.
 func (w *worker) put(p *peer, batch []rings.Desc) int {
+	behind := w.frames(batch)
 	n := p.out.Put(batch)
-	p.owed -= n
+	p.owed -= n + behind - w.frames(batch[n:])
 	if w.capture != nil {
 		w.capture.given(w, p, batch[:n])
 	}
@@ -114,7 +122,7 @@ func (w *worker) receiveHandoffs() bool {
 		n := p.in.Get(w.in[:])
 		if n > 0 {
 			busy = true
-			p.owed += n
+			p.owed += n + w.frames(w.in[:n])
 			w.takeHandoff(n)
 			w.table.Hash(w.keys[:w.n], 0)
 			w.process()
@@ -165,19 +173,21 @@ func (w *worker) takeHandoff(n int) {
 
 // giveBack returns free frames to a peer that has given more than it received.
 func (w *worker) giveBack(p *peer) {
-	if p.owed < burstSize || w.pool.Len() < burstSize || p.retired {
-		return
-	}
-	for i := range p.batch {
-		addr, _ := w.pool.Get()
-		p.batch[i] = rings.Desc{Addr: addr, Options: freeKind}
-	}
-	n := p.out.Put(p.batch[:])
-	p.owed -= n
-	for _, d := range p.batch[n:] {
-		w.pool.Put(d.Addr)
-	}
-	if n > 0 {
-		p.wake.wake()
+	for p.owed >= burstSize && w.pool.Len() >= burstSize && !p.retired {
+		for i := range p.batch {
+			addr, _ := w.pool.Get()
+			p.batch[i] = rings.Desc{Addr: addr, Options: freeKind}
+		}
+		n := p.out.Put(p.batch[:])
+		p.owed -= n
+		for _, d := range p.batch[n:] {
+			w.pool.Put(d.Addr)
+		}
+		if n > 0 {
+			p.wake.wake()
+		}
+		if n < burstSize {
+			return
+		}
 	}
 }

@@ -94,8 +94,16 @@ func newBench(t testing.TB, spec Spec, capacity, framesPerWorker int) *bench {
 // newBenchFrom goes on with the ids of dict at the time now.
 func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *Dictionary, now uint64) *bench {
 	t.Helper()
-	n := max(spec.Workers, 1)
-	region := rings.NewHeapRegion(framesPerWorker*n, 2048)
+	return newBenchOver(t, rings.NewHeapRegion(framesPerWorker*max(spec.Workers, 1), 2048), spec, capacity, dict, now)
+}
+
+// newBenchOver has its frames in region, and if that has chains, queues that take them.
+func newBenchOver(t testing.TB, region *rings.Region, spec Spec, capacity int, dict *Dictionary, now uint64) *bench {
+	t.Helper()
+	n, newQueue := max(spec.Workers, 1), rings.NewMem
+	if region.Chains() {
+		newQueue = rings.NewMemChains
+	}
 	b := &bench{t: t, dict: dict, n: n, now: now}
 	cfg, err := NewConfig(spec, b.dict)
 	if err != nil {
@@ -110,7 +118,7 @@ func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *
 				b.wires = append(b.wires, nil)
 				continue
 			}
-			q, wire := rings.NewMem(region, 256)
+			q, wire := newQueue(region, 256)
 			b.wires = append(b.wires, wire)
 			qs = append(qs, PortQueue{Port: p, Queue: q, TxOnly: p == host})
 		}

@@ -6,40 +6,45 @@ import (
 	"sluice/rings"
 )
 
-// relate deals with an ICMP error, which arrived on port: one about a packet of a connection is translated, inside and
-// out, and goes to the end that sent the packet; any other is the kernel's. It is looked up by itself, ahead of its
-// burst: what it is about has passed before, and it changes nothing of the connection. Its owner is that of the
-// connection, which follows from the quoted packet (inner source if that was a client's, inner destination if a member's).
-func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
-	b := w.region.Packet(d)
-	var q rewrite.Quote
-	var k flow.Key
-	if rewrite.ReadQuote(b, p, &q, &k) != rewrite.Done {
+// ICMP errors about packets of connections are translated, inside and out, and go to the end that sent the packet; any other
+// is the kernel's. Their tuple is that of what comes from where the error comes from, the quoted one turned around, so that they
+// are looked up, steered and handed over with their burst as the packets are that they are about (inner source if that was a
+// client's, inner destination if a member's). They change nothing of the connection.
+
+// isRelated reports whether a packet in hand is an ICMP error with such a tuple.
+func isRelated(p *rewrite.Packet) bool { return p.ICMP == rewrite.ICMPRelated && !p.Plain }
+
+// readError reads what the ICMP error d is about, which Parse has just taken into the next place of the burst. It reports
+// whether it stays in hand.
+func (w *worker) readError(d rings.Desc, port uint16) bool {
+	j := w.n & (burstSize - 1)
+	if rewrite.ReadQuote(w.region.Packet(d), &w.pkts[j], &w.quotes[j], &w.keys[j]) != rewrite.Done {
 		w.toHost(d)
-		return
+		return false
 	}
-	if w.relateTunnel(d, p, &q, port, &k) {
-		return
+	return w.relates(d, port)
+}
+
+// relates reports whether an error whose quote has been read stays in hand: not one about a tunnel of ours, which has ended.
+func (w *worker) relates(d rings.Desc, port uint16) bool {
+	j := w.n & (burstSize - 1)
+	p := &w.pkts[j]
+	if w.cfg.isTunnelEnd(&w.keys[j]) && w.relateTunnel(d, p, &w.quotes[j], port, &w.keys[j]) {
+		return false
 	}
-	if o := int(w.slots[w.cfg.owner(&k, port)]); o != w.slot && !w.handedIn {
-		w.give(o, processKind|uint32(port), d)
-		return
-	}
-	r := w.table.Lookup(&k)
-	if w.leaving != nil && (r == 0 || w.leaving.isSent(r.Index())) {
-		w.give(int(w.leaving.slots[w.leaving.next.owner(&k, port)]), processKind|uint32(port), d)
-		return
-	}
-	if r == 0 {
-		w.toHost(d)
-		return
-	}
-	rec := w.table.Record(r.Index())
+	p.ICMP, p.Opens = rewrite.ICMPRelated, false
+	return true
+}
+
+// relate sends packet i on, an ICMP error about a packet of the connection of rec.
+func (w *worker) relate(i int, ref flow.Ref, rec *flow.Record) {
+	j := i & (burstSize - 1)
+	p, q, d, port := &w.pkts[j], &w.quotes[j], w.descs[j], w.ports[j]
 	if p.TTL <= 1 { // nothing is said about an ICMP error (RFC 1812 section 4.3.2.7)
 		w.drop(d, TTLExpired)
 		return
 	}
-	if r.Side() == flow.FromClient { // about a packet of the member
+	if ref.Side() == flow.FromClient { // about a packet of the member
 		n := &w.cfg.nodes[rec.Node]
 		switch {
 		case rec.ClientIf != port && !rec.OneSided(): // answers that bypass us meet other routers
@@ -49,9 +54,14 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		case rec.Kind() != flow.Translated && rec.SNAT == 0:
 			w.stats.Errors++
 			w.forwardWhole(rec, flow.FromClient, p, d, &n.l2, int(n.port), port)
+		case q.Plain && rec.Plain():
+			rewrite.PlainErrorToServer(w.region.Packet(d), q, &n.l2, w.cfg.addrs[rec.Node].V4(), rec.NPort, rec.L3Diff, rec.L4Diff)
+			w.stats.Errors++
+			w.stats.ToServer++
+			w.sendOn(int(n.port), p, d)
 		default:
-			k = w.table.ServerKey(rec)
-			w.translateError(d, p, &q, &k, &n.l2, int(n.port))
+			k := w.table.ServerKey(rec)
+			w.translateError(d, p, q, &k, &n.l2, int(n.port))
 			w.stats.ToServer++
 		}
 		return
@@ -64,14 +74,22 @@ func (w *worker) relate(d rings.Desc, p *rewrite.Packet, port uint16) {
 		w.drop(d, WrongSide)
 		return
 	}
-	k = rec.ClientKey()
+	if q.Plain && rec.Plain() {
+		mac := &w.cfg.Ports[rec.ClientIf].MAC
+		rewrite.PlainErrorToClient(w.region.Packet(d), q, &rec.ClientMAC, mac, rec.Virtual.V4(), rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
+		w.stats.Errors++
+		w.stats.ToClient++
+		w.sendOn(int(rec.ClientIf), p, d)
+		return
+	}
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
 	if rec.Kind() != flow.Translated && rec.SNAT == 0 {
 		w.stats.Errors++
 		w.forwardWhole(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf), port)
 		return
 	}
-	w.translateError(d, p, &q, &k, &l2, int(rec.ClientIf))
+	k := rec.ClientKey()
+	w.translateError(d, p, q, &k, &l2, int(rec.ClientIf))
 	w.stats.ToClient++
 }
 
@@ -80,7 +98,7 @@ func (w *worker) translateError(d rings.Desc, p *rewrite.Packet, q *rewrite.Quot
 	to := rewrite.EndsOf(k)
 	rewrite.TranslateError(w.region.Packet(d), p, q, l2, &to, false)
 	w.stats.Errors++
-	w.send(port, d)
+	w.sendOn(port, p, d)
 }
 
 // give hands one frame to another worker.
@@ -137,7 +155,7 @@ func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about
 		w.drop(d, why)
 		return
 	}
-	d.Len = uint32(n)
+	d = w.alone(d, n)
 	w.stats.ICMPSent++
 	w.stats.Answered++
 	w.stats.Refused[why]++
@@ -153,17 +171,12 @@ func (w *worker) dropOr(i int, why Reason) {
 	w.drop(w.descs[i&(burstSize-1)], why)
 }
 
-// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would
-// leave by, and reports whether it was. What may be fragmented is not, here.
+// tooBig ends packet i, which is larger than the smallest MTU of all ports, if it is too big for the port that it would leave by
+// and must not be cut in parts, and reports whether it was; what may be is by sendOn.
 func (w *worker) tooBig(i, port int) bool {
 	p, mtu := &w.pkts[i&(burstSize-1)], w.cfg.exits[port].mtu
-	if mtu == 0 || int(p.End-p.L3) <= mtu {
+	if mtu == 0 || int(p.End-p.L3) <= mtu || !dontFragment(w.region.Packet(w.descs[i&(burstSize-1)]), p) {
 		return false
-	}
-	const dontFragment = 0x40
-	if d := w.descs[i&(burstSize-1)]; !p.V6 && w.region.Packet(d)[p.L3+6]&dontFragment == 0 {
-		w.drop(d, TooBig)
-		return true
 	}
 	w.answerError(i, rewrite.PacketTooBig, uint32(mtu), TooBig)
 	return true

@@ -210,7 +210,7 @@ func (n *networks) sort() error {
 }
 
 func (n *networks) slot(addr flow.Addr, ingress uint16, bits uint8) *network {
-	h := servicesSecret.Hash(&flow.Key{Dst: addr, Ports: scopeOf(ingress, bits)})
+	h := spread(addr, scopeOf(ingress, bits))
 	for i := h & n.mask; ; i = (i + 1) & n.mask {
 		e := &n.entries[i]
 		if !e.used || e.bits == bits && e.ingress == ingress && e.addr == addr {

@@ -44,7 +44,7 @@ func (w *worker) forwardOne(i int, v *virtual) {
 	w.countService(w.cfg.find(k, w.ports[i]), m.id, flow.FromClient, p)
 	rewrite.ToServer(b, p, &n.l2, m.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.DstPort(), port)))
 	w.stats.ToServer++
-	w.send(int(n.port), d)
+	w.sendOn(int(n.port), p, d)
 }
 
 // answerPort is where answers come from that have no entry.
@@ -100,7 +100,7 @@ func (w *worker) answerOne(i int, a *service) {
 	w.countService(a.id, a.node, flow.FromServer, p)
 	rewrite.ToClient(w.region.Packet(d), p, &l2, v.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.SrcPort(), port)))
 	w.stats.ToClient++
-	w.send(int(c.port), d)
+	w.sendOn(int(c.port), p, d)
 }
 
 // countService counts a packet for a virtual server and a member.

@@ -160,7 +160,7 @@ func (w *worker) place(d rings.Desc, port uint16) {
 	var p rewrite.Packet
 	var k flow.Key
 	kind := uint32(processKind)
-	switch rewrite.Parse(w.region.Packet(d), &p, &k) {
+	switch w.read(d, &p, &k) {
 	case rewrite.OK, rewrite.NoPorts:
 	case rewrite.Fragment:
 		kind = fragmentKind

@@ -1,6 +1,10 @@
 package engine
 
-import "sluice/flow"
+import (
+	"math/bits"
+
+	"sluice/flow"
+)
 
 // halfOpen counts the connections that are neither established nor answered, of this worker: per virtual server, and per
 // source prefix in a table of counters without keys. Two prefixes may share a counter; the hash is keyed, so
@@ -53,7 +57,9 @@ func (w *worker) settled(r *flow.Record) {
 // sourceCounter is the counter of the prefix of an address. The prefix lengths of a running engine do not change: a
 // connection must find the counter that it was counted in.
 func (w *worker) sourceCounter(a flow.Addr) uint64 {
-	return w.runtime.secret.Hash(&flow.Key{Src: w.sourcePrefix(a)}) & (sourceCounters - 1)
+	a, s := w.sourcePrefix(a), &w.runtime.secret
+	hi, lo := bits.Mul64(a.Lo^s[0], a.Hi^s[1])
+	return (hi ^ lo) & (sourceCounters - 1)
 }
 
 // sourcePrefix is the prefix of an address that sources are counted by.

@@ -71,7 +71,7 @@ var reasons = [numReasons]ReasonInfo{
 	ExtensionHeaders:   {"extension_headers", "more IPv6 extension headers than are followed"},
 	BadSource:          {"bad_source", "a new connection from an address, or MAC, that nobody can answer to: unspecified, loopback, multicast, reserved, or the virtual address itself"},
 	TTLExpired:         {"ttl_expired", "TTL or hop limit of 1 or 0, and no ICMP error may be sent about it (icmp-rate)"},
-	TooBig:             {"too_big", "larger than the MTU of the port it would leave by, and no ICMP error may be sent about it (icmp-rate), or it has no DF"},
+	TooBig:             {"too_big", "larger than the MTU of the port it would leave by, with DF or IPv6, and no ICMP error may be sent about it (icmp-rate); or there were no free frames for its parts"},
 	NoVirtualServer:    {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
 	Untranslatable:     {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:       {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN; or to a SNAT address, of no connection"},

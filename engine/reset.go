@@ -11,7 +11,7 @@ import (
 func (w *worker) answerReset(i int) {
 	d := w.descs[i]
 	b := w.region.Packet(d)
-	d.Len = uint32(rewrite.AnswerReset(b, &w.pkts[i]))
+	d = w.alone(d, rewrite.AnswerReset(b, &w.pkts[i]))
 	w.stats.Resets++
 	w.stats.Answered++
 	w.send(int(w.ports[i]), d)
@@ -28,7 +28,10 @@ func (w *worker) expire(r *flow.Record) {
 	case s == flow.TCPSynSent, s == flow.TCPNone && !r.Replied():
 		w.node[r.Node].Unanswered++
 	}
-	w.release(r)
+	w.retire(r)
+	if holds(r) {
+		w.tally.add(r, -1) // the next connection is looked at in the next step
+	}
 }
 
 // sendResets tells both ends of a connection that it is over. Each RST carries the number that its receiver expects next

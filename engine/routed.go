@@ -28,5 +28,5 @@ func (w *worker) routePacket(rec *flow.Record, side flow.Side, p *rewrite.Packet
 	} else {
 		w.stats.ToClient++
 	}
-	w.send(port, d)
+	w.sendOn(port, p, d)
 }

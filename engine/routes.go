@@ -96,7 +96,7 @@ func (c *Config) placeRoutes() {
 }
 
 func (r *routes) slot(addr flow.Addr, bits uint8) *routeEntry {
-	h := servicesSecret.Hash(&flow.Key{Dst: addr, Ports: uint32(bits)})
+	h := spread(addr, uint32(bits))
 	for i := h & r.mask; ; i = (i + 1) & r.mask {
 		e := &r.entries[i]
 		if !e.used || e.bits == bits && e.addr == addr {

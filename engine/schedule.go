@@ -22,7 +22,7 @@ func (w *worker) schedule(missed int) {
 	from, inserted, removed := 0, false, false
 	for i := range w.n {
 		r := w.refs[i]
-		if removed || r == 0 && inserted {
+		if (removed || r == 0 && inserted) && w.mayExist(i) {
 			r = w.table.Lookup(&w.keys[i])
 		}
 		if r != 0 && w.reopens(i, r) {
@@ -60,6 +60,13 @@ func (w *worker) remove(index uint32) {
 // admit does with packet i, which belongs to no connection, what judge says (judge.go). It returns the reference of a new one, or
 // 0 when the packet is no longer in hand.
 func (w *worker) admit(i int) flow.Ref {
+	if r := w.connectProposed(i); r != 0 {
+		return r
+	}
+	if isRelated(&w.pkts[i]) { // about no connection of ours
+		w.toHost(w.descs[i])
+		return 0
+	}
 	j := w.judge(i)
 	v := &w.cfg.virtuals[j.id]
 	switch j.sentence {
@@ -169,11 +176,6 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 	if v.Mode >= Firewall && w.byRoute(i, v) {
 		return w.connectByRoute(i, id, adopt)
 	}
-	if !adopt {
-		if r := w.connectProposed(i, id); r != 0 {
-			return r, 0
-		}
-	}
 	c, proto, peek := &w.runtime.choice, w.keys[i].Proto, w.runtime.peek
 	if !c.reserve(v.shared, int64(v.Limit), uint32(v.Rate), w.now) {
 		return 0, VirtualLimit
@@ -253,14 +255,19 @@ func (w *worker) track(i int, id uint32, v *virtual, m *member, adopt bool) (flo
 	case adopt:
 		rec.AdoptTCP(flow.FromClient, &w.pkts[i].TCP)
 	case proto == flow.TCP:
-		rec.BeginTCP(&w.pkts[i].TCP)
-		if w.cfg.nodes[m.id].halfLife > 0 {
-			rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
-		}
+		w.beginTCP(&rec, m, &w.pkts[i])
 	case proto == flow.SCTP:
 		rec.BeginSCTP(&w.pkts[i].SCTP)
 	}
 	return rec, 0, true
+}
+
+// beginTCP starts to track a connection to m, and notes when, where handshakes are timed.
+func (w *worker) beginTCP(rec *flow.Record, m *member, p *rewrite.Packet) {
+	rec.BeginTCP(&p.TCP)
+	if w.cfg.nodes[m.id].halfLife > 0 {
+		rec.Fine = uint16(min(w.runtime.micros()-w.now*1000, 0xffff))
+	}
 }
 
 // opened counts a new connection, whose place with the member and the virtual server is reserved.

@@ -1,6 +1,10 @@
 package engine
 
-import "sluice/flow"
+import (
+	"math/bits"
+
+	"sluice/flow"
+)
 
 // services finds the virtual server of a packet's destination. It is filled when a configuration is compiled and only
 // read afterwards. What is looked for, until something is found:
@@ -40,11 +44,14 @@ func newServices(n int) services {
 	return services{entries: make([]service, size), mask: size - 1}
 }
 
-// servicesSecret spreads entries; whoever fills this table is not an attacker.
-var servicesSecret = flow.Secret{0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb, 0xd6e8feb86659fd93}
+// spread is the hash of entries, which is not keyed: whoever fills this table is not an attacker.
+func spread(addr flow.Addr, key uint32) uint64 {
+	hi, lo := bits.Mul64(addr.Lo^uint64(key)<<32^0x9e3779b97f4a7c15, addr.Hi^0xbf58476d1ce4e5b9)
+	return (hi ^ lo) * 0x94d049bb133111eb >> 20
+}
 
 func (s *services) slot(addr flow.Addr, key uint32) *service {
-	h := servicesSecret.Hash(&flow.Key{Dst: addr, Ports: key})
+	h := spread(addr, key)
 	for i := h & s.mask; ; i = (i + 1) & s.mask {
 		e := &s.entries[i]
 		if !e.used || e.key == key && e.addr == addr {

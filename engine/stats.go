@@ -4,7 +4,7 @@ import "sluice/flow"
 
 // Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
 // or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
-// full transmit or handoff ring, or because of its VLAN tags, was counted on its way there too.
+// full transmit or handoff ring, because of its VLAN tags or for want of frames for its parts, was counted on its way there too.
 type Stats struct {
 	RxPackets uint64
 	RxBytes   uint64 // of the frames, without check sequence
@@ -21,6 +21,7 @@ type Stats struct {
 	Evicted   uint64 // half-open or closing connections that gave way to new ones
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
+	Split     uint64 // packets without DF that left in parts, as they were too big for the next link
 	// Recomputed are packets whose checksums were computed anew on arrival.
 	Recomputed uint64
 	Echoes     uint64 // echo requests that the engine answered
@@ -70,6 +71,7 @@ func (s *Stats) Add(b *Stats) {
 	s.Evicted += b.Evicted
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent
+	s.Split += b.Split
 	s.Echoes += b.Echoes
 	s.Recomputed += b.Recomputed
 	s.Answered += b.Answered

@@ -63,6 +63,9 @@ func (w *worker) flush(e *egress, port int) {
 			w.capture.tagged(w, batch)
 		}
 	}
+	if w.jumbo != nil {
+		batch = w.sendable(e.queue, batch)
+	}
 	sent := e.queue.Transmit(batch)
 	e.queue.Flush()
 	if sent < len(batch) {

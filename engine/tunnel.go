@@ -160,23 +160,9 @@ func (w *worker) tunnelPacket(rec *flow.Record, p *rewrite.Packet, d rings.Desc,
 
 // enterTunnel encapsulates a packet that fits, and sends it.
 func (w *worker) enterTunnel(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) {
-	base := w.region.Base(d.Addr)
-	frame, head := w.region.Frame(d.Addr), int(d.Addr-base)
-	k := rec.ClientKey()
-	w.outerID++
-	start, why := t.Encapsulate(frame, head, p, rewrite.Entropy(&k), w.outerID)
-	if why != rewrite.Done {
-		w.drop(d, TooBig)
-		return
+	if d, ok := w.encapsulated(rec, t, p, d); ok {
+		w.send(int(w.cfg.nodes[rec.Node].port), d)
 	}
-	d.Addr, d.Len, d.Options = base+uint64(start), uint32(head+int(p.End)-start), 0 // the tags it came with are gone
-	w.send(int(w.cfg.nodes[rec.Node].port), d)
-}
-
-// dontFragment reports whether a packet must not be cut in parts.
-func dontFragment(b []byte, p *rewrite.Packet) bool {
-	const df = 0x40
-	return p.V6 || b[p.L3+6]&df != 0
 }
 
 // tunnelTooBig deals with a packet that does not fit into the tunnel as it is.
@@ -195,19 +181,20 @@ func (w *worker) tunnelTooBig(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pa
 // tunnelParts cuts a packet and sends each part through the tunnel by itself, as a router in front of it would: nobody but the
 // member's own IP has to put them together.
 func (w *worker) tunnelParts(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) {
-	for first := true; ; first = false {
+	for begun := false; ; begun = true {
 		part := *p
-		rest, ok := w.split(&part, d, t.InnerMTU())
+		first, rest, ok := w.split(&part, d, t.InnerMTU())
 		if !ok {
 			w.drop(d, TooBig)
 			return
 		}
-		if first {
+		if !begun {
 			w.count(rec, flow.FromClient, p)
 			w.stats.ToServer++
+			w.stats.Split++
 		}
-		w.enterTunnel(rec, t, &part, d)
-		d, p.End = rest, uint16(rest.Len) // what Encapsulate reads of it
+		w.enterTunnel(rec, t, &part, first)
+		d, p.End = rest, w.length(rest) // what Encapsulate reads of it
 		if int(p.End-p.L3) <= t.InnerMTU() {
 			w.enterTunnel(rec, t, p, d)
 			return
@@ -222,58 +209,33 @@ func (w *worker) tunnelInParts(rec *flow.Record, t rewrite.Tunnel, p *rewrite.Pa
 	w.stats.ToServer++
 	mtu := int(t.MTU)
 	t.MTU = 0xffff
-	base := w.region.Base(d.Addr)
-	head := int(d.Addr - base)
-	k := rec.ClientKey()
-	w.outerID++
-	start, why := t.Encapsulate(w.region.Frame(d.Addr), head, p, rewrite.Entropy(&k), w.outerID)
-	if why != rewrite.Done {
-		w.drop(d, TooBig)
+	d, ok := w.encapsulated(rec, &t, p, d)
+	if !ok {
 		return
 	}
 	port := int(w.cfg.nodes[rec.Node].port)
-	d.Addr, d.Len, d.Options = base+uint64(start), uint32(head+int(p.End)-start), 0
-	outer := rewrite.Packet{L3: etherLen, End: uint16(d.Len)}
+	outer := rewrite.Packet{L3: etherLen, End: w.length(d)}
+	w.stats.Split++
 	for int(outer.End)-etherLen > mtu {
-		rest, ok := w.split(&outer, d, mtu)
+		first, rest, ok := w.split(&outer, d, mtu)
 		if !ok {
 			w.drop(d, TooBig)
 			return
 		}
-		d.Len = uint32(outer.End)
-		w.send(port, d)
-		d, outer = rest, rewrite.Packet{L3: etherLen, End: uint16(rest.Len)}
+		w.send(port, first)
+		d, outer = rest, rewrite.Packet{L3: etherLen, End: w.length(rest)}
 	}
 	w.send(port, d)
 }
 
 const etherLen = 14
 
-// split cuts an IPv4 packet; the rest is in a frame of its own.
-func (w *worker) split(p *rewrite.Packet, d rings.Desc, mtu int) (rest rings.Desc, ok bool) {
-	addr, ok := w.pool.Get()
-	if !ok {
-		return rest, false
-	}
-	rest.Addr = addr + rings.Headroom
-	n := rewrite.SplitIPv4(w.region.Frame(addr)[rings.Headroom:], w.region.Packet(d), p, mtu)
-	if n == 0 {
-		w.pool.Put(addr)
-		return rest, false
-	}
-	rest.Len = uint32(n)
-	return rest, true
-}
-
-// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel, and reports whether it was. The error
+// relateTunnel deals with an ICMP error about a packet that we may have sent into a tunnel (isTunnelEnd), and reports whether it was. The error
 // about what was inside is the client's; its owner is that of the connection.
 func (w *worker) relateTunnel(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote, port uint16, outer *flow.Key) bool {
 	var inner rewrite.Packet
 	var k flow.Key
 	b := w.region.Packet(d)
-	if !w.cfg.isTunnelEnd(outer) {
-		return false
-	}
 	if rewrite.ReadTunnelQuote(b, q, outer.SrcPort(), &inner, &k) != rewrite.Done { // of GUE, the port that it went to
 		return false
 	}
@@ -334,7 +296,7 @@ func (w *worker) answerInner(d rings.Desc, inner *rewrite.Packet, rec *flow.Reco
 		w.drop(d, TooBig)
 		return
 	}
-	d.Len = uint32(n)
+	d = w.alone(d, n)
 	w.stats.Errors++
 	w.stats.ToClient++
 	w.send(int(rec.ClientIf), d)

@@ -31,6 +31,8 @@ type lane struct {
 	tags   rewrite.VLANTags
 	trunk  bool // it has VLANs: frames with other tags are nobody's
 	bare   bool // frames leave without any tag
+	// single has, of a trunk, the VLAN of frames with one tag, or whose outer tag alone says it: its port plus one by the id.
+	single []uint16
 }
 
 // lanePort is a VLAN as frames find it: a port, and the key of its tags.
@@ -67,6 +69,12 @@ func (c *Config) compileVLANs() error {
 		}
 		c.lanes[i] = lane{parent: uint16(v.Parent), tags: v.Tags}
 		c.lanes[v.Parent].trunk, c.lanes[v.Parent].bare = true, true
+		if parent := &c.lanes[v.Parent]; parent.single == nil {
+			parent.single = make([]uint16, rewrite.VLANMask+1)
+		}
+		if v.Tags.N == 1 {
+			c.lanes[v.Parent].single[v.Tags.IDs[0]&rewrite.VLANMask] = uint16(i) + 1
+		}
 		c.lanePorts = append(c.lanePorts, lanePort{laneKey(uint16(v.Parent), &v.Tags.IDs, int(v.Tags.N)), uint16(i)})
 	}
 	if c.Host != nil {
@@ -83,13 +91,14 @@ func (c *Config) compileVLANs() error {
 
 // vlan finds the port whose VLAN has these tags on a port: both of them go before the outer one alone.
 func (c *Config) vlan(parent uint16, tags *[2]uint16, n int) (uint16, bool) {
-	for ; n > 0; n-- {
+	if n == 2 {
 		key := laneKey(parent, tags, n)
 		if i, ok := slices.BinarySearchFunc(c.lanePorts, key, func(p lanePort, key uint64) int { return cmp.Compare(p.key, key) }); ok {
 			return c.lanePorts[i].port, true
 		}
 	}
-	return 0, false
+	port := c.lanes[parent].single[tags[0]&rewrite.VLANMask]
+	return port - 1, port != 0
 }
 
 // The descriptor of a frame on its way through the engine says in Options how many of its tags are its port's.
@@ -122,23 +131,47 @@ func (w *worker) enterVLAN(d *rings.Desc, port *uint16) bool {
 
 // leaveVLAN gives the frames of a batch the tags that they leave a port with, and returns those for which that could be done.
 func (w *worker) leaveVLAN(batch []rings.Desc, port int) []rings.Desc {
-	l, kept := &w.cfg.lanes[port], batch[:0]
-	for _, d := range batch {
+	l, kept := &w.cfg.lanes[port], 0
+	to := &l.tags
+	for i := range batch {
+		d := &batch[i]
 		own := int(d.Options&tagMask) >> tagShift
 		d.Options = 0
-		base := w.region.Base(d.Addr)
-		head := int(d.Addr - base)
-		frame := w.region.Frame(d.Addr)[:head+int(d.Len)]
 		if l.bare {
 			own = 2
 		}
-		start, r := rewrite.Retag(frame, head, own, &l.tags)
-		if r != rewrite.Done {
-			w.drop(d, VLANTags)
+		h := w.region.Head(d.Addr)
+		switch tagged, more := rewrite.HasTags(h); { // nearly always there is one at most, here and there
+		case tagged && !more && to.N == 1:
+			rewrite.ReplaceTag(h, to.IDs[0])
+		case tagged && !more && to.N == 0 && own > 0:
+			rewrite.DropTag(h)
+			d.Addr, d.Len = d.Addr+rewrite.TagLen, d.Len-rewrite.TagLen
+		case !tagged && to.N == 1 && to.TPID == 0 && d.Addr-w.region.Base(d.Addr) >= rewrite.TagLen:
+			d.Addr, d.Len = d.Addr-rewrite.TagLen, d.Len+rewrite.TagLen
+			rewrite.AddTag(w.region.Head(d.Addr), to.IDs[0])
+		case !tagged && to.N == 0:
+		case !w.retag(d, own, to):
+			w.drop(*d, VLANTags)
 			continue
 		}
-		d.Addr, d.Len = base+uint64(start), uint32(len(frame)-start)
-		kept = append(kept, d)
+		if kept != i {
+			batch[kept] = *d
+		}
+		kept++
 	}
-	return kept
+	return batch[:kept]
+}
+
+// retag gives a frame, of which the outermost own tags are those of the port that it comes from, those of another.
+func (w *worker) retag(d *rings.Desc, own int, to *rewrite.VLANTags) bool {
+	base := w.region.Base(d.Addr)
+	head := int(d.Addr - base)
+	frame := w.region.Frame(d.Addr)[:head+int(d.Len)]
+	start, r := rewrite.Retag(frame, head, own, to)
+	if r != rewrite.Done {
+		return false
+	}
+	d.Addr, d.Len = base+uint64(start), uint32(len(frame)-start)
+	return true
 }

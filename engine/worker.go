@@ -10,7 +10,7 @@
 //	4 look up   tuples to records, the whole burst at once                   flow
 //	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
-//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go
+//	7 rewrite   headers in place; the frame is put on its egress port        rewrite.go, change.go
 //	8 transmit  a full batch per egress port, one wake-up                    transmit.go
 //	9 reclaim   frames that have left come back; timers                      worker.go
 //
@@ -59,9 +59,11 @@ type worker struct {
 	virtual    []ServiceStats // by virtual server id
 	node       []ServiceStats // by node id
 	half       halfOpen
+	tally      tally
 	clients    clientCache
 	fragments  fragments
 	persist    *persist // nil where no configuration had persistence
+	jumbo      *jumbo   // nil where no packet is larger than a frame
 	runtime    runtimeState
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
@@ -71,9 +73,10 @@ type worker struct {
 	ports      [burstSize]uint16 // where each packet arrived
 	pkts       [burstSize]rewrite.Packet
 	keys       [burstSize]flow.Key
+	quotes     [burstSize]rewrite.Quote // of ICMP errors
 	ahead      proposals
-	refs       [burstSize]flow.Ref // 0 after schedule: the packet is no longer in hand
-	in         [burstSize]rings.Desc
+	refs       [burstSize]flow.Ref   // 0 after schedule: the packet is no longer in hand
+	in         [burstSize]rings.Desc // from another worker
 	one        [1]rings.Desc
 	sentErrors answers
 	outerID    uint16   // of the last packet that went into a tunnel
@@ -99,6 +102,12 @@ const sweepBudget = 4
 
 // step serves every queue and ring once and reports whether there was anything to do.
 func (w *worker) step(now uint64) bool {
+	busy := w.serve(now)
+	w.settleCounts()
+	return busy
+}
+
+func (w *worker) serve(now uint64) bool {
 	w.now = now
 	busy, opened := false, w.stats.Opened
 	for i := range w.rx {
@@ -107,7 +116,7 @@ func (w *worker) step(now uint64) bool {
 			continue
 		}
 		q.Queue.Refill(w.pool)
-		n := q.Queue.Receive(w.in[:])
+		n := q.Queue.Receive(w.descs[:])
 		if n == 0 {
 			continue
 		}
@@ -146,19 +155,25 @@ func (w *worker) step(now uint64) bool {
 // at once than a processor has under way would make it wait.
 const portion = 8
 
-// take parses the n frames in w.in, which arrived on port, into the burst and begins to look them up.
+// take parses the n frames in w.descs, which arrived on port, into the burst, in place, and begins to look them up.
 func (w *worker) take(port uint16, n int) {
 	w.n, w.opening, w.handedIn = 0, 0, false
+	in := w.descs[:n]
 	if w.capture != nil {
-		w.capture.arrive(w, port, w.in[:n])
+		w.capture.arrive(w, port, in)
 	}
 	bytes := uint64(0)
+	if w.jumbo != nil {
+		bytes = w.tail(in)
+	}
+	for i := range in {
+		w.ports[i&(burstSize-1)] = port
+		bytes += uint64(in[i].Len)
+	}
+	w.stats.RxBytes += bytes
 	for from := 0; from < n; from += portion {
 		first := w.n
-		for i := from; i < min(from+portion, n); i++ {
-			bytes += uint64(w.in[i&(burstSize-1)].Len)
-			w.parse(&w.in[i&(burstSize-1)], port)
-		}
+		w.parseFrames(from, min(from+portion, n), port)
 		if from == 0 {
 			if s := &w.sums[port]; s.in == 1 {
 				w.sample(port)
@@ -171,13 +186,39 @@ func (w *worker) take(port uint16, n int) {
 		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
-	w.stats.RxBytes += bytes
+}
+
+// parseFrames parses the frames [from, to) of w.descs, which arrived on port, and adds them to the burst: it ends before from, or
+// there, so that nothing is written over that is still to be read.
+func (w *worker) parseFrames(from, to int, port uint16) {
+	for from < to {
+		j, plain := w.n&(burstSize-1), 0
+		if rewrite.IsIPv4(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
+			plain = rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
+		}
+		if j != from {
+			copy(w.descs[j:], w.descs[from:from+plain])
+			for i := range plain {
+				w.ports[(j+i)&(burstSize-1)] = port
+			}
+		}
+		w.n += plain
+		from += plain
+		regular := from
+		for from < to && w.parseRegular(&w.descs[from&(burstSize-1)], port) {
+			from++
+		}
+		if from == regular && from < to {
+			w.parseGeneral(w.descs[from], port)
+			from++
+		}
+	}
 }
 
 // parse adds one frame to the burst, or disposes of it.
 func (w *worker) parse(d *rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
-	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, &w.pkts[j], &w.keys[j]) {
+	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, w.cfg.plainMost, &w.pkts[j], &w.keys[j]) {
 		w.descs[j], w.ports[j] = *d, port
 		w.n++
 		return
@@ -187,8 +228,22 @@ func (w *worker) parse(d *rings.Desc, port uint16) {
 
 // parseAny is parse for a packet that is not plain.
 func (w *worker) parseAny(d rings.Desc, port uint16) {
+	if !w.parseRegular(&d, port) {
+		w.parseGeneral(d, port)
+	}
+}
+
+// parseGeneral is parse for whatever arrives.
+func (w *worker) parseGeneral(d rings.Desc, port uint16) {
 	j := w.n & (burstSize - 1)
-	v := rewrite.Parse(w.region.Packet(d), &w.pkts[j], &w.keys[j])
+	if w.checked == nil && rewrite.ParsePlainError(w.region.Packet(d), &w.pkts[j], &w.quotes[j], &w.keys[j]) {
+		if w.relates(d, port) {
+			w.descs[j], w.ports[j] = d, port
+			w.n++
+		}
+		return
+	}
+	v := w.read(d, &w.pkts[j], &w.keys[j])
 	if w.pkts[j].VLAN != 0 && !w.enterVLAN(&d, &port) {
 		w.drop(d, VLANUnknown)
 		return
@@ -218,8 +273,7 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	switch v {
 	case rewrite.NoPorts:
 		if w.pkts[w.n&(burstSize-1)].ICMP == rewrite.ICMPError {
-			w.relate(d, &w.pkts[w.n&(burstSize-1)], port)
-			return false
+			return w.readError(d, port)
 		}
 		return true // has no connection; schedule knows what to do
 	case rewrite.Fragment:
@@ -238,6 +292,9 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	return false
 }
 
+// nearCounters is how many counters are always in the first-level cache, or nearly.
+const nearCounters = 512
+
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
 	if w.n > 0 {
@@ -251,6 +308,9 @@ func (w *worker) process() {
 		if w.placed > 0 {
 			w.takePlaces()
 		}
+		if len(w.virtual)+len(w.node) > nearCounters {
+			w.fetch()
+		}
 		w.schedule(missed)
 		if w.persist != nil {
 			w.settlePlaces()
@@ -261,13 +321,13 @@ func (w *worker) process() {
 	}
 }
 
-// drop ends a packet: its reason is counted and its frame is free.
+// drop ends a packet: its reason is counted and its frames are free.
 func (w *worker) drop(d rings.Desc, why Reason) {
 	w.stats.Drops[why]++
 	if w.capture != nil {
 		w.capture.dropped(w, d.Addr, why)
 	}
-	w.pool.Put(w.region.Base(d.Addr))
+	w.region.Free(w.pool, d.Addr)
 }
 
 // reclaim takes back sent frames from every queue.
@@ -279,12 +339,17 @@ func (w *worker) reclaim() {
 
 // release is called for a connection that leaves the table.
 func (w *worker) release(r *flow.Record) {
+	w.retire(r)
+	if holds(r) {
+		w.runtime.counts.add(r, -1)
+	}
+}
+
+// retire is release but for the shared numbers of connections.
+func (w *worker) retire(r *flow.Record) {
 	w.stats.Closed++
 	if r.HalfOpen() {
 		w.settled(r)
 	}
 	w.exit(r)
-	if holds(r) {
-		w.runtime.counts.add(r, -1)
-	}
 }

@@ -109,7 +109,7 @@ func (t *Table) Adopt(rec *Record, now, deadline uint64) (uint32, InsertResult) 
 	part.state = 0 // not there yet
 	t.records[i] = part
 	step()
-	if !t.enter(i, &ck, &sk) {
+	if !t.enter(i, t.placeOf(&ck), t.placeOf(&sk)) {
 		t.give(i)
 		return 0, Full
 	}

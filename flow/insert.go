@@ -33,35 +33,35 @@ func (t *Table) Insert(rec *Record, proto uint8, now uint64, deadline uint64) (R
 	}
 	r := &t.records[i]
 	step()
-	*r = *rec
-	r.state = 0 // not there yet
-	r.Seen, r.Start = uint32(now), uint32(now)
+	*r = *rec // not there yet: it is not live
 	step()
-	if !t.enter(i, &ck, &sk) {
+	ref, res := t.insert(i, t.placeOf(&ck), t.placeOf(&sk), now, deadline)
+	if res != Inserted {
 		t.give(i)
+	}
+	return ref, res
+}
+
+// insert enters record i, which is filled, and whose tuples belong into these places.
+func (t *Table) insert(i uint32, client, server place, now, deadline uint64) (Ref, InsertResult) {
+	r := &t.records[i]
+	r.Seen, r.Start = uint32(now), uint32(now)
+	if !t.enter(i, client, server) {
 		return 0, Full
 	}
 	t.wheel.arm(t.links, i, deadline)
-	t.publish(i, rec.state|halfOpenBit)
+	t.publish(i, r.state|halfOpenBit)
 	return ref(i, FromClient), Inserted
 }
 
-// Expect asks memory for what Insert of rec will read, so that the caller can prepare others meanwhile.
-func (t *Table) Expect(rec *Record, proto uint8) {
-	k := t.ServerKey(rec)
-	k.Proto = proto
-	b, _ := t.place(t.secret.Hash(&k))
-	prefetchBuckets(t.buckets, []uint64{b})
-}
-
 // enter puts both tuples of record i into buckets, or neither.
-func (t *Table) enter(i uint32, ck, sk *Key) bool {
-	if !t.addSlot(ck, ref(i, FromClient)) {
+func (t *Table) enter(i uint32, client, server place) bool {
+	if !t.addSlot(client, ref(i, FromClient)) {
 		return false
 	}
 	step()
-	if !t.addSlot(sk, ref(i, FromServer)) {
-		t.dropSlot(ck, ref(i, FromClient))
+	if !t.addSlot(server, ref(i, FromServer)) {
+		t.dropSlot(client, ref(i, FromClient))
 		return false
 	}
 	return true
@@ -94,11 +94,16 @@ func (t *Table) Remove(index uint32) {
 		return
 	}
 	ck, sk := r.ClientKey(), t.ServerKey(r)
-	atomic.StoreUint64(&r.state, 0)
+	t.remove(index, t.placeOf(&ck), t.placeOf(&sk))
+}
+
+// remove is Remove of a connection whose tuples belong into these places.
+func (t *Table) remove(index uint32, client, server place) {
+	atomic.StoreUint64(&t.records[index].state, 0)
 	step()
-	t.dropSlot(&ck, ref(index, FromClient))
+	t.dropSlot(client, ref(index, FromClient))
 	step()
-	t.dropSlot(&sk, ref(index, FromServer))
+	t.dropSlot(server, ref(index, FromServer))
 	t.wheel.disarm(t.links, index)
 	t.live--
 	t.give(index)
@@ -153,11 +158,18 @@ func (b *bucket) set(slot int, tag uint16, r Ref, second bool) {
 
 func (b *bucket) isSecond(slot int) bool { return b.tags[2]&(1<<(secondShift+slot)) != 0 }
 
+// fill is set for a slot that is free, in the bucket that is the tuple's primary one.
+func (b *bucket) fill(slot int, tag uint16, r Ref) {
+	b.tags[slot>>2] |= uint64(tag) << (slot & 3 * 16)
+	b.refs[slot] = r
+}
+
 // addSlot enters a tuple.
-func (t *Table) addSlot(k *Key, r Ref) bool {
-	primary, tag := t.place(t.secret.Hash(k))
-	if s := t.buckets[primary].freeSlot(); s >= 0 {
-		t.buckets[primary].set(s, tag, r, false)
+func (t *Table) addSlot(at place, r Ref) bool {
+	primary, tag := at.bucket, at.tag
+	b := &t.buckets[primary]
+	if s := b.freeSlot(); s >= 0 {
+		b.fill(s, tag, r)
 		return true
 	}
 	if t.sendHome(primary) {
@@ -237,24 +249,33 @@ func (t *Table) move(from uint64, slot int, to uint64) {
 }
 
 // dropSlot takes a tuple out.
-func (t *Table) dropSlot(k *Key, r Ref) {
-	primary, tag := t.place(t.secret.Hash(k))
-	if s := t.buckets[primary].slotOf(r); s >= 0 {
+func (t *Table) dropSlot(at place, r Ref) {
+	primary, tag := at.bucket, at.tag
+	b := &t.buckets[primary]
+	if s := b.slotOf(r, tag); s >= 0 {
 		// A tuple whose two buckets are one may sit there as in its secondary.
-		if t.buckets[primary].isSecond(s) {
-			t.buckets[primary].addOverflow(-1)
+		if b.isSecond(s) {
+			b.addOverflow(-1)
+			b.tags[2] &^= 1 << (secondShift + s)
 		}
-		t.buckets[primary].set(s, 0, 0, false)
+		b.tags[s>>2] &^= 0xffff << (s & 3 * 16)
+		b.refs[s] = 0
 		return
 	}
 	secondary := t.other(primary, tag)
-	if s := t.buckets[secondary].slotOf(r); s >= 0 {
+	if s := t.buckets[secondary].slotOf(r, tag); s >= 0 {
 		t.buckets[secondary].set(s, 0, 0, false)
 		t.buckets[primary].addOverflow(-1)
 	}
 }
 
-func (b *bucket) slotOf(r Ref) int {
+// slotOf is the slot of a tuple with this tag, or -1. Nearly always it is the first that has the tag: that one is found without a
+// branch, which would go either way at random.
+func (b *bucket) slotOf(r Ref, tag uint16) int {
+	m := match(b.tags[0], tag)>>15 | match(b.tags[1], tag)>>14 | match(b.tags[2], tag)&lastTags>>13
+	if at := bits.TrailingZeros64(m); m != 0 && b.refs[min(at&3<<2|at>>4, slots-1)] == r {
+		return at&3<<2 | at>>4
+	}
 	for s, x := range b.refs {
 		if x == r {
 			return s

@@ -4,18 +4,15 @@ package flow
 // established connection both of whose ends have spoken. It reports whether the segment is one, and then its judgement is
 // Inside; if not nothing has changed, and TrackTCP is to judge it.
 func (r *Record) TrackSteady(side Side, s *Segment) bool {
-	const (
-		others = tcpMask | seenServer | seenClient | finClient | finServer | ackedClient | ackedServer
-		steady = uint64(TCPEstablished)<<tcpShift | seenServer | seenClient
-	)
-	if r.state&others != steady || s.Flags&(FlagSYN|FlagFIN|FlagRST|FlagACK) != FlagACK {
+	if r.state&SteadyBits != SteadyIs || s.Flags&SteadyFlags != FlagACK {
 		return false
 	}
 	side &= 1
 	snd, rcv := &r.Win[side], &r.Win[side^1]
 	rw, sw, end := r.window(side^1), r.window(side), s.Seq+s.Len
-	// The four tests of inWindow, their signs together: a number that is half of all ahead is judged by TrackTCP.
-	if int32((rcv.Ack+rw+2-s.Seq)|(end-(snd.End-rw-slack))|(rcv.End-s.Ack)|(s.Ack-(rcv.End-sw-slack))) < 0 {
+	// The four tests of inWindow. An acknowledgement that lags is one compare without a sign; the signs of the others are looked at
+	// together: a number that is half of all ahead is judged by TrackTCP.
+	if rcv.End-s.Ack > sw+slack || int32((rcv.Ack+rw+2-s.Seq)|(end-(snd.End-rw-slack))) < 0 {
 		return false
 	}
 	if after(end, snd.End) {

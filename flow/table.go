@@ -80,7 +80,10 @@ type Table struct {
 	live    int
 	hand    uint32 // of Sweep
 	wheel   wheel
-	scratch scratch
+	scratch scratch // of the burst in hand, until the next one's
+	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
+	// expected are the buckets in second that Fetch will ask for.
+	expected int
 }
 
 // scratch is the look-ups of a burst under way.
@@ -133,6 +136,9 @@ func (t *Table) SetNodes(nodes []Addr) { t.nodes = nodes }
 // Record is the record with the given index. It stays valid until Remove.
 func (t *Table) Record(index uint32) *Record { return &t.records[index] }
 
+// Records are all of them, by index, for loops.
+func (t *Table) Records() []Record { return t.records }
+
 // ServerKey is the tuple of packets from the server.
 func (t *Table) ServerKey(r *Record) Key {
 	dst := r.Client
@@ -166,10 +172,24 @@ func (t *Table) matches(r Ref, k *Key) bool {
 	return dst == k.Dst && src == k.Src
 }
 
-// place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
-func (t *Table) place(h uint64) (primary uint64, tag uint16) { return place(h, uint64(len(t.buckets))) }
+// place is where a tuple belongs: its primary bucket, and the tag that it has there and in its secondary one.
+type place struct {
+	bucket uint64
+	tag    uint16
+}
 
-func place(h, buckets uint64) (primary uint64, tag uint16) {
+// placeOf is the place of a tuple.
+func (t *Table) placeOf(k *Key) place {
+	b, tag := t.place(t.secret.Hash(k))
+	return place{b, tag}
+}
+
+// place splits a hash: the bucket comes from its upper bits, the tag from the lower, never 0.
+func (t *Table) place(h uint64) (primary uint64, tag uint16) {
+	return placeIn(h, uint64(len(t.buckets)))
+}
+
+func placeIn(h, buckets uint64) (primary uint64, tag uint16) {
 	primary, _ = bits.Mul64(h, buckets)
 	tag = uint16(h)
 	if tag == 0 {
@@ -238,13 +258,7 @@ func (t *Table) LookupBurst(keys []Key, refs []Ref) (missed int) {
 
 // Hash is the first half of LookupBurst: for the tuples of a burst from from on it asks for the buckets, which come while the
 // caller works on the next tuples.
-func (t *Table) Hash(keys []Key, from int) {
-	s, secret, buckets := &t.scratch, t.secret, uint64(len(t.buckets))
-	for i := from; i < len(keys); i++ {
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = place(secret.Hash(&keys[i]), buckets)
-	}
-	prefetchBuckets(t.buckets, s.bucket[from:len(keys)])
-}
+func (t *Table) Hash(keys []Key, from int) { hashKeys(&t.secret, t.buckets, keys, &t.scratch, from) }
 
 // Find is the second half, for the whole burst. It leaves both lines of every record that it found in the cache, or on their
 // way there.
@@ -253,30 +267,19 @@ func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 	refs = refs[:n]
 	s := &t.scratch
 	candidates(t.buckets, t.records, s, n)
+	sure := confirm(t.records, t.nodes, keys, s, refs)
 	again := 0
-	records, nodes := t.records, t.nodes
-	for i := range n { // compare
+	for rest := ^sure & (1<<n - 1); rest != 0; rest &= rest - 1 {
+		i := bits.TrailingZeros64(rest)
 		j := i & (Burst - 1)
 		r, k := s.cand[j], &keys[i]
-		// What matches does, for what it is nearly always asked.
-		if rec := &records[r.Index()]; rec.Proto() == k.Proto && rec.Plain() {
-			if r.Side() == FromClient {
-				if rec.Virtual == k.Dst && rec.Client == k.Src && rec.VPort == k.DstPort() && rec.CPort == k.SrcPort() {
-					refs[i] = r
-					continue
-				}
-			} else if rec.Client == k.Dst && nodes[rec.Node] == k.Src && rec.SPort == k.DstPort() && rec.NPort == k.SrcPort() {
-				refs[i] = r
-				continue
-			}
-		}
 		if r != 0 && t.matches(r, k) {
 			refs[i] = r
 			continue
 		}
 		refs[i] = 0
 		if r != 0 { // another tuple with this tag stands before ours
-			refs[i] = t.find(s.bucket[j], s.tag[j], &keys[i])
+			refs[i] = t.find(s.bucket[j], s.tag[j], k)
 		}
 		if refs[i] != 0 {
 			continue
@@ -296,13 +299,13 @@ func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 
 // lookupSecondary repeats the stages in the secondary buckets for the first n tuples of scratch.again.
 func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
-	s := &t.scratch
-	for i, k := range s.again[:n] { // i <= k: what is read has not been written over
-		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(s.bucket[k&(Burst-1)], s.tag[k&(Burst-1)]), s.tag[k&(Burst-1)]
+	first, s := &t.scratch, &t.second
+	for i, k := range first.again[:n] {
+		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(first.bucket[k&(Burst-1)], first.tag[k&(Burst-1)]), first.tag[k&(Burst-1)]
 	}
 	prefetchBuckets(t.buckets, s.bucket[:n])
 	candidates(t.buckets, t.records, s, n)
-	for i, k := range s.again[:n] {
+	for i, k := range first.again[:n] {
 		r := s.cand[i&(Burst-1)]
 		if r != 0 && !t.matches(r, &keys[k]) {
 			r = t.find(s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)], &keys[k])

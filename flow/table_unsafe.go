@@ -14,6 +14,7 @@ var (
 	_ [24]byte  = [unsafe.Offsetof(bucket{}.refs)]byte{}
 	_ [512]byte = [unsafe.Offsetof(scratch{}.cand)]byte{}
 	_ [768]byte = [unsafe.Offsetof(scratch{}.tag)]byte{}
+	_ [40]byte  = [unsafe.Sizeof(Key{})]byte{} // burst_amd64.s
 )
 
 // lay puts the table's arrays over mem: buckets, records, links, in this order. They hold no Go pointers, so mem

@@ -68,6 +68,7 @@ func FuzzTrackTCP(f *testing.F) {
 			if how&1 != 0 {
 				side = FromClient
 				j = r.TrackClient(&s)
+				sameSteadyClient(t, &before, &r, &s, j)
 			} else {
 				j = r.TrackTCP(side, &s)
 				sameSteady(t, &before, &r, side, &s, j)

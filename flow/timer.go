@@ -70,7 +70,7 @@ func (w *wheel) disarm(links []link, i uint32) {
 // records it looked at; fewer than budget means that all ticks up to now are done.
 func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, expired func(*Record)) int {
 	w := &t.wheel
-	looked, fetched := 0, 0
+	looked, fetched, first := 0, 0, 0
 	for w.cursor <= now>>tickShift {
 		slot := w.cursor & (wheelSlots - 1)
 		for i := w.heads[slot]; i != 0; i = w.heads[slot] {
@@ -78,8 +78,9 @@ func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, ex
 				return looked
 			}
 			if looked >= fetched {
-				fetched = looked + t.fetchExpiring(i, min(budget-looked, expireAhead))
+				first, fetched = looked, looked+t.fetchExpiring(i, min(budget-looked, expireAhead))
 			}
+			at := looked - first
 			looked++
 			r := &t.records[i]
 			if end := deadline(r); end > now {
@@ -88,7 +89,7 @@ func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, ex
 				continue
 			}
 			expired(r)
-			t.Remove(i)
+			t.removeFetched(i, at)
 		}
 		if w.cursor == now>>tickShift {
 			return looked // stay: arm puts records at least one tick further
@@ -102,23 +103,55 @@ func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, ex
 const expireAhead = 32
 
 // fetchExpiring asks memory for what the ends of up to n records touch, those from i on in their list, and returns how many
-// there are: the records, then the buckets of both tuples. One after the other they would cost four misses each.
+// there are: the records, then the buckets of both tuples. One after the other they would cost four misses each. What it
+// has found out is in t.second: the client's place of record j at j, the server's at expireAhead+j. Those behind them in the list
+// are asked for as well: they come while these are worked through, or until the next call.
 func (t *Table) fetchExpiring(i uint32, n int) int {
-	s := &t.scratch
+	s := &t.second
 	count := 0
 	for ; count < n && i&endMark == 0; count++ {
 		s.cand[count&(Burst-1)] = ref(i, FromClient)
 		i = t.links[i].next
 	}
 	prefetchRecords(t.records, s.cand[:count])
-	for j := range count {
-		r := &t.records[s.cand[j&(Burst-1)].Index()]
-		ck, sk := r.ClientKey(), t.ServerKey(r)
-		s.bucket[2*j&(Burst-1)], _ = t.place(t.secret.Hash(&ck))
-		s.bucket[(2*j+1)&(Burst-1)], _ = t.place(t.secret.Hash(&sk))
+	next := s.cand[expireAhead:expireAhead]
+	for ; len(next) < expireAhead && i&endMark == 0; i = t.links[i].next {
+		next = append(next, ref(i, FromClient))
 	}
-	prefetchBuckets(t.buckets, s.bucket[:2*count])
+	prefetchRecords(t.records, next)
+	secret, buckets, records := &t.secret, uint64(len(t.buckets)), t.records
+	var k Key
+	for j := range count {
+		j &= expireAhead - 1
+		r := &records[s.cand[j].Index()]
+		k.Src, k.Dst, k.Ports, k.Proto = r.Client, r.Virtual, Ports(r.CPort, r.VPort), r.Proto()
+		s.bucket[j], s.tag[j] = placeIn(secret.Hash(&k), buckets)
+		k.Dst, k.Ports = k.Src, Ports(r.NPort, r.SPort)
+		k.Src = r.Virtual
+		if r.toNode() {
+			k.Src = t.nodes[r.Node]
+		}
+		if r.SNAT != 0 {
+			k.Dst = t.nodes[r.SNAT]
+		}
+		s.bucket[j+expireAhead], s.tag[j+expireAhead] = placeIn(secret.Hash(&k), buckets)
+		if j&7 == 7 || j == count-1 {
+			prefetchBuckets(t.buckets, s.bucket[j&^7:j+1])
+			prefetchBuckets(t.buckets, s.bucket[expireAhead+j&^7:expireAhead+j+1])
+		}
+	}
 	return count
+}
+
+// removeFetched is Remove of the record that is in place at of those that fetchExpiring has asked for.
+func (t *Table) removeFetched(i uint32, at int) {
+	s := &t.second
+	at &= expireAhead - 1
+	if s.cand[at].Index() != i { // the list has changed meanwhile
+		t.Remove(i)
+		return
+	}
+	t.remove(i, place{s.bucket[at], s.tag[at]}, place{s.bucket[at+expireAhead], s.tag[at+expireAhead]})
 }
 
 // End is when r ends if it stays idle for timeout milliseconds after it was last seen, on the clock of now.

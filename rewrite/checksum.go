@@ -36,7 +36,9 @@ func PortDiff(old, new uint16) Diff { return fold(uint32(^old) + uint32(new)) }
 func AddDiff(a, b Diff) Diff { return fold(uint32(a) + uint32(b)) }
 
 func sum64(v uint64) uint32 {
-	return uint32(v>>48) + uint32(v>>32&0xffff) + uint32(v>>16&0xffff) + uint32(v&0xffff)
+	const low = 0xffff0000ffff // of each half
+	v = v&low + v>>16&low
+	return uint32(v>>32) + uint32(v)
 }
 
 // ttlDiff is what decrementing TTL adds to the IPv4 header's sum: TTL is the upper half of its word.

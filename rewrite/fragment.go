@@ -53,7 +53,7 @@ func IsPart(b []byte, p *Packet) bool {
 		return binary.BigEndian.Uint16(b[p.L3+6:])&moreFragmentsOrOffset != 0
 	}
 	var e extensions
-	return e.skip(b, int(p.L3)+ipv6Len, int(p.End), b[p.L3+6]) == OK && e.part
+	return e.skip(b, int(p.L3)+ipv6Len, p.reach(b), b[p.L3+6]) == OK && e.part
 }
 
 // Check refuses parts that cannot be put together, or that would be put together over the transport header, so that
@@ -84,15 +84,19 @@ func (f *FragmentPart) Check(p *Packet) Refusal {
 	return Done
 }
 
+// largestSegment is the payload of a TCP segment, at most, on the links of the largest MTU that is in use.
+const largestSegment = 9216
+
 // ReadFirst reads on where Parse has ended in the first part of a datagram: the transport header, all of which has to be
 // there (RFC 1858 section 3, RFC 7112 section 5). p and k become what they were if the part were all: k's ports or query id,
-// p's offsets and what tracking needs. TCP.Len is what this part carries. Translate may then change the part: the
+// p's offsets and what tracking needs. How long a TCP segment is only its last part tells: TCP.Len is largestSegment, so that an
+// acknowledgement of all of it is one of what was sent. Translate may then change the part: the
 // checksum, which covers the whole datagram, takes the difference; see CanTranslate for SCTP.
 func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 	p.Opens = false
 	if p.V6 {
 		var e extensions
-		switch e.skip(b, int(p.L4), int(p.End), p.Proto) {
+		switch e.skip(b, int(p.L4), p.reach(b), p.Proto) {
 		case OK:
 		case Truncated:
 			return FragmentTiny
@@ -112,6 +116,9 @@ func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 	}
 	switch v {
 	case OK, NoPorts:
+		if p.Proto == flow.TCP && IsPart(b, p) {
+			p.TCP.Len = max(p.TCP.Len, largestSegment)
+		}
 		return Done
 	case Truncated:
 		return FragmentTiny
@@ -121,7 +128,7 @@ func ReadFirst(b []byte, p *Packet, k *flow.Key) Refusal {
 
 // parseFirstUDP is parseL4 for UDP whose length goes beyond the part.
 func parseFirstUDP(b []byte, p *Packet, k *flow.Key) Verdict {
-	if p.L4+udpLen > p.End {
+	if int(p.L4)+udpLen > p.reach(b) {
 		return Truncated
 	}
 	h := b[p.L4 : p.L4+udpLen]

@@ -46,12 +46,12 @@ func Translate(b []byte, p *Packet, l2 *L2, to *Ends, l3, l4 Diff) {
 		binary.BigEndian.PutUint32(b[p.L4:], ports)
 		updateL4(b, p, l4)
 	case flow.SCTP:
-		setPortsSCTP(b[p.L4:p.End], ports)
+		setPortsSCTP(b[p.L4:p.reach(b)], p.behind(b), ports)
 	case flow.ICMP, flow.ICMPv6:
 		if !isICMP(p) {
 			return
 		}
-		m := b[p.L4:p.End]
+		m := b[p.L4:p.reach(b)] // all that updateICMP asks of the rest is whether it is zeros too
 		if p.ICMP == ICMPRequest || p.ICMP == ICMPReply {
 			binary.BigEndian.PutUint16(m[icmpIDAt:], to.queryID(p.ICMP))
 		}

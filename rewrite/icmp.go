@@ -15,7 +15,8 @@ const (
 	ICMPOther   ICMPKind = iota // neither of the following, or not ICMP at all
 	ICMPRequest                 // echo, timestamp, information, address mask (RFC 792, RFC 950, RFC 4443)
 	ICMPReply
-	ICMPError // quotes the packet that it is about, see ReadQuote
+	ICMPError   // quotes the packet that it is about, see ReadQuote
+	ICMPRelated // an error whose quote has been read: what is known as the packet's tuple is ReadQuote's. Parse finds none
 )
 
 // Types and codes of ICMP (RFC 792, RFC 1191, RFC 1812 section 5.2.7.1) and ICMPv6 (RFC 4443).
@@ -104,14 +105,15 @@ func IsEchoRequest(b []byte, p *Packet) bool {
 }
 
 // AnswerEcho turns an echo request that Parse took into its reply, to the MAC that it came from, and returns the new
-// length of the frame: IPv4 options and IPv6 extension headers go. It returns 0 and changes nothing for what is not an
+// length of the frame: IPv4 options and IPv6 extension headers go, which the frame is shorter by, as is b where it is the first
+// buffer of more. It returns 0 and changes nothing for what is not an
 // echo request or may not be answered. The payload's checksum is kept right incrementally: what was damaged stays so.
 // TTL is that of a new packet, DSCP and, in IPv4, identification and DF are the request's (RFC 1122 section 3.2.2.6).
 func AnswerEcho(b []byte, p *Packet) int {
 	if p.ICMP != ICMPRequest || !isICMP(p) || b[0]&1 != 0 {
 		return 0
 	}
-	h, m := b[p.L3:p.L4], b[p.L4:p.End]
+	h, m, size := b[p.L3:p.L4], b[p.L4:p.reach(b)], int(p.End-p.L4)
 	src, dst := addresses(h, p.V6)
 	request, reply := uint8(icmpEcho), uint8(icmpEchoReply)
 	ip := ipv4Len
@@ -124,17 +126,17 @@ func AnswerEcho(b []byte, p *Packet) int {
 	turnMAC(b)
 	m[0] = reply
 	updateICMP(m, PortDiff(uint16(request)<<8, uint16(reply)<<8))
-	n := copy(b[int(p.L3)+ip:], m)
-	end := int(p.L3) + ip + n
+	copy(b[int(p.L3)+ip:], m)
+	end := int(p.L3) + ip + size
 	h = h[:ip]
 	if p.V6 {
 		h[6], h[7] = flow.ICMPv6, newTTL
-		binary.BigEndian.PutUint16(h[4:], uint16(n))
+		binary.BigEndian.PutUint16(h[4:], uint16(size))
 		putAddresses(h, true, dst, src)
 		return end
 	}
 	h[0], h[8], h[10], h[11] = 0x45, newTTL, 0, 0
-	binary.BigEndian.PutUint16(h[2:], uint16(ip+n))
+	binary.BigEndian.PutUint16(h[2:], uint16(ip+size))
 	putAddresses(h, false, dst, src)
 	binary.BigEndian.PutUint16(h[10:], ^onesSum(h))
 	return end

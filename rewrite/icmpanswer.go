@@ -59,7 +59,7 @@ func (a *ErrorAnswer) Build(dst, b []byte, p *Packet) int {
 		ip, longest, family = ipv6Len, maxError6, 1
 	}
 	l3, l4 := int(p.L3), int(p.L3)+ip
-	n := min(int(p.End)-l3, longest-ip-icmpLen, len(dst)-l4-icmpLen)
+	n := min(p.reach(b)-l3, longest-ip-icmpLen, len(dst)-l4-icmpLen)
 	if n < min(int(p.L4)+icmpLen, int(p.End))-l3 {
 		return 0
 	}
@@ -105,7 +105,7 @@ func MayAnswer(b []byte, p *Packet, about Problem) bool {
 		return false
 	}
 	toMany := BadSource(dst) || b[0]&1 != 0
-	l4, end, proto := int(p.L4), int(p.End), p.Proto
+	l4, end, proto := int(p.L4), p.reach(b), p.Proto
 	if !p.V6 {
 		if toMany || binary.BigEndian.Uint16(b[p.L3+6:])&0x1fff != 0 {
 			return false

@@ -54,7 +54,7 @@ type Packet struct {
 	Proto   uint8
 	Opens   bool         // a SYN without more, or an INIT: what begins a connection with a handshake
 	Plain   bool         // ParsePlain has read it
-	ICMP    ICMPKind     // with verdict NoPorts only
+	ICMP    ICMPKind     // not where Plain: stale there
 	TCP     flow.Segment // for TCP only
 	SCTP    flow.Chunks  // for SCTP only
 }
@@ -85,12 +85,20 @@ const maxFrame = 1<<16 - 1
 // Parse reads frame b, an Ethernet frame without its check sequence, into p and its tuple into k. With a verdict
 // other than OK, NoPorts or Fragment the tuple is not valid.
 func Parse(b []byte, p *Packet, k *flow.Key) Verdict {
-	if len(b) < etherLen || len(b) > maxFrame {
+	if len(b) > maxFrame {
+		return Truncated
+	}
+	return parse(b, len(b), p, k)
+}
+
+// parse is Parse for a frame of size bytes that begins with b.
+func parse(b []byte, size int, p *Packet, k *flow.Key) Verdict {
+	if len(b) < etherLen {
 		return Truncated
 	}
 	l3 := etherLen
 	etherType := binary.BigEndian.Uint16(b[12:])
-	p.VLAN, p.Plain = 0, false
+	p.VLAN, p.Plain, p.ICMP = 0, false, ICMPOther
 	if etherType == etherVLAN || etherType == etherQinQ {
 		var ok bool
 		if l3, etherType, ok = skipTags(b, p); !ok {
@@ -100,9 +108,9 @@ func Parse(b []byte, p *Packet, k *flow.Key) Verdict {
 	p.L3 = uint16(l3)
 	switch etherType {
 	case etherIPv4:
-		return parse4(b, l3, p, k)
+		return parse4(b, size, l3, p, k)
 	case etherIPv6:
-		return parse6(b, l3, p, k)
+		return parse6(b, size, l3, p, k)
 	}
 	return NotIP
 }
@@ -128,7 +136,7 @@ func skipTags(b []byte, p *Packet) (l3 int, etherType uint16, ok bool) {
 const moreFragmentsOrOffset = 0x3fff
 
 // parse4 reads an IPv4 header (RFC 791 section 3.1).
-func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
+func parse4(b []byte, size, l3 int, p *Packet, k *flow.Key) Verdict {
 	if len(b) < l3+ipv4Len {
 		return Truncated
 	}
@@ -139,7 +147,7 @@ func parse4(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 	if h[0] != plain && (h[0]>>4 != 4 || ihl < ipv4Len) || total < ihl {
 		return BadHeader
 	}
-	if l3+total > len(b) {
+	if l3+total > size {
 		return BadLength
 	}
 	p.V6, p.TTL, p.Proto = false, h[8], h[9]
@@ -168,7 +176,7 @@ func parseOptions(b []byte, p *Packet, k *flow.Key) Verdict {
 }
 
 // parse6 reads an IPv6 header and its extension headers (RFC 8200 sections 3 and 4).
-func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
+func parse6(b []byte, size, l3 int, p *Packet, k *flow.Key) Verdict {
 	if len(b) < l3+ipv6Len {
 		return Truncated
 	}
@@ -177,7 +185,7 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 		return BadHeader
 	}
 	end := l3 + ipv6Len + int(binary.BigEndian.Uint16(h[4:]))
-	if end > len(b) {
+	if end > size {
 		return BadLength
 	}
 	p.V6, p.TTL = true, h[7]
@@ -198,7 +206,7 @@ func parse6(b []byte, l3 int, p *Packet, k *flow.Key) Verdict {
 // parseExtensions goes on behind an IPv6 header with extension headers.
 func parseExtensions(b []byte, p *Packet, k *flow.Key) Verdict {
 	var e extensions
-	if v := e.skip(b, int(p.L4), int(p.End), p.Proto); v != OK {
+	if v := e.skip(b, int(p.L4), p.reach(b), p.Proto); v != OK {
 		return v
 	}
 	p.Proto, p.L4, k.Proto = e.proto, e.l4, e.proto
@@ -223,13 +231,13 @@ func parseL4(b []byte, p *Packet, k *flow.Key) Verdict {
 	case flow.UDP:
 		return parseUDP(b, p, k)
 	case flow.SCTP: // RFC 9260 section 3.1
-		l4, end := int(p.L4), int(p.End)
+		l4, end := int(p.L4), p.reach(b)
 		if l4+sctpLen > end {
 			return Truncated
 		}
 		k.Ports = binary.BigEndian.Uint32(b[l4:])
 		p.Payload = uint16(l4 + sctpLen)
-		chunks(b[l4:end], &p.SCTP)
+		chunks(b[l4:end], p.behind(b), &p.SCTP)
 		p.Opens = p.SCTP.Opens()
 		return OK
 	}
@@ -272,7 +280,7 @@ func parseCommon(b []byte, p *Packet, k *flow.Key) Verdict {
 	s.Len, s.Window = uint32(end-l4-header), binary.BigEndian.Uint16(h[14:])
 	s.Flags, s.Scale = uint8(flags), flow.NoScale
 	if flags&flow.FlagSYN != 0 {
-		s.Scale = windowScale(b[l4+tcpLen : l4+header])
+		s.Scale = windowScale(b[l4+tcpLen : min(l4+header, len(b))])
 	}
 	return OK
 }
@@ -293,7 +301,7 @@ func badTransport(p *Packet, size, least int) Verdict {
 // parseUDP reads UDP (RFC 768) in a frame that is too short for parseCommon.
 func parseUDP(b []byte, p *Packet, k *flow.Key) Verdict {
 	l4, end := int(p.L4), int(p.End)
-	if l4+udpLen > end {
+	if l4+udpLen > p.reach(b) {
 		return Truncated
 	}
 	h := b[l4 : l4+udpLen]
@@ -315,7 +323,7 @@ func parseOther(b []byte, p *Packet, k *flow.Key) Verdict {
 	if !isICMP(p) {
 		return NoPorts
 	}
-	if p.L4+icmpLen > p.End {
+	if int(p.L4)+icmpLen > p.reach(b) {
 		return Truncated
 	}
 	h := b[p.L4 : p.L4+icmpLen]

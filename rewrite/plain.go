@@ -2,6 +2,7 @@ package rewrite
 
 import (
 	"encoding/binary"
+	"math/bits"
 
 	"sluice/flow"
 )
@@ -28,9 +29,49 @@ const (
 	plainL4       = etherLen + ipv4Len
 )
 
-// ParsePlain is Parse for a plain packet that is not a SYN. n is the frame's length. It reports whether it is one with all
-// lengths right; if not, p and k are not valid, and Parse says what it is. p is then marked as Plain.
-func ParsePlain(h *Head, n uint32, p *Packet, k *flow.Key) bool {
+// Frame is where a frame lies: Len bytes from byte Addr on of the memory of all frames. It is a descriptor of the rings.
+type Frame struct {
+	Addr    uint64
+	Len     uint32
+	Options uint32
+}
+
+// plainLeast is the least that a header of each protocol says of its own length, or of what it heads; only TCP and UDP are plain.
+var plainLeast = func() (least [256]uint8) {
+	for i := range least {
+		least[i] = 0xff // more than a header can say
+	}
+	least[flow.TCP], least[flow.UDP] = tcpLen, udpLen
+	return least
+}()
+
+// IsIPv4 reports whether a frame is of IPv4, without a tag: only such a one can be plain.
+func IsIPv4(h *Head) bool { return binary.BigEndian.Uint16(h[etherLen-2:]) == etherIPv4 }
+
+// ParsePlains is ParsePlain for the frames of mem, in order, up to the first that is not plain. It returns how many are; pkts and
+// keys are theirs. Behind the beginning of every frame are HeadLen bytes of mem.
+func ParsePlains(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key) int {
+	frames = frames[:min(len(frames), len(pkts), len(keys))]
+	if len(frames) == 0 {
+		return 0
+	}
+	return parsePlains(mem, frames, most, pkts, keys)
+}
+
+// parseEach is ParsePlains in Go.
+func parseEach(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key) int {
+	for i, f := range frames {
+		if !ParsePlain((*Head)(mem[f.Addr:]), f.Len, most, &pkts[i], &keys[i]) {
+			return i
+		}
+	}
+	return len(frames)
+}
+
+// ParsePlain is Parse for a plain packet: not a SYN, not about to end (its TTL is above 1), and not larger than most bytes from
+// its IP header on. n is the frame's length. It reports whether it is one with all lengths right; if not, p and k are not
+// valid, and Parse says what it is. p is then marked as Plain.
+func ParsePlain(h *Head, n, most uint32, p *Packet, k *flow.Key) bool {
 	le, be := binary.LittleEndian, binary.BigEndian
 	// EtherType, and version and header length behind it; no more fragments and no offset.
 	const etherAndVersion = 0x45<<16 | etherIPv4&0xff<<8 | etherIPv4>>8
@@ -39,7 +80,7 @@ func ParsePlain(h *Head, n uint32, p *Packet, k *flow.Key) bool {
 	}
 	total, proto := uint32(be.Uint16(h[plainLength:])), uint32(h[plainTTL+1])
 	const common = 1<<flow.TCP | 1<<flow.UDP
-	if proto > 31 || 1<<proto&common == 0 || total < ipv4Len+udpLen || etherLen+total > n {
+	if proto > 31 || 1<<proto&common == 0 || h[plainTTL] < 2 || total < ipv4Len+udpLen || total > most || etherLen+total > n {
 		return false
 	}
 	tcp := uint32(int32(proto-flow.UDP) >> 31) // all bits for TCP, none for UDP
@@ -61,42 +102,69 @@ func ParsePlain(h *Head, n uint32, p *Packet, k *flow.Key) bool {
 	return true
 }
 
-// PlainToServer is ToServer for a packet that ParsePlain has read; addr is the member's IPv4 address.
-func PlainToServer(h *Head, l2 *L2, proto uint8, addr uint32, port uint16, l3, l4 Diff) {
-	be := binary.BigEndian
+// PlainSize is the length of a packet that ParsePlain has read, from its IP header on.
+func (p *Packet) PlainSize() int { return int(p.End) - etherLen }
+
+// PlainToServer is ToServer for a packet that ParsePlain has read, of TCP or else of UDP; addr is the member's IPv4 address.
+func PlainToServer(h *Head, l2 *L2, tcp bool, addr uint32, port uint16, l3, l4 Diff) {
 	*(*L2)(h[:]) = *l2
-	h[plainTTL]--
-	be.PutUint16(h[plainSum:], update(be.Uint16(h[plainSum:]), uint32(l3)+ttlDiff))
-	be.PutUint32(h[plainDst:], addr)
-	be.PutUint16(h[plainL4+2:], port)
-	updatePlain(h, proto, l4)
-}
-
-// PlainToClient is ToClient for a packet that ParsePlain has read; addr is the virtual IPv4 address.
-func PlainToClient(h *Head, dst, src *[6]byte, proto uint8, addr uint32, port uint16, l3, l4 Diff) {
-	be := binary.BigEndian
-	*(*[6]byte)(h[:]), *(*[6]byte)(h[6:]) = *dst, *src
-	h[plainTTL]--
-	be.PutUint16(h[plainSum:], update(be.Uint16(h[plainSum:]), uint32(l3)+ttlDiff))
-	be.PutUint32(h[plainSrc:], addr)
-	be.PutUint16(h[plainL4:], port)
-	updatePlain(h, proto, l4)
-}
-
-// updatePlain is updateL4.
-func updatePlain(h *Head, proto uint8, diff Diff) {
-	tcp := uint32(int32(uint32(proto)-flow.UDP) >> 31)
-	at := plainL4 + 6 + 10&tcp
-	b := (*[2]byte)(h[at&(HeadLen-2):])
-	old := binary.BigEndian.Uint16(b[:])
-	sum := update(old, uint32(diff))
-	if old == 0 || sum == 0 {
-		if tcp == 0 && old == 0 {
-			return
-		}
-		if tcp == 0 {
-			sum = 0xffff
-		}
+	binary.BigEndian.PutUint32(h[plainDst:], addr)
+	binary.BigEndian.PutUint16(h[plainL4+2:], port)
+	forwardPlain(h, l3)
+	if tcp {
+		updateTCP(h, l4)
+	} else {
+		updateUDP(h, l4)
 	}
-	binary.BigEndian.PutUint16(b[:], sum)
+}
+
+// PlainToClient is ToClient for a packet that ParsePlain has read, of TCP or else of UDP; addr is the virtual IPv4 address.
+func PlainToClient(h *Head, dst, src *[6]byte, tcp bool, addr uint32, port uint16, l3, l4 Diff) {
+	*(*[6]byte)(h[:]), *(*[6]byte)(h[6:]) = *dst, *src
+	binary.BigEndian.PutUint32(h[plainSrc:], addr)
+	binary.BigEndian.PutUint16(h[plainL4:], port)
+	forwardPlain(h, l3)
+	if tcp {
+		updateTCP(h, l4)
+	} else {
+		updateUDP(h, l4)
+	}
+}
+
+// The sums that follow are of words whose bytes are swapped: in one's complement that swaps the bytes of the sum (RFC 1071
+// section 2), and what is swapped is a Diff instead of a field twice.
+
+// forwardPlain takes one from the TTL and corrects the header's checksum for that and for l3: both are in one word, the TTL in
+// its lowest byte.
+func forwardPlain(h *Head, l3 Diff) {
+	word := binary.LittleEndian.Uint32(h[plainTTL:])
+	sum := foldSwapped(^word>>16 + uint32(bits.ReverseBytes16(l3)) + swappedTTL)
+	binary.LittleEndian.PutUint32(h[plainTTL:], (word-1)&0xffff|^sum<<16)
+}
+
+// swappedTTL is ttlDiff in such a sum.
+const swappedTTL = ttlDiff>>8 | ttlDiff&0xff<<8
+
+// foldSwapped is fold; the upper half of the result is not to be looked at.
+func foldSwapped(sum uint32) uint32 { return (sum + bits.RotateLeft32(sum, 16)) >> 16 }
+
+func updateTCP(h *Head, diff Diff) {
+	le := binary.LittleEndian
+	at := h[plainL4+16 : plainL4+18]
+	le.PutUint16(at, uint16(^foldSwapped(uint32(^le.Uint16(at))+uint32(bits.ReverseBytes16(diff)))))
+}
+
+// updateUDP leaves a checksum of 0, which is none, and makes no other one 0 (RFC 768).
+func updateUDP(h *Head, diff Diff) {
+	le := binary.LittleEndian
+	at := h[plainL4+6 : plainL4+8]
+	old := le.Uint16(at)
+	sum := uint16(^foldSwapped(uint32(^old) + uint32(bits.ReverseBytes16(diff))))
+	if old == 0 {
+		return
+	}
+	if sum == 0 {
+		sum = 0xffff
+	}
+	le.PutUint16(at, sum)
 }

@@ -23,16 +23,20 @@ func samePlain(t *testing.T, r *rand.Rand, b []byte) bool {
 	var k, l flow.Key
 	h, f := head(r, b)
 	v := Parse(f, &p, &k)
-	plain := ParsePlain(h, uint32(len(b)), &q, &l)
-	want := v == OK && p.VLAN == 0 && p.L3 == etherLen && p.L4 == plainL4 && !p.V6 && (p.Proto == flow.TCP && p.TCP.Flags&flow.FlagSYN == 0 || p.Proto == flow.UDP)
+	most := uint32(len(b))
+	if r.IntN(8) == 0 {
+		most -= min(most, uint32(r.IntN(3*etherLen)))
+	}
+	plain := ParsePlain(h, uint32(len(b)), most, &q, &l)
+	want := v == OK && p.TTL > 1 && uint32(p.End-p.L3) <= most && p.VLAN == 0 && p.L3 == etherLen && p.L4 == plainL4 && !p.V6 && (p.Proto == flow.TCP && p.TCP.Flags&flow.FlagSYN == 0 || p.Proto == flow.UDP)
 	if plain != want {
 		t.Fatalf("%x: plain is %v, Parse says %v %+v", b, plain, v, p)
 	}
 	if !plain {
 		return false
 	}
-	if p.Plain || !q.Plain {
-		t.Fatal("Plain is marked wrongly")
+	if p.Plain || !q.Plain || q.Opens {
+		t.Fatal("Plain or Opens is marked wrongly")
 	}
 	was := q.TCP
 	q.TCP.Scale, q.Plain, q.ICMP, q.SCTP = p.TCP.Scale, false, p.ICMP, p.SCTP // not for these
@@ -52,19 +56,67 @@ func samePlain(t *testing.T, r *rand.Rand, b []byte) bool {
 	l3, l4 := randomWord(r), randomWord(r)
 	fast, mem := head(r, b)
 	slow := bytes.Clone(f)
-	PlainToServer(fast, &l2, p.Proto, addr.V4(), port, l3, l4)
+	PlainToServer(fast, &l2, p.Proto == flow.TCP, addr.V4(), port, l3, l4)
 	ToServer(slow, &p, &l2, addr, port, l3, l4)
 	if !bytes.Equal(mem, slow) {
 		t.Fatalf("%x to the server becomes\n%x, not\n%x", b, mem, slow)
 	}
 	fast, mem = head(r, b)
 	slow = bytes.Clone(f)
-	PlainToClient(fast, (*[6]byte)(l2[:]), (*[6]byte)(l2[6:]), p.Proto, addr.V4(), port, l3, l4)
+	PlainToClient(fast, (*[6]byte)(l2[:]), (*[6]byte)(l2[6:]), p.Proto == flow.TCP, addr.V4(), port, l3, l4)
 	ToClient(slow, &p, &l2, addr, port, l3, l4)
 	if !bytes.Equal(mem, slow) {
 		t.Fatalf("%x to the client becomes\n%x, not\n%x", b, mem, slow)
 	}
 	return true
+}
+
+// sameBurst holds both implementations of ParsePlains against ParsePlain, with frames that lie close together, the last at the end of
+// the memory, and reports how many of them are plain.
+func sameBurst(t *testing.T, r *rand.Rand, packets [][]byte) (plain int) {
+	t.Helper()
+	var mem []byte
+	frames := make([]Frame, len(packets))
+	for i, b := range packets {
+		frames[i] = Frame{Addr: uint64(len(mem)), Len: uint32(len(b)), Options: r.Uint32()}
+		mem = append(mem, b...)
+		mem = append(mem, randomBytes(r, max(0, HeadLen-len(b)))...)
+	}
+	most := uint32(1500)
+	for _, parse := range []func([]byte, []Frame, uint32, []Packet, []flow.Key) int{ParsePlains, parseEach} {
+		for from := 0; from < len(frames); from++ {
+			pkts, keys := make([]Packet, len(frames)+1), make([]flow.Key, len(frames)+1)
+			n := parse(mem, frames[from:], most, pkts[:len(frames)-from], keys[:len(frames)-from])
+			for i := range n {
+				var p Packet
+				var k flow.Key
+				if !ParsePlain((*Head)(mem[frames[from+i].Addr:]), frames[from+i].Len, most, &p, &k) {
+					t.Fatalf("%x is not plain", packets[from+i])
+				}
+				q := pkts[i]
+				if p.Proto == flow.UDP {
+					p.TCP, q.TCP = flow.Segment{}, flow.Segment{}
+				}
+				if q.TCP.Scale = p.TCP.Scale; p != q || k != keys[i] {
+					t.Fatalf("%x: %+v %+v, ParsePlain says %+v %+v", packets[from+i], q, keys[i], p, k)
+				}
+			}
+			if from+n < len(frames) {
+				var p Packet
+				var k flow.Key
+				if ParsePlain((*Head)(mem[frames[from+n].Addr:]), frames[from+n].Len, most, &p, &k) {
+					t.Fatalf("%x is plain", packets[from+n])
+				}
+			}
+			if pkts[len(frames)-from] != (Packet{}) || keys[len(frames)-from] != (flow.Key{}) {
+				t.Fatal("too much is written")
+			}
+			if plain += n; n > 0 {
+				from += n
+			}
+		}
+	}
+	return plain
 }
 
 // What is plain is read and changed as by the general functions: packets at random, whole, cut off, and with bytes of their
@@ -73,8 +125,13 @@ func TestPlain(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
-	plain, others := 0, 0
+	plain, others, together := 0, 0, 0
+	var burst [][]byte
 	count := func(b []byte) {
+		if burst = append(burst, b); len(burst) == 40 {
+			together += sameBurst(t, r, burst)
+			burst = burst[:0]
+		}
 		if samePlain(t, r, b) {
 			plain++
 		} else {
@@ -102,7 +159,7 @@ func TestPlain(t *testing.T) {
 			count(c)
 		}
 	}
-	if t.Logf("%d plain, %d others", plain, others); plain < 1000 || others < 1000 {
+	if t.Logf("%d plain, %d others, %d plain in bursts", plain, others, together); plain < 1000 || others < 1000 || together < plain {
 		t.Error("too few of a kind")
 	}
 }
@@ -111,5 +168,9 @@ func FuzzPlain(f *testing.F) {
 	for _, b := range fuzzSeeds(f) {
 		f.Add(b)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) { samePlain(t, rand.New(rand.NewPCG(1, uint64(len(b)))), b) })
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := rand.New(rand.NewPCG(1, uint64(len(b))))
+		samePlain(t, r, b)
+		sameBurst(t, r, [][]byte{b, b[:len(b)/2], b})
+	})
 }

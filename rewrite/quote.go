@@ -15,6 +15,7 @@ type Quote struct {
 	Proto uint8
 	ICMP  ICMPKind // of a query
 	Whole bool     // the packet is quoted to its end
+	Plain bool     // ParsePlainError has read it
 	Type  uint8    // of the error
 	Code  uint8
 	MTU   uint32 // of the next hop, if a packet was too big and its router says so; else 0
@@ -36,11 +37,11 @@ func ReadQuote(b []byte, p *Packet, q *Quote, k *flow.Key) Refusal {
 	if p.ICMP != ICMPError || !isICMP(p) {
 		return QuoteNone
 	}
-	m := b[p.L4:p.End]
+	m := b[p.L4:p.reach(b)]
 	if len(m) < icmpLen {
 		return QuoteNone
 	}
-	q.Type, q.Code, q.MTU = m[0], m[1], 0
+	q.Type, q.Code, q.MTU, q.Plain = m[0], m[1], 0, false
 	if q.TooBig(p) {
 		q.MTU = uint32(binary.BigEndian.Uint16(m[6:]))
 		if p.V6 {
@@ -48,7 +49,7 @@ func ReadQuote(b []byte, p *Packet, q *Quote, k *flow.Key) Refusal {
 		}
 	}
 	q.L3 = p.L4 + icmpLen
-	end := min(int(p.End), int(q.L3)+quoteLen(m, p.V6))
+	end := min(p.reach(b), int(q.L3)+quoteLen(m, p.V6))
 	var why Refusal
 	if p.V6 {
 		why = q.read6(b, end, k)
@@ -277,6 +278,6 @@ func (q *Quote) putPortsSCTP(t []byte, to *Ends) Diff {
 		return putPorts(t, to)
 	}
 	before := onesSum(t[:sctpLen])
-	setPortsSCTP(t, flow.Ports(to.SrcPort, to.DstPort))
+	setPortsSCTP(t, 0, flow.Ports(to.SrcPort, to.DstPort))
 	return AddDiff(^before, onesSum(t[:sctpLen]))
 }

@@ -208,7 +208,7 @@ func BenchmarkSCTPPort(b *testing.B) {
 			packet := make([]byte, size)
 			b.ReportAllocs()
 			for i := range b.N {
-				setPortSCTP(packet, 2, uint16(i)|1)
+				setPortSCTP(packet, 0, 2, uint16(i)|1)
 				packet[sctpSumAt] = 1 // else it would be one without a checksum
 			}
 		})

@@ -95,11 +95,13 @@ func Entropy(k *flow.Key) uint32 {
 // label of outer IPv6 (RFC 6438) and the source port of GUE, 49152 and up. id is the identification of an outer IPv4
 // header without DF, which the sender must not repeat soon (RFC 6864 section 4.2); with DF it is 0.
 //
+// b may end before the packet does, in the first buffer of a chain. GUE then has no UDP checksum yet: see PutGUEChecksum.
+//
 // TooBig is the answer for a packet above InnerMTU: the caller sends an error to the sender of one with DF or of IPv6 (see
 // PacketTooBig); an IPv4 packet without DF is not fragmented here.
 func (t *Tunnel) Encapsulate(b []byte, head int, p *Packet, entropy uint32, id uint16) (start int, why Refusal) {
-	inner := b[head+int(p.L3) : head+int(p.End)]
-	size := len(inner) + t.Overhead()
+	inner := b[head+int(p.L3) : min(head+int(p.End), len(b))]
+	size := int(p.End-p.L3) + t.Overhead()
 	if size > int(t.MTU) {
 		return head, TooBig
 	}
@@ -109,7 +111,7 @@ func (t *Tunnel) Encapsulate(b []byte, head int, p *Packet, entropy uint32, id u
 	}
 	tos, df := decrementInner(inner, p.V6)
 	copy(b[start:], t.L2[:])
-	o := b[start+etherLen : start+etherLen+size]
+	o := b[start+etherLen : min(start+etherLen+size, len(b))]
 	proto := uint8(protoIPv4)
 	if p.V6 {
 		proto = protoIPv6
@@ -134,7 +136,7 @@ func (t *Tunnel) Encapsulate(b []byte, head int, p *Packet, entropy uint32, id u
 		putAddresses(o, true, t.Src, t.Dst)
 	}
 	if t.Kind == GUE {
-		t.putGUE(o, size-len(inner)-udpLen-gueLen, carried, entropy)
+		t.putGUE(o, size, t.Overhead()-udpLen-gueLen, carried, entropy)
 	}
 	return start, Done
 }
@@ -166,8 +168,8 @@ func putOuter4(h []byte, t *Tunnel, size int, tos, ttl, proto uint8, id uint16, 
 	binary.BigEndian.PutUint16(h[10:], ^onesSum(h))
 }
 
-// putGUE writes UDP and GUE headers at offset at of the outer packet o.
-func (t *Tunnel) putGUE(o []byte, at int, carried uint8, entropy uint32) {
+// putGUE writes UDP and GUE headers at offset at of the outer packet of size bytes, which begins with o.
+func (t *Tunnel) putGUE(o []byte, size, at int, carried uint8, entropy uint32) {
 	const dynamicPorts = 49152 // to 65535 (RFC 6335 section 6)
 	u := o[at:]
 	port := t.Port
@@ -176,16 +178,12 @@ func (t *Tunnel) putGUE(o []byte, at int, carried uint8, entropy uint32) {
 	}
 	binary.BigEndian.PutUint16(u, dynamicPorts|uint16(entropy>>18))
 	binary.BigEndian.PutUint16(u[2:], port)
-	binary.BigEndian.PutUint16(u[4:], uint16(len(u)))
+	binary.BigEndian.PutUint16(u[4:], uint16(size-at))
 	u[6], u[7] = 0, 0
 	// Variant 0, a data packet, no optional fields; its protocol; no flags.
 	u[8], u[9], u[10], u[11] = 0, carried, 0, 0
-	if t.ZeroSum {
+	if t.ZeroSum || size > len(o) {
 		return
 	}
-	sum := ^fold(uint32(onesSum(u)) + uint32(pseudoSum(o, !t.Dst.Is4(), len(u), flow.UDP)))
-	if sum == 0 {
-		sum = 0xffff
-	}
-	binary.BigEndian.PutUint16(u[6:], sum)
+	putSumUDP(u, pseudoSum(o, !t.Dst.Is4(), len(u), flow.UDP))
 }

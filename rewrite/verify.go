@@ -104,10 +104,7 @@ func Recompute(b []byte, p *Packet, part bool) {
 		if t[6]|t[7] == 0 {
 			return
 		}
-		putSumOf(t, 6, pseudoSum(h, p.V6, len(t), flow.UDP))
-		if t[6]|t[7] == 0 {
-			t[6], t[7] = 0xff, 0xff
-		}
+		putSumUDP(t, pseudoSum(h, p.V6, len(t), flow.UDP))
 	case p.Proto == flow.SCTP:
 		binary.LittleEndian.PutUint32(t[sctpSumAt:], sumSCTP(t))
 	case !isICMP(p):

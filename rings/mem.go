@@ -17,6 +17,7 @@ type Mem struct {
 	heldFill, heldTx int
 	stats            QueueStats
 	closed           bool
+	multi            bool // takes and sends chains
 }
 
 // Wire is the far end of a Mem: what it sends, the Mem receives, and the reverse.
@@ -25,6 +26,8 @@ type Wire struct {
 	fill, completion ring[uint64]
 	rx, tx           ring[Desc]
 	full             atomic.Uint64
+	multi            bool   // the Mem takes and sends chains
+	whole            []byte // room for the packet that Recv shows
 }
 
 // NewMem makes a queue and its wire. ringSize is a power of two.
@@ -50,9 +53,7 @@ func (m *Mem) Refill(p *Pool) int {
 		return 0
 	}
 	frames := p.free[len(p.free)-n:]
-	for i := len(frames) - 1; i >= 0; i-- {
-		m.fill.put(frames[i])
-	}
+	m.fill.putBackwards(frames)
 	p.free = p.free[:len(p.free)-n]
 	m.heldFill += n
 	m.fill.publish()
@@ -61,6 +62,9 @@ func (m *Mem) Refill(p *Pool) int {
 
 // Receive takes what the wire has sent.
 func (m *Mem) Receive(burst []Desc) int {
+	if m.multi {
+		return m.receiveChains(burst)
+	}
 	n := min(m.rx.filled(uint32(len(burst))), uint32(len(burst)))
 	if n == 0 {
 		return 0
@@ -76,6 +80,9 @@ func (m *Mem) Receive(burst []Desc) int {
 func (m *Mem) Transmit(burst []Desc) int {
 	if m.closed {
 		return 0
+	}
+	if m.multi {
+		return m.transmitChains(burst)
 	}
 	n := min(len(burst), int(m.tx.room(uint32(len(burst)))))
 	m.tx.putAll(burst[:n])
@@ -100,8 +107,9 @@ func (m *Mem) Reclaim(p *Pool) int {
 		at := len(p.free)
 		p.free = p.free[:at+n]
 		m.completion.getAll(p.free[at:])
-		for i, addr := range p.free[at:] {
-			p.free[at+i] = m.region.Base(addr)
+		inFrame := uint64(m.region.frameSize - 1)
+		for i, addrs := 0, p.free[at:]; i < len(addrs); i++ {
+			addrs[i] &^= inFrame
 		}
 		m.completion.release()
 		m.heldTx -= n
@@ -159,6 +167,9 @@ func (m *Mem) Close(p *Pool) error {
 // Send delivers a copy of packet to the Mem. It returns false, and counts, when the Mem has no frame to receive
 // into or the packet does not fit one.
 func (w *Wire) Send(packet []byte) bool {
+	if w.multi && len(packet) > w.region.frameSize-Headroom {
+		return w.SendChain(packet, nil)
+	}
 	if w.fill.filled(1) == 0 || w.rx.room(1) == 0 || len(packet) > w.region.frameSize-Headroom {
 		w.full.Add(1)
 		return false
@@ -223,6 +234,9 @@ func (w *Wire) SendHeads(heads []byte, size int, lengths []uint16) int {
 // Recv calls f with each packet that the Mem has transmitted and completes it. f must not keep the bytes. Like the
 // kernel, it sends nothing while the completion ring is full.
 func (w *Wire) Recv(f func(packet []byte)) int {
+	if w.multi {
+		return w.recvChains(f)
+	}
 	n := w.tx.filled(1)
 	n = min(n, w.completion.room(n))
 	for range n {

@@ -20,17 +20,24 @@ func NewPcap(region *Region, ringSize int) *Pcap {
 	return &Pcap{Mem: m, wire: w, scratch: make([]byte, region.FrameSize()-Headroom)}
 }
 
+// NewPcapChains is NewPcap for a queue that takes and sends packets of several frames. The region must have room for chains.
+func NewPcapChains(region *Region, ringSize int) *Pcap {
+	m, w := NewMemChains(region, ringSize)
+	room := min(MaxBuffers*(region.FrameSize()-Headroom), 1<<16-1)
+	return &Pcap{Mem: m, wire: w, scratch: make([]byte, room)}
+}
+
 // The reasons why Deliver refuses a packet.
 var (
-	ErrTooLarge = errors.New("the packet is larger than a frame")
+	ErrTooLarge = errors.New("the packet is larger than a frame, or than the frames of a chain")
 	ErrNoFrame  = errors.New("the queue has no frame to receive into")
 )
 
-// Room is the largest packet that a frame takes.
+// Room is the largest packet that the queue takes.
 func (p *Pcap) Room() int { return len(p.scratch) }
 
 // Whole is the packet in its length on the wire: what the capture has of it, and zeros in place of what it cut off.
-// ok is false if a frame does not take it. The bytes are valid until the next call.
+// ok is false if the queue does not take it. The bytes are valid until the next call.
 func (p *Pcap) Whole(c *CapturedPacket) (frame []byte, ok bool) {
 	if c.Length > p.Room() {
 		return nil, false

@@ -43,6 +43,20 @@ func roomRefusal(driver string, frameSize, mtu int) error {
 		driver, room, frameSize, mtu, mtu+linkOverhead, advice)
 }
 
+// CheckChains tells why packets of an MTU do not come through in several frames, with what to do about it, or nil: in copy mode the
+// kernel sends at most MaxBuffers frames as one packet, and a packet's length has 16 bits here.
+func CheckChains(frameSize, mtu int) error {
+	room := min(MaxBuffers*receiveRoom("", frameSize), 1<<16-1) - linkOverhead
+	if mtu <= room {
+		return nil
+	}
+	advice := fmt.Sprintf("lower the MTU to %d", room)
+	if frameSize < 4096 && CheckChains(4096, mtu) == nil {
+		advice = "set engine.frame-size to 4096"
+	}
+	return fmt.Errorf("packets of the MTU of %d take more than %d frames of %d bytes, or more than 65,535 bytes: %s", mtu, MaxBuffers, frameSize, advice)
+}
+
 // refusedRoom asks the kernel for an interface's driver and MTU. What it does not say refuses nothing.
 func refusedRoom(cfg XSKConfig, frameSize int) error {
 	l, err := netlink.LinkByIndex(cfg.Ifindex)

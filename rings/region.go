@@ -16,6 +16,8 @@ type Region struct {
 	fd        int
 	frameSize int
 	pages     Pages
+	links     []hop // of chains, by frame; nil: there are none (chain.go)
+	shift     uint8 // frame number from address; only with links
 }
 
 // Pages says what kind of memory a mapping got.
@@ -100,6 +102,9 @@ func (r *Region) Audit(pools ...*Pool) error {
 			}
 			seen[i] = 1
 		}
+	}
+	if n := r.Links(); n != 0 {
+		return fmt.Errorf("%d free frames hang on others", n)
 	}
 	missing := 0
 	for _, s := range seen {

@@ -42,6 +42,16 @@ func (r *ring[T]) putAll(values []T) {
 	r.local += uint32(len(values))
 }
 
+// putBackwards is putAll for values in the opposite order.
+func (r *ring[T]) putBackwards(values []T) {
+	slots, at := r.slots, r.local
+	for i := len(values) - 1; i >= 0 && len(slots) > 0; i-- {
+		slots[int(at)&(len(slots)-1)] = values[i]
+		at++
+	}
+	r.local = at
+}
+
 // publish shows the consumer everything put so far.
 func (r *ring[T]) publish() { r.producer.Store(r.local) }
 

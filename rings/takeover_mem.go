@@ -4,7 +4,7 @@ import "fmt"
 
 // Successor is a queue over the same rings, as another process would map them: its state is to be imported. The wire stays.
 func (m *Mem) Successor() *Mem {
-	return &Mem{region: m.region, fill: m.fill.again(), completion: m.completion.again(), rx: m.rx.again(), tx: m.tx.again(), wire: m.wire, closed: true}
+	return &Mem{region: m.region, fill: m.fill.again(), completion: m.completion.again(), rx: m.rx.again(), tx: m.tx.again(), wire: m.wire, closed: true, multi: m.multi}
 }
 
 // again is the ring as it is mapped for a second time: what is shared, without the indices of whoever uses it now.

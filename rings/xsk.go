@@ -40,7 +40,10 @@ type XSKConfig struct {
 	FillLevel int // frames kept on the fill ring; 0 means RingSize
 	TxBudget  int // packets that one wake-up sends in copy mode (XDP_MAX_TX_SKB_BUDGET); 0 keeps the kernel's
 	TxOnly    bool
-	BusyPoll  BusyPoll
+	// MultiBuffer takes and sends packets of several frames (XDP_USE_SG, Linux 6.6). The region must have room for chains, and the
+	// XDP program, or the driver, as many buffers (ProgramConfig.MultiBuffer).
+	MultiBuffer bool
+	BusyPoll    BusyPoll
 	// BindTimeout bounds the retries of a bind that meets EBUSY: the kernel tears the previous socket of a queue
 	// down asynchronously. 0 means 5 s.
 	BindTimeout time.Duration
@@ -80,6 +83,9 @@ func OpenXSK(region *Region, cfg XSKConfig) (*XSK, error) {
 	// The kernel sets no limit to a ring and takes its memory without asking back.
 	if cfg.RingSize < 64 || cfg.RingSize > 1<<16 || cfg.RingSize&(cfg.RingSize-1) != 0 {
 		return nil, fmt.Errorf("%s queue %d: ring size %d is not a power of two from 64 to 65536", cfg.Interface, cfg.Queue, cfg.RingSize)
+	}
+	if cfg.MultiBuffer && !region.Chains() {
+		return nil, fmt.Errorf("%s queue %d: packets of several frames in a region without room for chains", cfg.Interface, cfg.Queue)
 	}
 	q := &XSK{cfg: cfg, region: region, fd: -1, held: make([]uint8, region.Frames()), fillLevel: cfg.RingSize}
 	if cfg.FillLevel > 0 && cfg.FillLevel < cfg.RingSize {
@@ -203,8 +209,11 @@ func (q *XSK) bind() error {
 			Ifindex: uint32(q.cfg.Ifindex),
 			QueueID: uint32(q.cfg.Queue),
 		}
+		if q.cfg.MultiBuffer {
+			sa.Flags |= unix.XDP_USE_SG
+		}
 		var err error
-		if mode == unix.XDP_ZEROCOPY && !q.cfg.TxOnly {
+		if mode == unix.XDP_ZEROCOPY && !q.cfg.TxOnly && !q.cfg.MultiBuffer {
 			err = refusedRoom(q.cfg, q.region.frameSize)
 		}
 		if err == nil {
@@ -224,6 +233,8 @@ func (q *XSK) bind() error {
 func (q *XSK) explainMode(refused error) string {
 	var notes []string
 	switch {
+	case errors.Is(refused, unix.EOPNOTSUPP) && q.cfg.MultiBuffer:
+		notes = append(notes, fmt.Sprintf("zero-copy refused: the driver has none in this kernel, or none for packets of several frames (%v)", refused))
 	case errors.Is(refused, unix.EOPNOTSUPP):
 		notes = append(notes, fmt.Sprintf("zero-copy refused: the driver has none in this kernel (%v)", refused))
 	case errors.Is(refused, unix.EINVAL):
@@ -278,6 +289,8 @@ func explainBind(err error, cfg XSKConfig) error {
 		return fmt.Errorf("bind: the driver has no zero-copy; use mode copy or auto: %w", err)
 	case errors.Is(err, unix.ENETDOWN):
 		return fmt.Errorf("bind: the interface is down; set it up (ip link set %s up): %w", cfg.Interface, err)
+	case errors.Is(err, unix.EINVAL) && cfg.MultiBuffer && ProbeMultiBuffer() != nil:
+		return fmt.Errorf("bind: %w", ProbeMultiBuffer())
 	case errors.Is(err, unix.EINVAL):
 		return fmt.Errorf("bind: refused; does the interface have a queue %d (ethtool -l %s)?: %w", cfg.Queue, cfg.Interface, err)
 	}

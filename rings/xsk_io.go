@@ -51,6 +51,9 @@ func (q *XSK) Receive(burst []Desc) int {
 			return 0
 		}
 	}
+	if q.cfg.MultiBuffer {
+		return q.receiveChains(burst)
+	}
 	out := 0
 	for range n {
 		d := q.rx.get()
@@ -73,6 +76,9 @@ func (q *XSK) Receive(burst []Desc) int {
 func (q *XSK) Transmit(burst []Desc) int {
 	if q.closed {
 		return 0
+	}
+	if q.cfg.MultiBuffer {
+		return q.transmitChains(burst)
 	}
 	n := min(len(burst), int(q.tx.room(uint32(len(burst)))))
 	for i := range n {

@@ -98,7 +98,13 @@ func TestDoctor(t *testing.T) {
 		{"strict reverse path filter of all", "rp-filter", "host", ctl.LevelWarn, true,
 			sysctl("net.ipv4.conf.all.rp_filter", "1"), sysctl("net.ipv4.conf.all.rp_filter", "0")},
 		{"forwarding", "ip-forward", "host", ctl.LevelNote, true, sysctl("net.ipv4.ip_forward", "1"), sysctl("net.ipv4.ip_forward", "0")},
-		{"MTU above a frame", "mtu", "outside", ctl.LevelFail, true, mtu(4000), mtu(1500)},
+		{"MTU above a frame", "mtu", "outside", ctl.LevelFail, true, func() {
+			b.write(strings.Replace(b.configText(settings{}), "interface: outside", "interface: outside, jumbo: off", 1))
+			mtu(4000)()
+		}, func() {
+			b.write(b.configText(settings{}))
+			mtu(1500)()
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var args []string

@@ -25,6 +25,7 @@ var portColumns = []column[ctl.PortView]{
 	{"LOST", true, func(v *ctl.PortView) any { return v.Lost }},
 	{"INVALID", true, func(v *ctl.PortView) any { return v.Invalid }},
 	{"MTU", true, func(v *ctl.PortView) any { return v.MTU }},
+	{"JUMBO", true, func(v *ctl.PortView) any { return v.Jumbo }},
 	{"MAC", true, func(v *ctl.PortView) any { return v.MAC }},
 	{"STEERING", true, func(v *ctl.PortView) any { return v.Steering }},
 	{"NOTE", true, func(v *ctl.PortView) any { return v.Note }},

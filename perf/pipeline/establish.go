@@ -49,6 +49,9 @@ func (b *bed) open(from uint32, n int) error {
 	answered := 0
 	b.deliver(outside, owners, all, func(i int, head []byte) { b.first(head, from+uint32(i), uint16(i)) })
 	b.collect(inside, func(frame []byte) {
+		if b.mode.tunnel {
+			frame = uncover(frame)
+		}
 		t, id := readHead(frame)
 		if int(id) < n {
 			b.answers[from+uint32(id)] = t.reversed()

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"encoding/binary"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -21,6 +20,7 @@ type mode struct {
 	timeouts engine.Timeouts // zero: the defaults
 	// oneSided says that servers answer past the engine.
 	oneSided bool
+	tunnel   bool          // what servers get is inside another packet
 	tags     [ports]uint16 // VLAN of the frames on a port; 0: none
 	proto    uint8         // of the connections that have traffic; 0: all
 	// frame makes packet at of the sequence of a port, on connection i; nil: a request or a reply. Packets 2n and 2n+1 are on the
@@ -35,6 +35,13 @@ var modes = []mode{
 	{name: baseline, apply: func(*engine.Spec) {}},
 	{name: "fullnat", apply: fullNAT},
 	{name: "direct-return", apply: directReturn, oneSided: true},
+	{name: "router", apply: router},
+	{name: "router-snat", apply: routerSNAT},
+	{name: "firewall", apply: firewall},
+	{name: "forward", apply: forward},
+	{name: "forward-snat", apply: forwardSNAT},
+	{name: "ipip", apply: ipip, oneSided: true, tunnel: true},
+	{name: "gue", apply: gue, oneSided: true, tunnel: true},
 	{name: "vlan", apply: vlan, tags: [ports]uint16{outside: 10, inside: 20}},
 	{name: "icmp-errors", apply: func(*engine.Spec) {}, frame: (*bed).icmpError},
 	{name: "fragments", apply: func(*engine.Spec) {}, proto: flow.UDP, frame: (*bed).part},
@@ -56,28 +63,60 @@ func modeOf(name string) (mode, error) {
 	return modes[i], nil
 }
 
-// snatAddresses have ports for 64 million connections.
-const snatAddresses = 128
+// snatAddresses, 172.31.255.0 and on, have ports for 64 million connections to each member's port.
+const (
+	snatAddresses = 128
+	snatBase      = 172<<24 + 31<<16 + 255<<8
+)
 
 func fullNAT(s *engine.Spec) {
-	pool := engine.SNATSpec{Name: "out"}
-	for i := range byte(snatAddresses) {
-		pool.Addresses = append(pool.Addresses, engine.SNATAddress{Addr: netip.AddrFrom4([4]byte{172, 31, 255, i}), Ports: flow.PortRange{First: 1024, Last: 65535}})
-	}
-	s.SNAT = []engine.SNATSpec{pool}
+	setMode(s, engine.FullNAT)
+	addSNAT(s)
+}
+
+// setMode gives every virtual server a mode.
+func setMode(s *engine.Spec, m engine.Mode) {
 	for i := range s.Virtuals {
-		s.Virtuals[i].Mode, s.Virtuals[i].SNAT = engine.FullNAT, pool.Name
+		s.Virtuals[i].Mode = m
 	}
 }
 
-func directReturn(s *engine.Spec) {
-	for i := range s.Pools {
-		for j := range s.Pools[i].Members {
-			s.Pools[i].Members[j].Port = 0 // it stays what the client asked for
+// addSNAT has connections come from SNAT addresses of their family.
+func addSNAT(s *engine.Spec) {
+	pool := engine.SNATSpec{Name: "out"}
+	versions := map[int]bool{}
+	for i := range s.Virtuals {
+		s.Virtuals[i].SNAT = pool.Name
+		versions[version(&s.Virtuals[i])] = true
+	}
+	for _, v := range []int{4, 6} {
+		for i := range uint32(snatAddresses) {
+			if versions[v] {
+				pool.Addresses = append(pool.Addresses, engine.SNATAddress{Addr: address(v, snatBase+i), Ports: flow.PortRange{First: 1024, Last: 65535}})
+			}
 		}
 	}
-	for i := range s.Virtuals {
-		s.Virtuals[i].Mode = engine.DirectReturn
+	s.SNAT = []engine.SNATSpec{pool}
+}
+
+func version(v *engine.VirtualSpec) int {
+	if v.All()[0].Prefix.Addr().Is6() {
+		return 6
+	}
+	return 4
+}
+
+func directReturn(s *engine.Spec) {
+	keepPorts(s)
+	setMode(s, engine.DirectReturn)
+}
+
+// keepPorts leaves ports what the client asked for.
+func keepPorts(s *engine.Spec) {
+	for i := range s.Pools {
+		for j := range s.Pools[i].Members {
+			s.Pools[i].Members[j].Port = 0
+		}
 	}
 }
 

@@ -36,6 +36,8 @@ var stages = map[string]string{
 	"flow.(*Table).Expire":             "timers_ns",
 	"flow.(*Table).Sweep":              "timers_ns",
 	"engine.(*worker).step":            "other_ns",
+	"engine.(*worker).serve":           "other_ns",
+	"engine.(*worker).settleCounts":    "schedule_ns",
 	"engine.(*worker).run":             "other_ns",
 	"perf/pipeline.(*feed).send":       generatorStage,
 	"perf/pipeline.(*feed).Refill":     generatorStage,

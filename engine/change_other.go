@@ -1,0 +1,5 @@
+//go:build !amd64
+
+package engine
+
+func (w *worker) changeMany(_ *changes, set uint64) uint64 { return set }
