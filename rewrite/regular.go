@@ -81,7 +81,7 @@ func ParseRegular(h *LongHead, n uint32, p *Packet, k *flow.Key) bool {
 		return false
 	}
 	p.L3, p.L4, p.End, p.Payload = uint16(l3), uint16(l4), uint16(end), uint16(l4+header)
-	p.VLAN, p.Proto, p.Opens, p.Plain = vlan, uint8(proto), false, false
+	p.VLAN, p.Proto, p.Opens, p.Plain, p.ICMP = vlan, uint8(proto), false, false, ICMPOther
 	k.Ports, k.Proto = be.Uint32(t[:]), uint8(proto)
 	s := &p.TCP
 	s.Seq, s.Ack = be.Uint32(t[4:]), be.Uint32(t[8:])
