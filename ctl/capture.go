@@ -147,12 +147,13 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	_ = ctl.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	w.Header().Set("Trailer", captureTrailer)
-	sink := captureSink{w: w, ctl: ctl, q: &q, stop: s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))}
+	stop := s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))
+	sink := captureSink{w: w, ctl: ctl, q: &q, stop: stop}
 	stats := sink.run(r.Context(), c)
-	s.captures.end()
 	if err := c.Close(); err != nil { // another one may begin
 		s.log.Warn("a worker has not ended a capture", "error", err)
 	}
+	s.captures.end(stop) // whoever is told that none goes on can have one
 	if b, err := json.Marshal(stats); err == nil {
 		w.Header().Set(captureTrailer, string(b))
 	}

@@ -57,11 +57,13 @@ func (e *captureEnd) begin(v CaptureView) <-chan struct{} {
 	return e.ended
 }
 
-// end is for one that has ended.
-func (e *captureEnd) end() {
+// end is for the one that has ended, known by what begin returned: the next may have begun.
+func (e *captureEnd) end(ended <-chan struct{}) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ended = nil
+	if e.ended == ended {
+		e.ended = nil
+	}
 }
 
 // stop ends the capture and reports whether there is one.

@@ -38,7 +38,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 	}
 	var out []string
 	for i := range ifaces {
-		line := fmt.Sprintf("port %s: %s, %d queues, MTU %d", f.Ports[i].Name, ifaces[i].name, ifaces[i].queues, ifaces[i].mtu)
+		line := fmt.Sprintf("port %s: %s, %s, MTU %d", f.Ports[i].Name, ifaces[i].name, counted(ifaces[i].queues, "queue"), ifaces[i].mtu)
 		if ifaces[i].jumbo {
 			line += ", packets of several frames"
 		}
@@ -51,7 +51,7 @@ func (f *File) Check(offline bool) ([]string, error) {
 		i := &vlans[n-f.firstVLAN()]
 		out = append(out, fmt.Sprintf("VLAN %s: %s on port %s, MTU %d", v.Name, i.name, p.Name, i.mtu))
 	})
-	out = append(out, fmt.Sprintf("%d workers, cores %v (%s)", p.workers, p.cores, p.why))
+	out = append(out, fmt.Sprintf("%s, cores %v (%s)", counted(p.workers, "worker"), p.cores, p.why))
 	tables, frames := f.memory(p)
 	out = append(out,
 		fmt.Sprintf("connection table: %d connections of all workers together, %s", f.Engine.Connections, mebibytes(p.workers*flow.Size(f.tableCapacity(p.workers)))))
@@ -113,4 +113,12 @@ func (f *File) lacking(ifaces []iface, p *plan) []string {
 		return []string{"warning: " + err.Error()}
 	}
 	return nil
+}
+
+// counted is a number of things in words.
+func counted(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }

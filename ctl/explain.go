@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,7 +49,8 @@ type ExplainView struct {
 	Member     string          `json:"member,omitempty"`
 	Mode       string          `json:"mode,omitempty"` // nat | fullnat | direct-return | routed | tunnel
 	Stateless  bool            `json:"stateless,omitempty"`
-	Tunnel     *TunnelView     `json:"tunnel,omitempty"` // what the member receives it in
+	Offline    bool            `json:"offline,omitempty"` // by a file alone: next hops are those that it lists
+	Tunnel     *TunnelView     `json:"tunnel,omitempty"`  // what the member receives it in
 	ToServer   *RewriteView    `json:"to_server,omitempty"`
 	ToClient   *RewriteView    `json:"to_client,omitempty"`
 }
@@ -337,5 +339,19 @@ func (f *File) Explain(q engine.Question, port string) (ExplainView, error) {
 	if err != nil {
 		return ExplainView{}, err
 	}
-	return Explained(&q, &e), nil
+	v := Explained(&q, &e)
+	f.leaveOutUnknown(&v)
+	return v, nil
+}
+
+// leaveOutUnknown takes out of an offline explanation what the file does not say: MACs that were made up for it, and the use
+// of a table that is not there.
+func (f *File) leaveOutUnknown(v *ExplainView) {
+	v.Offline = true
+	v.Quotas = slices.DeleteFunc(v.Quotas, func(q QuotaView) bool { return q.Name == "table" })
+	for _, r := range []*RewriteView{v.ToServer, v.ToClient} {
+		if r != nil && !slices.ContainsFunc(f.Neighbours, func(n Neighbour) bool { return n.MAC.String() == r.NextHop }) {
+			r.NextHop = ""
+		}
+	}
 }

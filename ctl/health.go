@@ -58,7 +58,8 @@ type memberHealth struct {
 	since   time.Time
 	changes uint64 // of the verdict
 	order   *memberOrder
-	upSince uint64 // on the engine's clock; 0: from the beginning
+	enabled time.Time // when the last order was taken back
+	upSince uint64    // on the engine's clock; 0: from the beginning
 	kind    engine.MemberKind
 }
 

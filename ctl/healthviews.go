@@ -101,6 +101,8 @@ func (h *health) show(v *MemberView, m *engine.MemberInfo) {
 		v.State = k.verdict.String()
 	case m.Weight == 0:
 		v.Cause = "weight 0"
+	case k.enabled.After(since): // its monitors' verdict is older than its taking part again
+		v.Cause, since = "ordered: "+OrderEnable, k.enabled
 	}
 	v.Since = since.UTC().Format(time.RFC3339)
 }

@@ -262,6 +262,9 @@ func (h *health) note(k memberKey, order memberOrder) error {
 	if err := h.orders.set(k, next); err != nil {
 		return err
 	}
+	if next == nil && m.order != nil {
+		m.enabled = order.At
+	}
 	m.order = next
 	end := engine.EndNone
 	if order.Action == OrderForceOff {

@@ -99,6 +99,11 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	s.mu.RLock()
 	name := s.file.Name
 	s.mu.RUnlock()
+	defer func() {
+		if err != nil { // who sent a SIGHUP learns it here alone
+			s.log.Error("reload failed", "file", name, "error", err)
+		}
+	}()
 	f, err := Load(name)
 	if err != nil {
 		return nil, err
@@ -117,7 +122,6 @@ func (s *Server) Reload(ctx context.Context) (v *ReloadView, err error) {
 	}
 	warnings := s.warn(f.Warnings(), f)
 	if err != nil {
-		s.log.Error("reload failed", "file", name, "error", err)
 		return nil, err
 	}
 	v.Warnings = warnings

@@ -90,7 +90,7 @@ func (v *validator) checkMembers(p *Pool, at string) *poolFacts {
 		v.warn(at, "all members have weight 0: the pool takes no new connection")
 	}
 	if uneven != "" && p.Scheduler != "" && !sched.UsesWeights(string(p.Scheduler)) {
-		v.warn(uneven, "scheduler %s does not look at weights other than 0; weighted-round-robin does", p.Scheduler)
+		v.warn(uneven, "scheduler %s does not look at weights other than 0; %s does", p.Scheduler, weightedLike(string(p.Scheduler)))
 	}
 	if p.TableSize != 0 {
 		if err := sched.CheckTableSize(p.TableSize, len(p.Members)); err != nil {
@@ -284,4 +284,12 @@ func (v *validator) checkOverrides(s *VirtualServer, at string) {
 			v.warn(key, "has no effect: the virtual server's protocol is %s", s.Protocol)
 		}
 	}
+}
+
+// weightedLike is the scheduler that does with weights what this one does without.
+func weightedLike(scheduler string) string {
+	if weighted := "weighted-" + scheduler; sched.UsesWeights(weighted) {
+		return weighted
+	}
+	return "weighted-round-robin"
 }

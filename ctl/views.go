@@ -18,7 +18,7 @@ import (
 
 // CounterView is a service's counters.
 type CounterView struct {
-	Connections   int64  `json:"connections"` // open now
+	Connections   int64  `json:"connections"` // entries now: one that is closed stays for a moment (timeouts), and no limit counts it
 	Opened        uint64 `json:"opened"`      // since the start
 	ClientPackets uint64 `json:"client_packets"`
 	ClientBytes   uint64 `json:"client_bytes"`

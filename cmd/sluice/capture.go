@@ -58,7 +58,7 @@ func capture(c *cli.Context) error {
 		return usagef("capture takes no arguments, not %q; filters are flags: --end 172.16.10.55:4003", c.Args().First())
 	}
 	var out io.Writer
-	finish := func() error { return nil }
+	begun, finish := func() {}, func() error { return nil }
 	switch name := c.String("write"); name {
 	case "":
 		p := newLines(c.App.Writer)
@@ -69,15 +69,15 @@ func capture(c *cli.Context) error {
 		}
 		out = c.App.Writer
 	default:
-		f, err := os.Create(name)
+		f, err := openCaptureFile(name)
 		if err != nil {
 			return err
 		}
-		out, finish = f, f.Close
+		out, begun, finish = f, f.begin, f.finish
 	}
 	cl, err := client(c)
 	if err != nil {
-		return err
+		return errors.Join(err, finish())
 	}
 	defer cl.Close()
 	ctx, cut := context.WithCancel(context.WithoutCancel(c.Context))
@@ -92,7 +92,7 @@ func capture(c *cli.Context) error {
 		time.AfterFunc(5*time.Second, cut)
 	})
 	defer ended()
-	stats, err := cl.Capture(ctx, captureQuery(c), out, func() { fmt.Fprintln(os.Stderr, "capturing; Ctrl-C ends it") })
+	stats, err := cl.Capture(ctx, captureQuery(c), out, func() { begun(); fmt.Fprintln(os.Stderr, "capturing; Ctrl-C ends it") })
 	if err = errors.Join(err, finish()); err != nil {
 		return err
 	}

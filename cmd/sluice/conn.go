@@ -134,7 +134,7 @@ func connDeleteCommand() *cli.Command {
 			if format == "json" {
 				return printJSON(c.App.Writer, d)
 			}
-			fmt.Fprintf(c.App.Writer, "%d connections deleted\n", d.Deleted)
+			fmt.Fprintf(c.App.Writer, "%s deleted\n", count(d.Deleted, "connection"))
 			return nil
 		},
 	}

@@ -55,7 +55,7 @@ func TestConnDeleteAndExport(t *testing.T) {
 		t.Errorf("%d connections to web6 exported", n)
 	}
 
-	if got := run("conn delete " + sessions[0].LocalAddr().String()); got != "1 connections deleted\n" {
+	if got := run("conn delete " + sessions[0].LocalAddr().String()); got != "1 connection deleted\n" {
 		t.Errorf("%q", got)
 	}
 	if err := sessions[0].say(listenTime); !timedOut(err) {

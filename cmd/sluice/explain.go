@@ -133,7 +133,11 @@ func printExplanation(w io.Writer, v *ctl.ExplainView, wide bool) error {
 		if port == "" {
 			port = "that the client's packets come from,"
 		}
-		if hop == "" {
+		switch {
+		case hop != "":
+		case v.Offline && r.Port != "":
+			hop = "a MAC that the file does not say; ask the running sluice (without -c)"
+		default:
 			hop = "the MAC that they come from"
 		}
 		row("", "out of port %s to %s", port, hop)
@@ -170,7 +174,7 @@ func printCandidates(w io.Writer, v *ctl.ExplainView, wide bool) {
 			continue
 		}
 		facts := []string{fmt.Sprintf("weight %d", m.Weight), count(int(m.Connections), "connection")}
-		if m.HandshakeUS > 0 {
+		if m.HandshakeUS > 0 && v.Scheduler == "fastest" {
 			facts = append(facts, fmt.Sprintf("handshake %d us, %d ms ago", m.HandshakeUS, m.HandshakeMS))
 		}
 		if m.Note != "" {

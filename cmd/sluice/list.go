@@ -133,7 +133,7 @@ func workerCommand() *cli.Command {
 var dropColumns = []column[ctl.DropView]{
 	{"REASON", false, func(v *ctl.DropView) any { return v.Reason }},
 	{"COUNT", false, func(v *ctl.DropView) any { return v.Count }},
-	{"ANSWERED", true, func(v *ctl.DropView) any { return v.Answered }},
+	{"ANSWERED", false, func(v *ctl.DropView) any { return v.Answered }},
 	{"MEANING", false, func(v *ctl.DropView) any { return v.Text }},
 }
 

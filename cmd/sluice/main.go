@@ -41,7 +41,12 @@ func newApp() *cli.App {
 		// What is printed and how the program ends is decided in main alone.
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   wrongFlag,
+		Flags:          []cli.Flag{&cli.BoolFlag{Name: "version", Usage: "print the version", DisableDefaultText: true}},
 		Action: func(c *cli.Context) error {
+			if c.Bool("version") {
+				fmt.Fprintln(c.App.Writer, "sluice", ctl.Version)
+				return nil
+			}
 			if c.Args().Present() {
 				return noCommand(c, "")
 			}

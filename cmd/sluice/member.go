@@ -103,17 +103,17 @@ func orderMember(c *cli.Context, action string) error {
 	said, last := time.Time{}, int64(-1)
 	left, err := ctl.WaitDrained(c.Context, cl, v.Pool, v.Member, until, func(n int64) {
 		if n != last && (time.Since(said) >= time.Second || n == 0) {
-			fmt.Fprintf(w, "%d connections\n", n)
+			fmt.Fprintln(w, count(int(n), "connection"))
 			said, last = time.Now(), n
 		}
 	})
 	switch {
 	case c.Context.Err() != nil:
-		return fmt.Errorf("the order stands, with %d connections left; `sluice member enable %s %s` takes it back", left, v.Pool, v.Member)
+		return fmt.Errorf("the order stands, with %s left; `sluice member enable %s %s` takes it back", count(int(left), "connection"), v.Pool, v.Member)
 	case err != nil:
 		return err
 	case left > 0:
-		return fmt.Errorf("%d connections are left at the deadline", left)
+		return fmt.Errorf("%s left at the deadline", count(int(left), "connection"))
 	}
 	return nil
 }

@@ -55,6 +55,9 @@ func TestNotify(t *testing.T) {
 	b.write("ports: [")
 	ok(t, d.Signal(syscall.SIGHUP))
 	eventually(t, "it says that a reload has failed", func() bool { return strings.Contains(said.String(), "STATUS=serving; the last reload failed") })
+	if log := d.log.String(); strings.Count(log, "reload failed") != 1 || !strings.Contains(log, "sequence end token") {
+		t.Errorf("the log does not say why:\n%s", log)
+	}
 	d.stop()
 	if !strings.Contains(said.String(), "STOPPING=1\n") {
 		t.Errorf("it did not say that it stops:\n%s", said)

@@ -37,12 +37,12 @@ func reloadCommand() *cli.Command {
 			if format == "json" {
 				return printJSON(w, v)
 			}
-			fmt.Fprintf(w, "%s: generation %d, %d changes, all workers had it after %d us\n", v.File, v.Generation, len(v.Changes), v.AppliedUS)
+			fmt.Fprintf(w, "%s: generation %d, %s, all workers had it after %d us\n", v.File, v.Generation, count(len(v.Changes), "change"), v.AppliedUS)
 			for _, change := range v.Changes {
 				fmt.Fprintln(w, " ", change)
 			}
 			if v.Draining > 0 {
-				fmt.Fprintf(w, "%d removed members keep their connections until these end; see: sluice member list\n", v.Draining)
+				fmt.Fprintf(w, "%s may still have connections, which go on until they end; see: sluice member list\n", count(v.Draining, "removed member"))
 			}
 			return nil
 		},

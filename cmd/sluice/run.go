@@ -30,7 +30,7 @@ func runCommand() *cli.Command {
 			&cli.BoolFlag{Name: "takeover", Usage: "go on in the place of the running sluice"}},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usagef("run takes no arguments, not %q", c.Args().First())
+				return usagef("run takes no arguments, not %q; the file is given by -c", c.Args().First())
 			}
 			tuneRuntime()
 			f, err := loadConfig(c)
@@ -122,7 +122,7 @@ func checkCommand() *cli.Command {
 			&cli.BoolFlag{Name: "offline", Usage: "look at the file only, not at this host's interfaces and routes"}},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return usagef("check takes no arguments, not %q", c.Args().First())
+				return usagef("check takes no arguments, not %q; the file is given by -c", c.Args().First())
 			}
 			f, err := loadConfig(c)
 			if err != nil {
