@@ -46,6 +46,7 @@ type Config struct {
 	snatPools   []snatPool
 	tunnels     []rewrite.Tunnel // by node id
 	tunnelEnds  services         // of all of them, the far ones
+	hasTunnels  bool             // there is one
 	sourceRates *sourceRates     // nil: no virtual server has a limit
 	lanes       []lane           // by port; nil: no port is a VLAN
 	lanePorts   []lanePort       // by key

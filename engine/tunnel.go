@@ -87,6 +87,7 @@ func (c *Config) compileTunnels(spec *Spec, dict *Dictionary) error {
 	c.tunnelEnds = newServices(len(c.tunnels))
 	for i := range c.tunnels {
 		if t := &c.tunnels[i]; t.Src != (flow.Addr{}) {
+			c.hasTunnels = true
 			for _, key := range [2]uint32{serviceKey(flow.UDP, t.Port), 0} {
 				*c.tunnelEnds.slot(t.Dst, key) = service{addr: t.Dst, key: key, used: true}
 			}
@@ -112,6 +113,9 @@ func (c *Config) compileTunnels(spec *Spec, dict *Dictionary) error {
 
 // isTunnelEnd reports whether a packet with the tuple outer could come from the far end of a tunnel, back through it.
 func (c *Config) isTunnelEnd(outer *flow.Key) bool {
+	if !c.hasTunnels {
+		return false
+	}
 	key := uint32(0)
 	switch outer.Proto {
 	case protoIPv4, protoIPv6:

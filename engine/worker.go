@@ -193,7 +193,7 @@ func (w *worker) take(port uint16, n int) {
 func (w *worker) parseFrames(from, to int, port uint16) {
 	for from < to {
 		j, plain := w.n&(burstSize-1), 0
-		if rewrite.IsIPv4(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
+		if rewrite.MayBePlain(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
 			plain = rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
 		}
 		if j != from {

@@ -45,8 +45,10 @@ var plainLeast = func() (least [256]uint8) {
 	return least
 }()
 
-// IsIPv4 reports whether a frame is of IPv4, without a tag: only such a one can be plain.
-func IsIPv4(h *Head) bool { return binary.BigEndian.Uint16(h[etherLen-2:]) == etherIPv4 }
+// MayBePlain reports whether a frame is of IPv4, without a tag, and not of ICMP: only such a one can be plain.
+func MayBePlain(h *Head) bool {
+	return binary.BigEndian.Uint16(h[etherLen-2:]) == etherIPv4 && h[plainTTL+1] != flow.ICMP
+}
 
 // ParsePlains is ParsePlain for the frames of mem, in order, up to the first that is not plain. It returns how many are; pkts and
 // keys are theirs. Behind the beginning of every frame are HeadLen bytes of mem.

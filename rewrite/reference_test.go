@@ -77,7 +77,11 @@ func sumsValid(b []byte, p *Packet) (l3, l4 bool) {
 func verifySums(t *testing.T, frame []byte) {
 	t.Helper()
 	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
-	for _, layer := range packet.Layers() {
+	ours := 0 // what follows is payload, random, which gopacket takes for a tunnel's where the port is that of one
+	for i, layer := range packet.Layers() {
+		if ours == 0 && (layer.LayerType() == layers.LayerTypeUDP || layer.LayerType() == layers.LayerTypeTCP) {
+			ours = i + 1
+		}
 		switch l := layer.(type) {
 		case *layers.TCP:
 			must(t, l.SetNetworkLayerForChecksum(packet.NetworkLayer()))
@@ -92,6 +96,9 @@ func verifySums(t *testing.T, frame []byte) {
 		t.Fatal(err)
 	}
 	for _, m := range bad {
+		if ours > 0 && !slices.Contains(packet.Layers()[:ours], m.Layer) {
+			continue
+		}
 		t.Errorf("checksum of %s is %#x, should be %#x", m.Layer.LayerType(), m.Actual, m.Correct)
 	}
 }

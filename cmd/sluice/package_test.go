@@ -114,7 +114,7 @@ func TestPackageConfiguration(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "sluice.yaml")
 	ok(t, os.WriteFile(path, []byte(regexp.MustCompile(`(?m)^#((?:  ){0,3}(?:- |[a-z-]+:))`).ReplaceAllString(text, "$1")), 0o644))
 	out, err := exec.Command(program(t), "check", "--offline", "-c", path).CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "2 ports, 1 virtual servers, 1 pools") {
+	if err != nil || !strings.Contains(string(out), "2 ports, 1 virtual server, 1 pool with 2 members") {
 		t.Errorf("%v: %s\n%s", err, out, must(os.ReadFile(path))(t))
 	}
 }
