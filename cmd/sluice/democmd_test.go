@@ -111,6 +111,8 @@ func (r *demoRun) wait(t *testing.T) error {
 			return err
 		case <-time.After(2 * time.Millisecond):
 		case <-deadline:
+			_ = r.cmd.Process.Signal(syscall.SIGQUIT) // it says where it is
+			time.Sleep(time.Second)
 			_ = r.cmd.Process.Kill()
 			t.Fatalf("no end within %s\n%s", demoTime, r.out)
 		}
