@@ -80,7 +80,7 @@ func (f *File) lookUp(i int) (iface, error) {
 	return out, err
 }
 
-// portAddresses are the first global addresses of an interface that are not virtual.
+// portAddresses are the first global addresses of an interface that are its own: neither virtual nor of a SNAT pool.
 func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 	list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
 	if err != nil {
@@ -88,7 +88,7 @@ func (f *File) portAddresses(l netlink.Link) (a4, a6 netip.Addr, err error) {
 	}
 	for _, entry := range list {
 		a, ok := netip.AddrFromSlice(entry.IP)
-		if a = a.Unmap(); !ok || entry.Scope != unix.RT_SCOPE_UNIVERSE || f.isVirtual(a) {
+		if a = a.Unmap(); !ok || entry.Scope != unix.RT_SCOPE_UNIVERSE || f.isVirtual(a) || f.hasSNAT(a) {
 			continue
 		}
 		if a.Is4() && !a4.IsValid() {

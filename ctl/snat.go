@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -95,10 +96,13 @@ func (f *File) snat(t *topology) (out []engine.SNATSpec) {
 
 // snatRules are what every port takes of the traffic to SNAT addresses.
 func (f *File) snatRules(t *topology) (out []rings.SNATRule) {
-	routed := f.isTransparent() // errors come from routers anywhere, about packets to anywhere
+	// Errors come from routers anywhere, about packets to anywhere; and of queries in parts the later ones have no identifier to tell ours by.
+	icmp := f.isTransparent() || slices.ContainsFunc(f.VirtualServers, func(v VirtualServer) bool {
+		return v.Protocol == ICMP || v.Protocol == AnyProtocol
+	})
 	for _, p := range f.snat(t) {
 		for _, a := range p.Addresses {
-			out = append(out, rings.SNATRule{Addr: a.Addr, First: a.Ports.First, Last: a.Ports.Last, ICMPEngine: routed})
+			out = append(out, rings.SNATRule{Addr: a.Addr, First: a.Ports.First, Last: a.Ports.Last, ICMPEngine: icmp})
 		}
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,9 +15,18 @@ import (
 )
 
 // A datagram to a virtual server whose TTL ends at the engine is answered from the port's own address, as traceroute wants
-// it; one that has a hop left reaches the member.
+// it, and not from a SNAT address that is on the port as well; one that has a hop left reaches the member.
 func TestTraceroute(t *testing.T) {
+	for _, mode := range []string{"nat", "fullnat"} {
+		t.Run(mode, func(t *testing.T) { traceroute(t, mode == "fullnat") })
+	}
+}
+
+func traceroute(t *testing.T, snat bool) {
 	b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: 2}, settings{engine: "workers: 2"})
+	if snat {
+		b.write(strings.NewReplacer("192.168.20.200", "172.16.10.200", "fd00:192:168:20::200", "fd00:172:16:10::200").Replace(b.fullNATText()))
+	}
 	b.serve(dnsPort, func(h *lab.Host, addr, identity string) (*lab.Server, error) { return lab.UDPEcho(h, addr, identity) })
 	d := b.start()
 	for i, vip := range b.vips(dnsPort) {
