@@ -22,10 +22,12 @@ type peek struct {
 	frame []byte
 	mac   [6]byte // where the packet comes from on its link
 	// going is the index of the record that goes before the new one comes, or 0; freed is its port at a SNAT address.
-	going       uint32
-	freed       *flow.Freed
-	member      *member // that the connection goes to
-	node        uint32  // of the client's persistence entry
+	going  uint32
+	freed  *flow.Freed
+	member *member // that the connection goes to
+	node   uint32  // of the client's persistence entry
+	// handedOn says that another worker chose the first member to be tried, by the client's entry.
+	handedOn    bool
 	persistence *PersistenceExplanation
 	rec         flow.Record // what would be entered into the table
 }
@@ -163,4 +165,16 @@ func (c *choice) turnsTaken(g *group) (n uint64) {
 		}
 	}
 	return n
+}
+
+// handOn has the choice go on as the owner of the connection does when the member that another worker chose cannot take it: from the
+// beginning, with a turn of its own.
+func (p *peek) handOn(c *choice, v *virtual) {
+	if !p.handedOn {
+		return
+	}
+	p.handedOn = false
+	c.why = NoMember
+	c.want.pool, c.want.strict = nil, v.persistence.OnFull == PersistenceStay
+	c.enterPool(v.pool)
 }

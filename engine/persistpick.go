@@ -149,6 +149,9 @@ func (w *worker) choose(i int, v *virtual) (*member, Reason) {
 	var m *member
 	if v.persistence != nil {
 		m, peek.persistence = w.cfg.explainMember(v, c, peek.node)
+		if m != nil && w.entrySlot(v.persistence, &w.keys[i]) != w.slot {
+			peek.handedOn = true
+		}
 	} else {
 		m = c.next()
 	}

@@ -195,6 +195,9 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 		if !ok {
 			why = no
 			c.tried(m, no)
+			if peek != nil {
+				peek.handOn(c, v)
+			}
 			if m = c.again(m); m == nil && c.why != NoMember {
 				why = c.why
 			}
@@ -218,6 +221,9 @@ func (w *worker) connect(i int, id uint32, adopt bool) (flow.Ref, Reason) {
 			break
 		}
 		c.tried(m, why)
+		if peek != nil {
+			peek.handOn(c, v)
+		}
 		if m = c.again(m); m == nil && c.why != NoMember {
 			why = c.why
 		}
