@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"syscall"
 	"time"
@@ -88,20 +88,19 @@ func (b *bed) echo(proto string) (stop func(), err error) {
 		if err != nil {
 			return nil, err
 		}
-		f, err := pc.(*net.UDPConn).File() // blocking, without the poller in between
-		err = errors.Join(err, pc.Close())
+		fd, err := plainSocket(pc.(*net.UDPConn))
 		if err != nil {
 			return nil, err
 		}
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			b.answerDatagrams(f)
+			b.answerDatagrams(fd)
 		}()
 		closers = append(closers, func() {
-			_ = unix.Shutdown(int(f.Fd()), unix.SHUT_RDWR) // ENOTCONN, and the wait ends
+			_ = unix.Shutdown(fd, unix.SHUT_RDWR) // ENOTCONN, and the wait ends
 			<-done
-			f.Close()
+			unix.Close(fd)
 		})
 	}
 	return stop, nil
@@ -119,44 +118,63 @@ func (b *bed) ownThread() error {
 	if err != nil {
 		return fmt.Errorf("give the probe its priority: %w", err)
 	}
-	return nil
+	return quiet()
 }
 
-func (b *bed) answerDatagrams(f *os.File) {
+// socket is what net's connections have in common that stand for one.
+type socket interface {
+	io.Closer
+	SyscallConn() (syscall.RawConn, error)
+}
+
+// plainSocket is the socket of a connection, blocking, and no longer known to Go's poller, whose thread would be woken on
+// the same core by every packet that comes or has left. The connection is closed.
+func plainSocket(c socket) (fd int, err error) {
+	defer c.Close() // takes it out of the poller's set, which knows it by its number
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	errControl := raw.Control(func(s uintptr) {
+		if fd, err = unix.FcntlInt(s, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			err = unix.SetNonblock(fd, false)
+		}
+	})
+	return fd, errors.Join(errControl, err)
+}
+
+func (b *bed) answerDatagrams(fd int) {
 	if b.ownThread() != nil {
 		return
 	}
-	buf := make([]byte, 2048)
-	for fd := int(f.Fd()); ; {
-		n, from, err := unix.Recvfrom(fd, buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil || from == nil {
+	d := datagram{payload: make([]byte, 2048)}
+	for {
+		if err := rawEcho(fd, &d); err != nil && !errors.Is(err, unix.EINTR) {
 			return
 		}
-		_ = unix.Sendto(fd, buf[:n], 0, from) // what cannot be answered is lost, and counted so
 	}
 }
 
 func (b *bed) answer(c *net.TCPConn) {
-	f, err := c.File()
-	c.Close()
-	if err != nil || b.ownThread() != nil {
+	fd, err := plainSocket(c)
+	if err != nil {
 		return
 	}
-	defer f.Close()
-	fd, buf := int(f.Fd()), make([]byte, 2048)
+	defer unix.Close(fd)
+	if b.ownThread() != nil {
+		return
+	}
+	buf := make([]byte, 2048)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	for {
-		n, err := unix.Read(fd, buf)
+		n, err := rawRead(fd, buf)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil || n <= 0 {
 			return
 		}
-		if _, err := unix.Write(fd, buf[:n]); err != nil {
+		if _, err := rawWrite(fd, buf[:n]); err != nil {
 			return
 		}
 	}
@@ -176,12 +194,11 @@ func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, s
 	if err != nil {
 		return nil, err
 	}
-	f, err := c.(interface{ File() (*os.File, error) }).File()
-	if err = errors.Join(err, c.Close()); err != nil {
+	fd, err := plainSocket(c.(socket))
+	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	fd := int(f.Fd())
+	defer unix.Close(fd)
 	tv := unix.NsecToTimeval(int64(probeLimit))
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv); err != nil {
 		return nil, err
@@ -220,7 +237,7 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 			wait -= spinTime
 		}
 		if wait > 0 {
-			_ = unix.Nanosleep(&unix.Timespec{Sec: int64(wait / time.Second), Nsec: int64(wait % time.Second)}, nil)
+			rawSleep(wait)
 		}
 		for time.Now().Before(due) {
 		}
@@ -230,7 +247,7 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 			from = time.Now()
 		}
 		out[0], out[1], out[2], out[3] = byte(i), byte(i>>8), byte(i>>16), byte(i>>24)
-		if _, err := unix.Write(fd, out); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := rawWrite(fd, out); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
 			return fmt.Errorf("probe: %w", err)
 		}
 		p.sent++
@@ -250,7 +267,7 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 func (p *probe) receive(fd int, in, want []byte) bool {
 	began := time.Now()
 	for got := 0; ; {
-		n, err := unix.Read(fd, in[got:])
+		n, err := rawRead(fd, in[got:])
 		switch {
 		case errors.Is(err, unix.EAGAIN) && time.Since(began) < probeLimit: // at once without sleep, or the end of the limit
 			continue
