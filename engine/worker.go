@@ -171,20 +171,43 @@ func (w *worker) take(port uint16, n int) {
 		bytes += uint64(in[i].Len)
 	}
 	w.stats.RxBytes += bytes
-	for from := 0; from < n; from += portion {
+	for from := w.takePlain(in, port); from < n; from += portion {
 		first := w.n
 		w.parseFrames(from, min(from+portion, n), port)
 		if from == 0 {
-			if s := &w.sums[port]; s.in == 1 {
-				w.sample(port)
-			} else {
-				s.in--
-			}
+			w.mayLook(port)
 		}
 		if w.checked != nil {
 			w.checkSums(first)
 		}
 		w.table.Hash(w.keys[:w.n], first)
+	}
+}
+
+// takePlain parses and places packets that begin the burst as long as they are plain, all in one loop. It returns how many.
+func (w *worker) takePlain(in []rings.Desc, port uint16) int {
+	if w.checked != nil || len(in) == 0 || !rewrite.MayBePlain(w.region.Head(in[0].Addr)) {
+		return 0
+	}
+	w.n = rewrite.ParseAndPlace(w.region.Bytes(), rewriteFrames(in), w.cfg.plainMost, w.pkts[:], w.keys[:], w.table.Placing())
+	n := w.n
+	if n == 0 {
+		return 0
+	}
+	w.mayLook(port)
+	if w.checked != nil { // from now on
+		w.checkSums(0)
+		w.table.Hash(w.keys[:w.n], 0)
+	}
+	return n
+}
+
+// mayLook counts a burst from port, and looks at its first packet when it is time for a sample.
+func (w *worker) mayLook(port uint16) {
+	if s := &w.sums[port]; s.in == 1 {
+		w.sample(port)
+	} else {
+		s.in--
 	}
 }
 

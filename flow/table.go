@@ -81,6 +81,7 @@ type Table struct {
 	hand    uint32 // of Sweep
 	wheel   wheel
 	scratch scratch // of the burst in hand, until the next one's
+	placing Placing // into scratch
 	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
 	// expected are the buckets in second that Fetch will ask for.
 	expected int
