@@ -27,3 +27,15 @@ func (w *worker) changeOne(i int, rec *flow.Record, tcp bool) {
 	w.stats.ToClient++
 	w.send(int(rec.ClientIf), d)
 }
+
+// tcpEach has a bit for each of pkts [from, to) that is of TCP; the others' mean nothing.
+func tcpEach(pkts *[burstSize]rewrite.Packet, from, to int) (tcp uint64) {
+	for i := from; i < to; i++ {
+		is := uint64(0)
+		if pkts[i&(burstSize-1)].Proto == flow.TCP {
+			is = 1 << 63
+		}
+		tcp = tcp>>1 | is
+	}
+	return tcp >> (burstSize - (to - from)) << from
+}

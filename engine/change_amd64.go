@@ -19,7 +19,12 @@ func (w *worker) changeMany(c *changes, set uint64) uint64 {
 		return set
 	}
 	to := c.toClient
-	rest := changeVectors(w, c, set)
+	var rest uint64
+	if wide {
+		rest = changeWide(w, c, set)
+	} else {
+		rest = changeVectors(w, c, set)
+	}
 	c.toServer += uint64(bits.OnesCount64(set&^rest)) - (c.toClient - to)
 	return rest
 }

@@ -54,6 +54,9 @@ var (
 	_ [24]byte  = [unsafe.Sizeof(node{})]byte{}
 	_ [72]byte  = [unsafe.Sizeof(ServiceStats{})]byte{}
 	_ [128]byte = [unsafe.Sizeof(flow.Record{})]byte{}
+	// The counters of a record, and those of a service, are in the same order (wide_amd64.s).
+	_ [recPacketsLo + 8]byte                             = [recBytesLo]byte{}
+	_ [unsafe.Offsetof(ServiceStats{}.Packets) + 16]byte = [unsafe.Offsetof(ServiceStats{}.Bytes)]byte{}
 )
 
 // changes is what changing plain packets needs beside them.

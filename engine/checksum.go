@@ -32,12 +32,18 @@ type sums struct {
 	taken uint32
 	// partial says that one was seen.
 	partial bool
+	// ports is the port itself, for every packet of a burst.
+	ports [burstSize]uint16
 }
 
 // applySums makes the policies of a configuration those of the worker. checked stays nil where no packet is looked at.
 func (w *worker) applySums() {
 	for len(w.sums) < len(w.cfg.Ports) {
-		w.sums = append(w.sums, sums{in: 1})
+		s := sums{in: 1}
+		for i := range s.ports {
+			s.ports[i] = uint16(len(w.sums))
+		}
+		w.sums = append(w.sums, s)
 	}
 	w.checked = nil
 	for i := range w.cfg.Ports {

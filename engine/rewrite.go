@@ -15,16 +15,8 @@ func (w *worker) rewrite(from, to int) {
 	if from >= to {
 		return
 	}
-	tcp, pkts := uint64(0), w.pkts[from:to]
-	for i := range pkts {
-		is := uint64(0)
-		if pkts[i].Proto == flow.TCP {
-			is = 1 << 63
-		}
-		tcp = tcp>>1 | is
-	}
-	all := ^uint64(0) >> (burstSize - len(pkts)) << from
-	tcp = tcp >> (burstSize - len(pkts)) << from
+	all := ^uint64(0) >> (burstSize - (to - from)) << from
+	tcp := tcpOf(&w.pkts, from, to) & all
 	w.rewriteSet(tcp, true)
 	w.rewriteSet(all&^tcp, false)
 }

@@ -166,11 +166,8 @@ func (w *worker) take(port uint16, n int) {
 	if w.jumbo != nil {
 		bytes = w.tail(in)
 	}
-	for i := range in {
-		w.ports[i&(burstSize-1)] = port
-		bytes += uint64(in[i].Len)
-	}
-	w.stats.RxBytes += bytes
+	w.ports = w.sums[port].ports
+	w.stats.RxBytes += bytes + lengthOf(in)
 	for from := w.takePlain(in, port); from < n; from += portion {
 		first := w.n
 		w.parseFrames(from, min(from+portion, n), port)
@@ -182,6 +179,19 @@ func (w *worker) take(port uint16, n int) {
 		}
 		w.table.Hash(w.keys[:w.n], first)
 	}
+}
+
+// lengthOf is how many bytes d names.
+func lengthOf(d []rings.Desc) (n uint64) {
+	for ; len(d) >= 8; d = d[8:] {
+		e := (*[8]rings.Desc)(d)
+		n += uint64(e[0].Len) + uint64(e[1].Len) + uint64(e[2].Len) + uint64(e[3].Len) +
+			uint64(e[4].Len) + uint64(e[5].Len) + uint64(e[6].Len) + uint64(e[7].Len)
+	}
+	for i := range d {
+		n += uint64(d[i].Len)
+	}
+	return n
 }
 
 // takePlain parses and places packets that begin the burst as long as they are plain, all in one loop. It returns how many.

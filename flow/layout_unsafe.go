@@ -23,6 +23,7 @@ const (
 	OffsetBytesLo   = unsafe.Offsetof(Record{}.bytesLo)
 	OffsetBytesHi   = unsafe.Offsetof(Record{}.bytesHi)
 
+	LiveBit      = liveBit
 	KindBits     = kindMask // none of them: Translated
 	AnsweredBits = seenServer | halfOpenBit
 	AnsweredIs   = seenServer // of AnsweredBits: what Answered asks

@@ -1,0 +1,403 @@
+#include "go_asm.h"
+#include "textflag.h"
+
+// Offsets of a plain frame, those of rewrite/plain.go.
+#define SRC 26
+#define DST 30
+#define SRCPORT 34
+#define DSTPORT 36
+
+// Where every packet of a burst begins, of 16.
+DATA packets<>+0(SB)/8, $0x0000002c00000000
+DATA packets<>+8(SB)/8, $0x0000008400000058
+DATA packets<>+16(SB)/8, $0x000000dc000000b0
+DATA packets<>+24(SB)/8, $0x0000013400000108
+DATA packets<>+32(SB)/8, $0x0000018c00000160
+DATA packets<>+40(SB)/8, $0x000001e4000001b8
+DATA packets<>+48(SB)/8, $0x0000023c00000210
+DATA packets<>+56(SB)/8, $0x0000029400000268
+GLOBL packets<>(SB), RODATA|NOPTR, $64
+
+#define PROTO const_packetProto
+#define MANY (16*const_packetSize)
+
+// func tcpWide(pkts *[burstSize]rewrite.Packet) uint64
+TEXT ·tcpWide(SB), NOSPLIT, $0-16
+	MOVQ          pkts+0(FP), DI
+	VMOVDQU64     packets<>(SB), Z4
+	MOVL          $6, AX
+	MOVL          $0xff, DX
+	VPBROADCASTD  AX, Z5
+	VPBROADCASTD  DX, Z6
+	KXNORW        K1, K1, K1
+	VPGATHERDD    PROTO(DI)(Z4*1), K1, Z0
+	KXNORW        K2, K2, K2
+	VPGATHERDD    (PROTO+MANY)(DI)(Z4*1), K2, Z1
+	KXNORW        K3, K3, K3
+	VPGATHERDD    (PROTO+2*MANY)(DI)(Z4*1), K3, Z2
+	KXNORW        K4, K4, K4
+	VPGATHERDD    (PROTO+3*MANY)(DI)(Z4*1), K4, Z3
+	VPANDD        Z6, Z0, Z0
+	VPANDD        Z6, Z1, Z1
+	VPANDD        Z6, Z2, Z2
+	VPANDD        Z6, Z3, Z3
+	VPCMPEQD      Z5, Z0, K1
+	VPCMPEQD      Z5, Z1, K2
+	VPCMPEQD      Z5, Z2, K3
+	VPCMPEQD      Z5, Z3, K4
+	KUNPCKWD      K1, K2, K1
+	KUNPCKWD      K3, K4, K3
+	KUNPCKDQ      K1, K3, K1
+	KMOVQ         K1, AX
+	MOVQ          AX, ret+8(FP)
+	VZEROUPPER
+	RET
+
+// By byte or word of a register that a line is loaded into: all bits of a node's l2 in a frame; of Seen in a record; what the TTL and the sum
+// of the header that has it are less; what is never too much in the second line of a record: VS is put in, counters do not overflow.
+DATA l2Bits<>+0(SB)/8, $0xffffffffffffffff
+DATA l2Bits<>+8(SB)/8, $0x00000000ffffffff
+DATA l2Bits<>+16(SB)/8, $0
+DATA l2Bits<>+24(SB)/8, $0
+DATA l2Bits<>+32(SB)/8, $0
+DATA l2Bits<>+40(SB)/8, $0
+DATA l2Bits<>+48(SB)/8, $0
+DATA l2Bits<>+56(SB)/8, $0
+GLOBL l2Bits<>(SB), RODATA|NOPTR, $64
+
+DATA seenBits<>+0(SB)/8, $0
+DATA seenBits<>+8(SB)/8, $0
+DATA seenBits<>+16(SB)/8, $0
+DATA seenBits<>+24(SB)/8, $0
+DATA seenBits<>+32(SB)/8, $0
+DATA seenBits<>+40(SB)/8, $0
+DATA seenBits<>+48(SB)/8, $0
+DATA seenBits<>+56(SB)/8, $0xffffffff00000000
+GLOBL seenBits<>(SB), RODATA|NOPTR, $64
+
+DATA hop<>+0(SB)/8, $0
+DATA hop<>+8(SB)/8, $0
+DATA hop<>+16(SB)/8, $0x0001000000000000
+DATA hop<>+24(SB)/8, $0x000000000000fffe
+DATA hop<>+32(SB)/8, $0
+DATA hop<>+40(SB)/8, $0
+DATA hop<>+48(SB)/8, $0
+DATA hop<>+56(SB)/8, $0
+GLOBL hop<>(SB), RODATA|NOPTR, $64
+
+DATA most<>+0(SB)/8, $0xffffffffffffffff
+DATA most<>+8(SB)/8, $0xffffffffffffffff
+DATA most<>+16(SB)/8, $0xffffffffffffffff
+DATA most<>+24(SB)/8, $0xffffffffffffffff
+DATA most<>+32(SB)/8, $0xffffffffffffffff
+DATA most<>+40(SB)/8, $0xfffeffffffffffff
+DATA most<>+48(SB)/8, $0xfffefffffffeffff
+DATA most<>+56(SB)/8, $0xfffffffffffeffff
+GLOBL most<>(SB), RODATA|NOPTR, $64
+
+// What is first of a packet of the side that its reference ends with, SIDE; UP is the port that its record wants, BITS and IS what the state
+// must be. R13 is where its Packet is, CX its descriptor, AX the frame, DX the record, R12 the member.
+#define JUDGE(SIDE, UP, BITS, IS) \
+	TZCNTQ  BX, CX                                          \
+	MOVL    worker_refs(SI)(CX*4), DX                       \
+	IMUL3Q  $const_packetSize, CX, R13                      \
+	MOVWLZX worker_ports(SI)(CX*2), R11                     \
+	SHLQ    $4, CX                                          \
+	MOVL    DX, R15                                         \
+	MOVQ    worker_descs(SI)(CX*1), AX                      \
+	SHLQ    $6, DX                                          \
+	ADDQ    R9, DX                                          \
+	ANDL    $1, R15                                         \
+	CMPL    R15, $SIDE                                      \
+	JNE     turn                                            \
+	CMPB    (worker_pkts+const_packetPlain)(SI)(R13*1), $0  \
+	JEQ     done                                            \
+	MOVL    (-64*SIDE)(DX), R8                              \
+	ANDL    $(BITS|const_kindBits|const_liveBit), R8        \
+	XORL    $(IS|const_liveBit), R8                         \
+	ORL     (const_recSNAT-64*SIDE)(DX), R8                 \
+	JNE     done                                            \
+	CMPW    R11, (UP-64*SIDE)(DX)                           \
+	JNE     done                                            \
+	MOVL    (const_recNode-64*SIDE)(DX), R12                \
+	CMPQ    R12, changes_nodesLen(DI)                       \
+	JCC     done                                            \
+	ADDQ    R14, AX
+
+// The egress port R8, whose batch is not full. R15 is how many are in it, R10 the port.
+#define EGRESS \
+	CMPQ   R8, changes_portsLen(DI)  \
+	JCC    done                      \
+	IMUL3Q $egress__size, R8, R10    \
+	ADDQ   changes_tx(DI), R10       \
+	MOVQ   egress_n(R10), R15        \
+	CMPQ   R15, $const_burstSize     \
+	JEQ    done
+
+#define FLAGS \
+	MOVBLZX (worker_pkts+const_packetFlags)(SI)(R13*1), R11 \
+	ANDL    $const_steadyFlags, R11                         \
+	CMPL    R11, $const_steadyFlag                          \
+	JNE     done
+
+// flow.Record.TrackSteady, for all its tests at once: Z4 is what the segment says, Z6 by how much that is more than what the record has, and
+// Z7 and Z5 what must not be more than the other. No counter overflows, and VS is one that there is.
+#define TRACK(SIDE) \
+	VMOVDQU64     (-64*SIDE)(DX), Z0                                    \
+	VMOVDQU64     (64-64*SIDE)(DX), Z2                                  \
+	VMOVDQU64     (AX), Z3                                              \
+	VPCMPUD       $2, Z21, Z2, K6                                       \
+	VPERMB        Z3, Z16, Z4                                           \
+	VPADDD.BCST   (worker_pkts+const_packetLen)(SI)(R13*1), Z4, K2, Z4  \
+	VPERMB.Z      Z2, Z22, K1, Z5                                       \
+	VPBROADCASTD  (const_recScale-64*SIDE)(DX), Z6                      \
+	VPSRLVD       Z24, Z6, Z6                                           \
+	VPANDD        Z25, Z6, Z6                                           \
+	VPSLLVD       Z6, Z5, Z5                                            \
+	VPADDD        Z26, Z5, Z5                                           \
+	VPSUBD        Z2, Z4, Z6                                            \
+	VPXORD        Z12, Z6, Z6                                           \
+	VPADDD        Z5, Z6, Z7                                            \
+	VPTERNLOGD    $0xea, Z27, Z28, Z5                                   \
+	VPCMPUD       $2, Z5, Z7, K6, K6                                    \
+	KORTESTW      K6, K6                                                \
+	JCC           done                                                  \
+	VMOVDQA64     Z4, Z8                                                \
+	VPTERNLOGD    $0xea, Z29, Z30, Z8                                   \
+	VPMAXSD       Z15, Z6, K3, Z8                                       \
+	VPADDD        Z8, Z2, Z2                                            \
+	VPMAXUW       Z4, Z2, K4, Z2
+
+// The same for a datagram, of which there is nothing to be judged.
+#define COUNT(SIDE) \
+	VMOVDQU64  (-64*SIDE)(DX), Z0     \
+	VMOVDQU64  (64-64*SIDE)(DX), Z2   \
+	VMOVDQU64  (AX), Z3               \
+	VPCMPUD    $2, Z21, Z2, K6        \
+	VPERMB     Z3, Z16, Z8            \
+	KORTESTW   K6, K6                 \
+	JCC        done                   \
+	VPORD      Z29, Z8, Z8            \
+	VPADDD     Z8, Z2, Z2
+
+// TTL and sums: in one's complement, what is borrowed is taken away at the other end. Z7 are the Diffs.
+#define HOP \
+	VPCMPUW $1, Z14, Z3, K7    \
+	VPSUBW  Z14, Z3, Z3        \
+	VPADDW  Z13, Z3, K7, Z3
+
+#define TCPSUMS \
+	VPCMPUW $1, Z7, Z3, K6     \
+	VPSUBW  Z7, Z3, Z3         \
+	VPADDW  Z13, Z3, K6, Z3    \
+	HOP
+
+// A sum of 0 is none and stays, and no other becomes 0.
+#define UDPSUMS \
+	VPTESTMW   Z3, Z3, K1, K3      \
+	KORD       K2, K3, K4          \
+	VPCMPUW    $1, Z7, Z3, K4, K6  \
+	VPSUBW     Z7, Z3, K4, Z3      \
+	VPADDW     Z13, Z3, K6, Z3     \
+	VPTESTNMW  Z3, Z3, K3, K6      \
+	VMOVDQU16  Z13, K6, Z3         \
+	HOP
+
+// Record and counters: Z8 is what a packet counts. The descriptor goes to its egress port.
+#define STORE(SIDE) \
+	VPTERNLOGD  $0xd8, Z9, Z31, Z0                   \
+	VMOVDQU64   Z0, (-64*SIDE)(DX)                   \
+	VMOVDQU64   Z2, (64-64*SIDE)(DX)                 \
+	VALIGND     $const_counters, Z8, Z8, Z8          \
+	VPMOVZXDQ   X8, Y8                               \
+	MOVQ        changes_virtual(DI), R11             \
+	LEAQ        (R8)(R8*8), R8                       \
+	LEAQ        (R12)(R12*8), R12                    \
+	LEAQ        (R11)(R8*8), R8                      \
+	MOVQ        changes_node(DI), R11                \
+	VMOVDQU     worker_descs(SI)(CX*1), X4           \
+	LEAQ        (R11)(R12*8), R12                    \
+	MOVQ        R15, R11                             \
+	VPADDQ      ServiceStats_Packets(R8), Y8, Y5     \
+	VMOVDQU     Y5, ServiceStats_Packets(R8)         \
+	VPADDQ      ServiceStats_Packets(R12), Y8, Y6    \
+	VMOVDQU     Y6, ServiceStats_Packets(R12)        \
+	SHLQ        $4, R11                              \
+	INCQ        R15                                  \
+	VMOVDQU     X4, egress_batch(R10)(R11*1)         \
+	MOVQ        R15, egress_n(R10)
+
+// To the server: R11 is the member's entry, and R8 its port, until READDRESS has VS in R8.
+#define TOSERVER \
+	LEAQ    (R12)(R12*2), R11      \
+	SHLQ    $3, R11                \
+	ADDQ    changes_nodes(DI), R11 \
+	CMPB    node_ok(R11), $0       \
+	JEQ     done                   \
+	MOVWLZX node_port(R11), R8     \
+	EGRESS
+
+#define READDRESS \
+	VMOVDQU    node_l2(R11), X5        \
+	MOVQ       R12, R13                \
+	SHLQ       $4, R13                 \
+	ADDQ       changes_addrs(DI), R13  \
+	VPERMB     Z0, Z17, Z7             \
+	VPTERNLOGD $0xd8, Z10, Z5, Z3      \
+	MOVBELL    8(R13), R13             \
+	MOVWLZX    const_recNPort(DX), R11 \
+	ROLW       $8, R11                 \
+	MOVL       const_recVS(DX), R8
+
+#define WRITE \
+	VMOVDQU8 Z3, K5, (AX)     \
+	MOVL     R13, DST(AX)     \
+	MOVW     R11, DSTPORT(AX)
+
+// To the client: R8 is the port, until READDRESSBACK has its MAC in R13.
+#define TOCLIENT \
+	MOVWLZX (const_recClientIf-64)(DX), R8 \
+	EGRESS
+
+#define READDRESSBACK \
+	MOVQ       changes_macs(DI), R13          \
+	MOVQ       (R13)(R8*8), R13               \
+	VPERMB     Z0, Z17, Z7                    \
+	VPTERNLOGD $0xd8, Z11, Z2, Z3             \
+	VPXORQ     Z20, Z7, Z7                    \
+	MOVBELL    (const_recVirtual4-64)(DX), R11 \
+	MOVWLZX    (const_recVPort-64)(DX), R8    \
+	INCQ       changes_toClient(DI)           \
+	ROLW       $8, R8
+
+#define WRITEBACK \
+	VMOVDQU8 Z3, K5, (AX)           \
+	MOVL     R13, 6(AX)             \
+	SHRQ     $32, R13               \
+	MOVL     R11, SRC(AX)           \
+	MOVW     R13, 10(AX)            \
+	MOVW     R8, SRCPORT(AX)        \
+	MOVL     (const_recVS-64)(DX), R8
+
+// func changeWide(w *worker, c *changes, set uint64) (rest uint64)
+//
+// What changeVectors does. A packet is changed by few instructions for all of its fields, without a branch on what it says.
+//
+//	SI  worker    DI  changes     R9   records   R14  memory   BX  set
+//	Z0  record's first line       Z2   its second line         Z3  frame
+TEXT ·changeWide(SB), NOSPLIT, $0-32
+	MOVQ         w+0(FP), SI
+	MOVQ         c+8(FP), DI
+	MOVQ         set+16(FP), BX
+	MOVQ         changes_records(DI), R9
+	MOVQ         changes_mem(DI), R14
+	MOVQ         changes_virtualLen(DI), AX
+	VMOVDQU64    most<>(SB), Z21
+	VMOVDQU64    l2Bits<>(SB), Z10
+	VMOVDQU64    seenBits<>(SB), Z9
+	VMOVDQU64    hop<>(SB), Z14
+	VPXORQ       Z15, Z15, Z15
+	VPTERNLOGD   $0xff, Z13, Z13, Z13
+	VPBROADCASTD changes_now(DI), Z31
+	MOVL         $0xf, DX
+	VPBROADCASTD DX, Z25
+	SUBQ         $1, AX
+	JCS          done
+	MOVL         $(1<<const_vsWord), DX
+	KMOVW        DX, K1
+	VPBROADCASTD AX, K1, Z21
+	TESTQ        BX, BX
+	JEQ          done
+
+turn: // the patterns of the next packet's side
+	TZCNTQ    BX, CX
+	MOVL      worker_refs(SI)(CX*4), DX
+	ANDL      $1, DX
+	MOVBLZX   changes_tcp(DI), AX
+	LEAQ      (DX)(AX*2), AX
+	IMUL3Q    $pattern__size, AX, AX
+	LEAQ      ·patterns(SB), R8
+	ADDQ      R8, AX
+	VMOVDQU64 pattern_said(AX), Z16
+	VMOVDQU64 pattern_diffs(AX), Z17
+	VMOVDQU64 pattern_one(AX), Z29
+	VMOVDQU64 pattern_turns(AX), Z20
+	VMOVDQU64 pattern_mac(AX), Z11
+	KMOVQ     pattern_stored(AX), K5
+	CMPB      changes_tcp(DI), $0
+	JNE       segments
+	KMOVQ     pattern_sum(AX), K1
+	MOVL      $(1<<const_ipSumWord), R8
+	KMOVQ     R8, K2
+	TESTL     DX, DX
+	JNE       udpClient
+
+udpServer:
+	JUDGE(0, const_recClientIf, 0, 0)
+	TOSERVER
+	COUNT(0)
+	READDRESS
+	UDPSUMS
+	WRITE
+	STORE(0)
+	BLSRQ BX, BX
+	JNE   udpServer
+	JMP   done
+
+udpClient:
+	JUDGE(1, const_recServerIf, const_answeredBits, const_answered)
+	TOCLIENT
+	COUNT(1)
+	READDRESSBACK
+	UDPSUMS
+	WRITEBACK
+	STORE(1)
+	BLSRQ BX, BX
+	JNE   udpClient
+	JMP   done
+
+segments:
+	VMOVDQU64 pattern_windows(AX), Z22
+	VMOVDQU64 pattern_nibble(AX), Z24
+	VMOVDQU64 pattern_slack(AX), Z26
+	VMOVDQU64 pattern_turned(AX), Z12
+	VMOVDQU64 pattern_limit(AX), Z27
+	VMOVDQU64 pattern_open(AX), Z28
+	VMOVDQU64 pattern_size(AX), Z30
+	KMOVQ     pattern_windowBytes(AX), K1
+	KMOVQ     pattern_endWord(AX), K2
+	KMOVQ     pattern_grows(AX), K3
+	KMOVQ     pattern_widest(AX), K4
+	TESTL     DX, DX
+	JNE       tcpClient
+
+tcpServer:
+	JUDGE(0, const_recClientIf, const_steadyBits, const_steady)
+	FLAGS
+	TOSERVER
+	TRACK(0)
+	VPTERNLOGD $0xd8, Z11, Z4, Z2             // the client's MAC may have changed
+	READDRESS
+	TCPSUMS
+	WRITE
+	STORE(0)
+	BLSRQ BX, BX
+	JNE   tcpServer
+	JMP   done
+
+tcpClient:
+	JUDGE(1, const_recServerIf, const_steadyBits, const_steady)
+	FLAGS
+	TOCLIENT
+	TRACK(1)
+	READDRESSBACK
+	TCPSUMS
+	WRITEBACK
+	STORE(1)
+	BLSRQ BX, BX
+	JNE   tcpClient
+
+done:
+	MOVQ BX, rest+24(FP)
+	VZEROUPPER
+	RET
