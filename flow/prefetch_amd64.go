@@ -6,10 +6,23 @@ package flow
 //go:noescape
 func prefetchBuckets(buckets []bucket, index []uint64)
 
-// candidates is findCandidates, and asks for both lines of the records found.
+// candidatesVectors is findCandidates, and asks for both lines of the records found.
 //
 //go:noescape
-func candidates(buckets []bucket, records []Record, s *scratch, n int)
+func candidatesVectors(buckets []bucket, records []Record, s *scratch, n int)
+
+// candidatesWide is candidatesVectors.
+//
+//go:noescape
+func candidatesWide(buckets []bucket, records []Record, s *scratch, n int)
+
+func candidates(buckets []bucket, records []Record, s *scratch, n int) {
+	if wide {
+		candidatesWide(buckets, records, s, n)
+		return
+	}
+	candidatesVectors(buckets, records, s, n)
+}
 
 // prefetchRecords asks for both lines of the records that refs name.
 //

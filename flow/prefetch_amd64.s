@@ -21,9 +21,9 @@ next:
 	JB   bucket
 	RET
 
-// func candidates(buckets []bucket, records []Record, s *scratch, n int)
+// func candidatesVectors(buckets []bucket, records []Record, s *scratch, n int)
 // A bucket's ten tags are its first 20 bytes, its references begin at 24; bucket, cand and tag of the scratch at 0, 512 and 768.
-TEXT ·candidates(SB), NOSPLIT, $0-64
+TEXT ·candidatesVectors(SB), NOSPLIT, $0-64
 	MOVQ buckets_base+0(FP), DI
 	MOVQ records_base+24(FP), R8
 	MOVQ s+48(FP), SI
