@@ -7,6 +7,24 @@
 DATA none<>+0(SB)/4, $0
 GLOBL none<>(SB), RODATA|NOPTR, $4
 
+// The candidate of tuple n from R9 on.
+#define CANDIDATE(n) \
+	MOVQ         (8*n)(SI)(R9*8), AX       \
+	SHLQ         $6, AX                    \
+	VPBROADCASTW (768+2*n)(SI)(R9*2), Y2   \
+	ADDQ         DI, AX                    \
+	VPCMPEQW     (AX), Y2, K2, K1          \
+	KMOVD        K1, DX                    \
+	TZCNTL       DX, DX                    \
+	LEAQ         24(AX)(DX*4), R10         \
+	CMOVQCS      R11, R10                  \
+	MOVL         (R10), R10                \
+	MOVL         R10, (512+4*n)(SI)(R9*4)  \
+	ANDL         $~1, R10                  \
+	SHLQ         $6, R10                   \
+	PREFETCHT0   (R8)(R10*1)               \
+	PREFETCHT0   64(R8)(R10*1)
+
 // func candidatesWide(buckets []bucket, records []Record, s *scratch, n int)
 TEXT ·candidatesWide(SB), NOSPLIT, $0-64
 	MOVQ  buckets_base+0(FP), DI
@@ -17,30 +35,29 @@ TEXT ·candidatesWide(SB), NOSPLIT, $0-64
 	MOVL  $0x3ff, AX             // ten tags; the other words are counts and references
 	KMOVD AX, K2
 	XORL  R9, R9
-	TESTQ CX, CX
-	JEQ   done
+	SUBQ  $4, CX
+	JLT   few
+
+tuples:
+	CANDIDATE(0)
+	CANDIDATE(1)
+	CANDIDATE(2)
+	CANDIDATE(3)
+	ADDQ $4, R9
+	CMPQ R9, CX
+	JLE  tuples
+
+few:
+	ADDQ $4, CX
+	JMP  next
 
 tuple:
-	MOVQ         (SI)(R9*8), AX
-	SHLQ         $6, AX
-	ADDQ         DI, AX
-	VPBROADCASTW 768(SI)(R9*2), Y2
-	VPCMPEQW     (AX), Y2, K2, K1
-	KMOVD        K1, DX
-	TZCNTL       DX, DX
-	LEAQ         24(AX)(DX*4), R10
-	CMOVQCS      R11, R10               // no tag
-	MOVL         (R10), R10
-	MOVL         R10, 512(SI)(R9*4)     // index<<1 | side
-	ANDL         $~1, R10
-	SHLQ         $6, R10
-	PREFETCHT0   (R8)(R10*1)
-	PREFETCHT0   64(R8)(R10*1)
-	INCQ         R9
-	CMPQ         R9, CX
-	JB           tuple
+	CANDIDATE(0)
+	INCQ R9
 
-done:
+next:
+	CMPQ R9, CX
+	JB   tuple
 	VZEROUPPER
 	RET
 
