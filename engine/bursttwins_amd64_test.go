@@ -150,8 +150,8 @@ func runBurstTwins(t *testing.T, twins, chains, mtus, slow, lanes bool) {
 	if twins {
 		runs = append(runs, make1())
 	}
-	was := vectors
-	defer func() { vectors = was }()
+	was, wasWide := vectors, wide
+	defer func() { vectors, wide = was, wasWide }()
 	r := runs[0]
 
 	firsts := []int{1, 64, 100, 200, 1400}
@@ -270,7 +270,7 @@ func runBurstTwins(t *testing.T, twins, chains, mtus, slow, lanes bool) {
 		var out [2][3][][]byte
 		var st [2]Stats
 		for i, r := range runs {
-			vectors = was && i == 0
+			vectors, wide = was && i == 0, wasWide && step&1 == 0
 			r.now += step
 			if apply >= 0 {
 				if _, err := r.Engine.Apply(t.Context(), r.configs[apply]); err != nil {

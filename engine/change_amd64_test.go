@@ -11,7 +11,7 @@ import (
 	"sluice/rewrite"
 )
 
-// twin is a worker with connections. Of two twins one does with changeVectors what the other does with trackPlain and changeOne.
+// twin is a worker with connections. Of two twins one does with changeVectors and changeWide, in turns, what the other does with trackPlain and changeOne.
 type twin struct {
 	*bench
 	w      *worker
@@ -159,7 +159,8 @@ func TestChangeVectors(t *testing.T) {
 	if !vectors {
 		t.Skip("this processor has neither AVX nor BMI2")
 	}
-	defer func() { vectors = true }()
+	hasWide := wide
+	defer func() { vectors, wide = true, hasWide }()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 1))
@@ -192,7 +193,7 @@ func TestChangeVectors(t *testing.T) {
 		}
 		fast.now += 7
 		slow.now += 7
-		vectors = true
+		vectors, wide = true, hasWide && round&1 == 0
 		got := fast.run(bursts, ports)
 		vectors = false
 		want := slow.run(bursts, ports)
@@ -219,5 +220,74 @@ func TestChangeVectors(t *testing.T) {
 	t.Logf("%d packets, %d of them steady segments", many, steady)
 	if s := fast.stats(); many < 30_000 || steady < 10_000 || s.Outside < 1000 || s.Drops[TTLExpired] == 0 && s.ICMPSent == 0 || s.Drops[NoNeighbour] == 0 {
 		t.Errorf("the mix did not happen: %+v", s)
+	}
+}
+
+// What nearly all packets are is all changed by each way in assembly, in one go: nothing is left to Go.
+func TestChangeWays(t *testing.T) {
+	if !vectors {
+		t.Skip("this processor has neither AVX nor BMI2")
+	}
+	ways := map[string]func(*worker, *changes, uint64) uint64{"AVX": changeVectors}
+	if wide {
+		ways["AVX-512"] = changeWide
+	} else {
+		t.Log("this processor has no AVX-512 with VBMI")
+	}
+	b := newTwin(t)
+	defer b.close()
+	w := b.w
+	for name, change := range ways {
+		for _, side := range []int{outside, inside} {
+			q := w.rx[side].Queue
+			q.Refill(w.pool)
+			var burst [][]byte
+			for range 3 {
+				for i := range b.frames {
+					burst = append(burst, b.frames[i][side])
+				}
+			}
+			if b.wire(0, side).SendBurst(burst) != len(burst) {
+				t.Fatal("the wire is full")
+			}
+			w.now = b.now
+			w.take(uint16(side), q.Receive(w.descs[:]))
+			if missed := w.table.Find(w.keys[:w.n], w.refs[:]); w.n != len(burst) || missed > 0 {
+				t.Fatalf("%d of %d packets in hand, %d missed", w.n, len(burst), missed)
+			}
+			all := uint64(1)<<w.n - 1
+			tcp := tcpOf(&w.pkts, 0, w.n) & all
+			if tcp != tcpEach(&w.pkts, 0, w.n) || tcp == 0 || tcp == all {
+				t.Fatalf("%b are of TCP", tcp)
+			}
+			for _, set := range []uint64{tcp, all &^ tcp} {
+				c := w.changes(set == tcp)
+				if rest := change(w, &c, set); rest != 0 {
+					t.Errorf("%s leaves %b of %b from side %d", name, rest, set, side)
+				}
+			}
+			w.transmit()
+			for p := range w.tx {
+				b.wire(0, p).Recv(func([]byte) {})
+			}
+			w.reclaim()
+		}
+	}
+}
+
+// Which packets are of TCP, from anywhere in a burst to anywhere.
+func TestTCPOf(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 5))
+	for range 1000 {
+		var pkts [burstSize]rewrite.Packet
+		for i := range pkts {
+			pkts[i].Proto, pkts[i].Opens, pkts[i].Plain = []uint8{flow.TCP, flow.UDP, flow.SCTP, 0}[r.IntN(4)], r.IntN(2) == 0, r.IntN(2) == 0
+		}
+		from := r.IntN(burstSize)
+		to := from + 1 + r.IntN(burstSize-from)
+		all := ^uint64(0) >> (burstSize - (to - from)) << from
+		if got, want := tcpOf(&pkts, from, to)&all, tcpEach(&pkts, from, to)&all; got != want {
+			t.Fatalf("%b of [%d, %d), not %b", got, from, to, want)
+		}
 	}
 }
