@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 patterns are for wide_amd64.s
+
 package engine
 
 import (
