@@ -37,6 +37,7 @@ type runtimeState struct {
 	nice                     int
 	activity                 activity
 	stay                     stay
+	priority                 priority
 	event                    [8]byte // what an eventfd tells; nobody looks at it
 	generation               int     // how many scalings there were before it
 	stopped                  bool

@@ -34,6 +34,9 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		now := clock.nanos()
 		a.next(now)
 		stay.keep(now)
+		if now-w.runtime.priority.began >= weighTime {
+			w.runtime.priority.weigh(now)
+		}
 		if a.found = w.step(clock.millis(now)); a.found {
 			w.stats.Bursts++
 			idleSince = 0
@@ -50,9 +53,11 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 				continue
 			}
 		}
-		a.next(clock.nanos())
+		slept := clock.nanos()
+		a.next(slept)
 		w.sleep()
 		a.last = clock.nanos()
+		w.runtime.priority.asleep += a.last - slept
 	}
 	stay.end()
 }
@@ -76,8 +81,6 @@ func (w *worker) pin() error {
 	if err := unix.SchedSetaffinity(0, &set); err != nil {
 		return fmt.Errorf("pin worker %d to core %d: %w", w.id, w.runtime.core, err)
 	}
-	if w.runtime.nice != 0 { // without CAP_SYS_NICE it goes on at the priority of everything else
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, w.runtime.nice)
-	}
+	w.runtime.priority.start(w.runtime.nice)
 	return nil
 }

@@ -26,3 +26,16 @@ func readEvent(fd int, b *[8]byte) {
 func writeEvent(fd int, b *[8]byte) {
 	_, _, _ = unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(b)), 8)
 }
+
+// threadTime is the processor time of the calling thread, in nanoseconds.
+func threadTime() uint64 {
+	var ts unix.Timespec
+	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_THREAD_CPUTIME_ID, uintptr(unsafe.Pointer(&ts)), 0)
+	return uint64(ts.Nano())
+}
+
+// setNice reports whether the calling thread has the priority now.
+func setNice(v int) bool {
+	_, _, e := unix.RawSyscall(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(v))
+	return e == 0
+}

@@ -23,19 +23,25 @@ type stay struct {
 	turned, gaped uint64 // when it last let others have their turn, and the runtime its gap; nanoseconds since boot
 }
 
-const (
-	gapTime  = 1e6  // nanoseconds; a gap costs less than one microsecond
-	turnTime = 50e6 // nanoseconds; a turn costs as much as two wake-ups
-)
+const gapTime = 1e6 // nanoseconds; a gap costs less than one microsecond
+
+// turnTime is in nanoseconds; a turn costs as much as two wake-ups. A variable for tests.
+var turnTime uint64 = 50e6
 
 // canStay reports whether nothing in a step of w can block.
 func (w *worker) canStay() bool {
 	for i := range w.rx {
-		if _, ours := w.rx[i].Queue.(*rings.XSK); !ours {
+		if !neverBlocks(w.rx[i].Queue) {
 			return false
 		}
 	}
 	return true
+}
+
+// neverBlocks is a variable for tests, whose queues are in memory.
+var neverBlocks = func(q rings.Queue) bool {
+	_, ours := q.(*rings.XSK)
+	return ours
 }
 
 // keep holds on, or makes a gap when one is due. It is called once a step.
