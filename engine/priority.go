@@ -16,14 +16,17 @@ type priority struct {
 // weighTime is how often it is looked at, in nanoseconds.
 const weighTime = 100e6
 
-// start notes the priority that a worker begins with, and what it may be raised to.
+// start notes the priority that a worker begins with, and what it may be raised to; 0: to nothing else.
 func (p *priority) start(raised int) {
 	b, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
 		return
 	}
 	p.base = 20 - b // as the call itself has it
-	p.raised = min(p.base, raised)
+	p.raised = p.base
+	if raised != 0 {
+		p.raised = min(p.base, raised)
+	}
 }
 
 // set changes the thread's priority. Without CAP_SYS_NICE it goes on at that of everything else.

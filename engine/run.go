@@ -22,13 +22,12 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	a.last = a.began
 	idleSince := uint64(0)
 	stay := &w.runtime.stay
-	if stay.able = w.canStay(); stay.able {
-		deaf()
-	}
+	stay.allow(w.canStay())
 	for !w.runtime.stopped {
 		if len(w.runtime.inbox) > 0 {
 			stay.end()
 			w.control()
+			stay.allow(w.canStay())
 		}
 		w.runtime.beat.Add(1)
 		now := clock.nanos()
@@ -55,9 +54,12 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		}
 		slept := clock.nanos()
 		a.next(slept)
-		w.sleep()
+		away := w.sleep()
 		a.last = clock.nanos()
 		w.runtime.priority.asleep += a.last - slept
+		if away {
+			stay.slept(slept, a.last)
+		}
 	}
 	stay.end()
 }

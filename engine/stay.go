@@ -20,13 +20,29 @@ import (
 // workers whose queues are all of our own driver do; handoffs, counters and eventfds are made for it.
 type stay struct {
 	able, on      bool
+	deaf          bool   // the thread does not hear SIGURG any more
 	turned, gaped uint64 // when it last let others have their turn, and the runtime its gap; nanoseconds since boot
+	asleep        uint64 // since turned; nanoseconds
 }
 
 const gapTime = 1e6 // nanoseconds; a gap costs less than one microsecond
 
 // turnTime is in nanoseconds; a turn costs as much as two wake-ups. A variable for tests.
 var turnTime uint64 = 50e6
+
+var turn = runtime.Gosched // a variable for tests
+
+// restTime is how long a worker has to have slept between two turns, in nanoseconds, for the second not to be needed: all that a turn is
+// for could have been done meanwhile, and it would come right before the packets that ended a sleep.
+const restTime = gapTime
+
+// allow decides whether the worker holds on from now on. It is asked again after messages: they bring queues and take them away.
+func (s *stay) allow(able bool) {
+	if s.able = able; able && !s.deaf {
+		deaf()
+		s.deaf = true
+	}
+}
 
 // canStay reports whether nothing in a step of w can block.
 func (w *worker) canStay() bool {
@@ -56,8 +72,10 @@ func (s *stay) renew(now uint64) {
 		procUnpin()
 		_, _, _ = unix.Syscall(unix.SYS_GETPID, 0, 0, 0)
 		if now-s.turned >= turnTime {
-			runtime.Gosched()
-			s.turned = now
+			if s.asleep < restTime {
+				turn()
+			}
+			s.turned, s.asleep = now, 0
 		}
 	}
 	s.on, s.gaped = true, now
@@ -70,6 +88,12 @@ func (s *stay) again() {
 		procPin()
 		s.on = true
 	}
+}
+
+// slept notes a sleep, which was a gap as well.
+func (s *stay) slept(began, ended uint64) {
+	s.gaped = ended
+	s.asleep += ended - began
 }
 
 // end lets go, before anything that may block.
