@@ -16,8 +16,9 @@ import (
 // What the runtime needs still comes in time. It may stop the world at a gap, a call that it is told of. What wants the
 // goroutine itself, a collection that reads its stack, waits for the next message, sleep or turn.
 //
-// A step of a worker that holds on must not block, nor make calls that the runtime is told of: it would end the process. So only
-// workers whose queues are all of our own driver do; handoffs, counters and eventfds are made for it.
+// A step of a worker that holds on must not block: it would end the process. Nor must it make calls that the runtime is told of, after
+// which it may have to wait. So only workers whose queues are all of our own driver do; handoffs, counters and eventfds are made for it,
+// and a test follows all calls (staycalls_test.go). A panic shows its place and not its values, and runs nothing that was deferred.
 type stay struct {
 	able, on      bool
 	deaf          bool   // the thread does not hear SIGURG any more
@@ -71,15 +72,22 @@ func (s *stay) renew(now uint64) {
 	if s.on {
 		procUnpin()
 		_, _, _ = unix.Syscall(unix.SYS_GETPID, 0, 0, 0)
-		if now-s.turned >= turnTime {
-			if s.asleep < restTime {
-				turn()
-			}
-			s.turned, s.asleep = now, 0
-		}
+	}
+	if s.turnDue(now) { // after messages as well: they may come at every step
+		turn()
 	}
 	s.on, s.gaped = true, now
 	procPin()
+}
+
+// turnDue reports whether it is time to let others have their turn, and takes it for done.
+func (s *stay) turnDue(now uint64) bool {
+	if now-s.turned < turnTime {
+		return false
+	}
+	rested := s.asleep >= restTime
+	s.turned, s.asleep = now, 0
+	return !rested
 }
 
 // again holds on right after a sleep: what was asked for meanwhile must not come before the packets that ended it.
@@ -93,7 +101,10 @@ func (s *stay) again() {
 // slept notes a sleep, which was a gap as well.
 func (s *stay) slept(began, ended uint64) {
 	s.gaped = ended
-	s.asleep += ended - began
+	if s.asleep += ended - began; s.turnDue(ended) { // it may sleep often and hardly
+		s.end()
+		turn()
+	}
 }
 
 // end lets go, before anything that may block.

@@ -161,21 +161,22 @@ func TestSleepIsAsGoodAsATurn(t *testing.T) {
 	defer func(was func()) { turn = was }(turn)
 	turn = func() { made++ }
 	turns := func(asleep uint64) int {
-		made = 0
 		s := &stay{able: true, deaf: true}
 		now := uint64(1e12)
 		s.keep(now)
+		made = 0 // it began with one
 		for range 50 {
 			now += turnTime
 			s.end()
 			s.again()
 			s.slept(now-asleep, now)
-			gaped := s.gaped
-			if s.keep(now); s.gaped != gaped || !s.on {
+			on := s.on
+			if s.keep(now + 1); on && s.gaped != now {
 				t.Fatal("a gap right after a sleep")
 			}
-			now += gapTime
-			s.keep(now)
+			if now += gapTime; asleep == 0 {
+				s.keep(now) // else it never has a gap but in sleeps
+			}
 		}
 		s.end()
 		return made

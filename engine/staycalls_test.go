@@ -22,6 +22,7 @@ var letGo = []string{
 	"(*sluice/engine.worker).control", // run ends the stay before
 	"(*sluice/engine.stay).allow",     // right after it
 	"(*sluice/engine.stay).renew",
+	"(*sluice/engine.stay).slept",
 	"runtime.LockOSThread",
 	"golang.org/x/sys/unix.Ppoll", // in sleep, between end and again
 }
