@@ -188,7 +188,7 @@ func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, k latencyCase,
 }
 
 func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way string, k latencyCase, free map[string]float64, modes Modes) (_ result.Metrics, err error) {
-	s := setup{core: b.opt.CarrierCore, connections: 1 << 18}
+	s := setup{core: b.opt.CarrierCore, connections: 1 << 18, confined: k.load == "idle"}
 	if polling, is := strings.CutPrefix(way, "/polling="); is {
 		s.polling = polling
 	}
