@@ -46,7 +46,8 @@ func TestHeldCallsNeverBlock(t *testing.T) {
 	if _, err := exec.LookPath("go"); err != nil {
 		t.Skip("needs the go command: ", err)
 	}
-	w := walkCalls(t, "(*sluice/engine.worker).run")
+	calls := loadCalls(t) // not kept: it is large
+	w := calls.walk(t, "(*sluice/engine.worker).run")
 	for _, f := range w.found {
 		t.Error(f)
 	}
@@ -59,7 +60,7 @@ func TestHeldCallsNeverBlock(t *testing.T) {
 	}
 	// And what blocks is found, where it does: these do so in messages.
 	for _, name := range []string{"(*sluice/engine.Pause).park", "(*sluice/engine.Engine).Scale"} {
-		if found := walkCalls(t, name).found; len(found) == 0 {
+		if found := calls.walk(t, name).found; len(found) == 0 {
 			t.Errorf("nothing that blocks is found in %s", name)
 		}
 	}
@@ -74,19 +75,15 @@ type callWalk struct {
 	found   []string
 }
 
-var callGraph *callWalk // made once
-
-func walkCalls(t *testing.T, root string) *callWalk {
+// walk follows the calls of a function.
+func (c callWalk) walk(t *testing.T, root string) *callWalk {
 	t.Helper()
-	if callGraph == nil {
-		callGraph = loadCalls(t)
-	}
-	w := *callGraph
-	w.reached = map[string]bool{}
+	w := &c
+	w.reached, w.found = map[string]bool{}, nil
 	for f, n := range w.graph.Nodes {
 		if f != nil && f.String() == root {
 			w.follow(n, "")
-			return &w
+			return w
 		}
 	}
 	t.Fatalf("there is no %s", root)

@@ -72,9 +72,9 @@ func TestWhoeverWantsAllThreadsGetsThem(t *testing.T) {
 			runtime.GOMAXPROCS(procs)
 			return nil
 		}},
-		{"fewer processors than workers", func() error {
+		{"fewer processors than workers", func() error { // runtime.GC would wait for a turn of each worker after each span that it sweeps
 			runtime.GOMAXPROCS(1)
-			runtime.GC()
+			time.Sleep(20 * time.Millisecond)
 			runtime.GOMAXPROCS(procs)
 			return nil
 		}},
