@@ -42,12 +42,13 @@ func (p *priority) set(high bool) {
 }
 
 // weigh looks back on a window that has ended. A worker that had 95% of its core goes first from now on, until it has
-// slept for more than 5% of a window: what it has of the core says nothing once it goes first.
-func (p *priority) weigh(now uint64) {
+// slept for more than 5% of a window: what it has of the core says nothing once it goes first. One that polls without a pause was
+// given its core.
+func (p *priority) weigh(now uint64, polling Polling) {
 	used := threadTime()
 	if long := now - p.began; p.raised != p.base && p.began != 0 {
 		switch {
-		case !p.high && (used-p.used)*20 >= long*19:
+		case !p.high && (polling == PollBusy || (used-p.used)*20 >= long*19):
 			p.set(true)
 		case p.high && p.asleep*20 > long:
 			p.set(false)

@@ -34,7 +34,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		a.next(now)
 		stay.keep(now)
 		if now-w.runtime.priority.began >= weighTime {
-			w.runtime.priority.weigh(now)
+			w.runtime.priority.weigh(now, w.runtime.polling)
 		}
 		if a.found = w.step(clock.millis(now)); a.found {
 			w.stats.Bursts++

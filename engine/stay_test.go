@@ -96,29 +96,29 @@ func TestPriorityFollowsUse(t *testing.T) {
 		}
 	}
 	now := uint64(1)
-	p.weigh(now)
+	p.weigh(now, PollAdaptive)
 	if os.Geteuid() != 0 {
 		p.raised = p.base // nobody else may go up again
 	}
 	raised := p.raised
 	spin(20e6)
 	now += 20e6
-	if p.weigh(now); nice() != raised {
+	if p.weigh(now, PollAdaptive); nice() != raised {
 		t.Errorf("after a window of work: nice %d", nice())
 	}
 	spin(10e6)
 	now += 20e6
-	if p.weigh(now); nice() != raised {
+	if p.weigh(now, PollAdaptive); nice() != raised {
 		t.Errorf("others had half of the core, but it did not sleep: nice %d", nice())
 	}
 	p.asleep = 2e6
 	now += 20e6
-	if p.weigh(now); nice() != p.base {
+	if p.weigh(now, PollAdaptive); nice() != p.base {
 		t.Errorf("it sleeps again: nice %d", nice())
 	}
 	spin(10e6)
 	now += 20e6
-	if p.weigh(now); nice() != p.base {
+	if p.weigh(now, PollAdaptive); nice() != p.base {
 		t.Errorf("half a core used: nice %d", nice())
 	}
 }
