@@ -40,7 +40,7 @@ var one = [8]byte{0: 1} // eventfd takes a counter in host byte order; both orde
 // wake ends the worker's sleep, if it sleeps.
 func (k *waker) wake() {
 	if k != nil && k.sleeping.Load() {
-		_, _ = unix.Write(k.fd, one[:])
+		writeEvent(k.fd, &one)
 	}
 }
 
@@ -55,17 +55,18 @@ const (
 	memorySleepTime = time.Millisecond
 )
 
-// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed.
-func (w *worker) sleep() {
+// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed. It reports false if one of
+// them was there before.
+func (w *worker) sleep() bool {
 	k := w.runtime.waker
 	k.sleeping.Store(true)
 	defer k.sleeping.Store(false)
 	if len(w.runtime.inbox) > 0 {
-		return
+		return false
 	}
 	for i := range w.peers {
 		if in := w.peers[i].in; in != nil && !in.Empty() {
-			return
+			return false
 		}
 	}
 	limit := sleepTime
@@ -84,9 +85,11 @@ func (w *worker) sleep() {
 	w.runtime.fds = fds
 	w.stats.Sleeps++
 	ts := unix.NsecToTimespec(int64(limit))
+	w.runtime.stay.end()
 	n, err := unix.Ppoll(fds, &ts, nil)
+	w.runtime.stay.again()
 	if err == nil && n > 0 && fds[0].Revents != 0 {
-		var b [8]byte
-		_, _ = unix.Read(k.fd, b[:])
+		readEvent(k.fd, &w.runtime.event)
 	}
+	return true
 }
