@@ -125,6 +125,9 @@ func (b *twin) packet(r *rand.Rand) (f []byte, side int) {
 		be.PutUint32(f[l4+4:], rec.Win[side].End)
 		be.PutUint32(f[l4+8:], rec.Win[side^1].End)
 	}
+	if r.IntN(8) == 0 { // about where the receiver's window ends
+		be.PutUint32(f[l4+4:], rec.Win[side^1].Ack+uint32(other)+1+uint32(r.IntN(4)))
+	}
 	f[l4+13] = []byte{0x10, 0x10, 0x10, 0x18, 0x50, 0x11, 0x14, 0x12, 0}[min(r.IntN(40), 8)]
 	if r.IntN(4) > 0 {
 		f[l4+13] = flow.FlagACK
