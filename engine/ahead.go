@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"math/bits"
+
 	"sluice/flow"
 	"sluice/rewrite"
 )
@@ -28,6 +30,8 @@ type proposal struct {
 type proposals struct {
 	of [burstSize]proposal
 	n  int // those before are used or empty
+	// first has a bit for each packet that has opened its connection with a SYN and no more, and is not rewritten yet.
+	first uint64
 	// seen has a bit for tuples: two packets of one new connection must not take two turns of the pool.
 	seen [64]uint64
 }
@@ -40,6 +44,7 @@ func (w *worker) propose() {
 	}
 	a.seen = [64]uint64{}
 	a.n = w.n
+	chosen := uint64(0)
 	for n := range w.n {
 		i := n & (burstSize - 1)
 		k, p := &w.keys[i], &w.pkts[i]
@@ -57,15 +62,21 @@ func (w *worker) propose() {
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {
 			continue
 		}
-		m, reserved := w.runtime.choice.first(v.pool, k, w.now)
+		a.of[i].virtual, a.of[i].id = v, id
+		w.runtime.choice.pools[v.pool.index].due++
+		chosen |= 1 << i
+	}
+	for ; chosen != 0; chosen &= chosen - 1 {
+		i := bits.TrailingZeros64(chosen) & (burstSize - 1)
+		x, k := &a.of[i], &w.keys[i]
+		m, reserved := w.runtime.choice.first(x.virtual.pool, k, w.now)
 		if m == nil {
 			continue
 		}
-		if w.tally.virtuals.add(id, 1); !reserved {
+		if w.tally.virtuals.add(x.id, 1); !reserved {
 			w.tally.nodes.add(m.id, 1)
 		}
-		x := &a.of[i]
-		x.member, x.virtual, x.id, x.proto = m, v, id, k.Proto
+		x.member, x.proto = m, k.Proto
 		if !w.draft(i, x) {
 			w.giveUp(x)
 		}
@@ -118,7 +129,7 @@ func (w *worker) draft(i int, x *proposal) bool {
 	case flow.SCTP:
 		r.BeginSCTP(&p.SCTP)
 	}
-	w.table.Expect(&x.draft, x.proto)
+	w.table.ExpectFrom(&x.draft, x.proto, m.addr, k.Src, flow.Ports(port, k.SrcPort()))
 	return true
 }
 
@@ -136,7 +147,7 @@ func (w *worker) retract() {
 	for i := range w.ahead.of[:w.ahead.n] {
 		w.cancel(&w.ahead.of[i])
 	}
-	w.ahead.n = 0
+	w.ahead.n, w.ahead.first = 0, 0
 }
 
 // cancel gives back what a proposal has taken, if it is one.
@@ -183,5 +194,25 @@ func (w *worker) connectProposed(i int) flow.Ref {
 	}
 	w.opened(r, a.id, a.member)
 	a.member = nil
+	if a.proto == flow.TCP && w.pkts[i&(burstSize-1)].TCP.Len == 0 && rec.Plain() && v.MSSClamp == 0 {
+		w.ahead.first |= 1 << (i & (burstSize - 1))
+	}
 	return r
+}
+
+// sendFirst is rewriteOne for packet i if its bit in first is set: tracking would find what it has begun with, and most of what would be
+// asked was asked when it was judged.
+func (w *worker) sendFirst(i int, rec *flow.Record) bool {
+	i &= burstSize - 1
+	p, n := &w.pkts[i], &w.cfg.nodes[rec.Node]
+	size := int(p.End - p.L3)
+	if w.ahead.first>>(i&(burstSize-1))&1 == 0 || !n.ok || size > w.cfg.leastMTU {
+		return false
+	}
+	d := w.descs[i]
+	rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
+	w.countSteady(rec, flow.FromClient, size)
+	w.stats.ToServer++
+	w.send(int(n.port), d)
+	return true
 }

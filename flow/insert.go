@@ -1,9 +1,6 @@
 package flow
 
-import (
-	"math/bits"
-	"sync/atomic"
-)
+import "math/bits"
 
 // InsertResult says how an insertion ended.
 type InsertResult uint8
@@ -72,7 +69,7 @@ func (t *Table) publish(i uint32, state uint64) {
 	r := &t.records[i]
 	sum := r.immutable(state)
 	step()
-	atomic.StoreUint64(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
+	storeInOrder(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
 	step()
 	t.live++
 }
@@ -99,7 +96,7 @@ func (t *Table) Remove(index uint32) {
 
 // remove is Remove of a connection whose tuples belong into these places.
 func (t *Table) remove(index uint32, client, server place) {
-	atomic.StoreUint64(&t.records[index].state, 0)
+	storeInOrder(&t.records[index].state, 0)
 	step()
 	t.dropSlot(client, ref(index, FromClient))
 	step()
@@ -113,24 +110,6 @@ func (t *Table) remove(index uint32, client, server place) {
 func (t *Table) Rearm(index uint32, deadline uint64) {
 	t.wheel.disarm(t.links, index)
 	t.wheel.arm(t.links, index, deadline)
-}
-
-// take gets a free record: the most recently freed, which is still in the cache, else one never used.
-func (t *Table) take() uint32 {
-	if i := t.free; i != 0 {
-		t.free = t.links[i].next
-		return i
-	}
-	if int(t.fresh) < len(t.records) {
-		t.fresh++
-		return t.fresh - 1
-	}
-	return 0
-}
-
-func (t *Table) give(i uint32) {
-	t.links[i] = link{next: t.free}
-	t.free = i
 }
 
 // freeSlot is the first empty slot of a bucket, or -1.

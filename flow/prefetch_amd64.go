@@ -11,6 +11,23 @@ func prefetchBuckets(buckets []bucket, index []uint64)
 //go:noescape
 func candidates(buckets []bucket, records []Record, s *scratch, n int)
 
+// prefetchRecord asks for both lines of a record.
+//
+//go:noescape
+func prefetchRecord(r *Record)
+
+// prefetchLinks asks for what lies before and after a link: records that were taken one after the other often have indexes that follow
+// one another, and end one after the other.
+//
+//go:noescape
+func prefetchLinks(l *link)
+
+// storeInOrder stores v after everything that was stored before, and before what follows. Processors of this kind make stores visible
+// in their order; what an atomic store adds to that is to wait until all of them are done.
+//
+//go:noescape
+func storeInOrder(p *uint64, v uint64)
+
 // prefetchRecords asks for both lines of the records that refs name.
 //
 //go:noescape

@@ -84,3 +84,24 @@ next:
 	CMPQ SI, CX
 	JB   record
 	RET
+
+// func prefetchRecord(r *Record)
+TEXT ·prefetchRecord(SB), NOSPLIT, $0-8
+	MOVQ       r+0(FP), AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	RET
+
+// func prefetchLinks(l *link)
+TEXT ·prefetchLinks(SB), NOSPLIT, $0-8
+	MOVQ       l+0(FP), AX
+	PREFETCHT0 -64(AX)
+	PREFETCHT0 64(AX)
+	RET
+
+// func storeInOrder(p *uint64, v uint64)
+TEXT ·storeInOrder(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ v+8(FP), BX
+	MOVQ BX, (AX)
+	RET
