@@ -36,6 +36,13 @@ type proposals struct {
 	seen [64]uint64
 }
 
+// destinationFound is the virtual server of a destination; to is where it arrived, port and protocol, 0 of nothing.
+type destinationFound struct {
+	dst flow.Addr
+	to  uint64
+	id  uint32
+}
+
 // propose chooses members for the packets in hand that will open connections.
 func (w *worker) propose() {
 	a := &w.ahead
@@ -44,14 +51,19 @@ func (w *worker) propose() {
 	}
 	a.seen = [64]uint64{}
 	a.n = w.n
-	chosen := uint64(0)
+	chosen, found := uint64(0), [2]destinationFound{}
 	for n := range w.n {
 		i := n & (burstSize - 1)
 		k, p := &w.keys[i], &w.pkts[i]
 		if w.refs[i] != 0 || !begins(p) || !hasPorts(k.Proto) || p.TTL <= 1 || noSource(k.Src) {
 			continue
 		}
-		id := w.cfg.find(k, w.ports[i])
+		// Nearly all go where the last one of their protocol went.
+		f, to := &found[k.Proto&1], uint64(w.ports[i])<<32|uint64(k.DstPort())<<8|uint64(k.Proto)
+		if f.to != to || f.dst != k.Dst || w.cfg.serverEnds.entries != nil { // then it depends on the source as well
+			*f = destinationFound{dst: k.Dst, to: to, id: w.cfg.find(k, w.ports[i])}
+		}
+		id := f.id
 		if id == 0 {
 			continue
 		}

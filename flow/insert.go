@@ -1,6 +1,9 @@
 package flow
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // InsertResult says how an insertion ended.
 type InsertResult uint8
@@ -143,14 +146,38 @@ func (b *bucket) fill(slot int, tag uint16, r Ref) {
 	b.refs[slot] = r
 }
 
+// fillFree fills the first free slot of the bucket that is the tuple's primary one, and reports whether there was one.
+func (b *bucket) fillFree(tag uint16, r Ref) bool {
+	s := b.freeSlot()
+	if s >= 0 {
+		b.fill(s, tag, r)
+	}
+	return s >= 0
+}
+
+// clearFirst frees the first slot with this tag if it is that of r and this is the tuple's primary bucket, and reports whether it has.
+func (b *bucket) clearFirst(tag uint16, r Ref) bool {
+	for s := range slots {
+		if b.tag(s) == tag {
+			if b.refs[s] != r || b.isSecond(s) {
+				return false
+			}
+			b.tags[s>>2] &^= 0xffff << (s & 3 * 16)
+			b.refs[s] = 0
+			return true
+		}
+	}
+	return false
+}
+
 // addSlot enters a tuple.
 func (t *Table) addSlot(at place, r Ref) bool {
+	return fillSlot(&t.buckets[at.bucket], at.tag, r) || t.addSlotElsewhere(at, r)
+}
+
+// addSlotElsewhere enters a tuple whose primary bucket is full.
+func (t *Table) addSlotElsewhere(at place, r Ref) bool {
 	primary, tag := at.bucket, at.tag
-	b := &t.buckets[primary]
-	if s := b.freeSlot(); s >= 0 {
-		b.fill(s, tag, r)
-		return true
-	}
 	if t.sendHome(primary) {
 		t.buckets[primary].set(t.buckets[primary].freeSlot(), tag, r, false)
 		return true
@@ -229,9 +256,16 @@ func (t *Table) move(from uint64, slot int, to uint64) {
 
 // dropSlot takes a tuple out.
 func (t *Table) dropSlot(at place, r Ref) {
+	if !clearSlot(&t.buckets[at.bucket], at.tag, r) {
+		t.dropSlotElsewhere(at, r)
+	}
+}
+
+// dropSlotElsewhere takes a tuple out wherever it is.
+func (t *Table) dropSlotElsewhere(at place, r Ref) {
 	primary, tag := at.bucket, at.tag
 	b := &t.buckets[primary]
-	if s := b.slotOf(r, tag); s >= 0 {
+	if s := b.slotOf(r); s >= 0 {
 		// A tuple whose two buckets are one may sit there as in its secondary.
 		if b.isSecond(s) {
 			b.addOverflow(-1)
@@ -242,23 +276,11 @@ func (t *Table) dropSlot(at place, r Ref) {
 		return
 	}
 	secondary := t.other(primary, tag)
-	if s := t.buckets[secondary].slotOf(r, tag); s >= 0 {
+	if s := t.buckets[secondary].slotOf(r); s >= 0 {
 		t.buckets[secondary].set(s, 0, 0, false)
 		t.buckets[primary].addOverflow(-1)
 	}
 }
 
-// slotOf is the slot of a tuple with this tag, or -1. Nearly always it is the first that has the tag: that one is found without a
-// branch, which would go either way at random.
-func (b *bucket) slotOf(r Ref, tag uint16) int {
-	m := match(b.tags[0], tag)>>15 | match(b.tags[1], tag)>>14 | match(b.tags[2], tag)&lastTags>>13
-	if at := bits.TrailingZeros64(m); m != 0 && b.refs[min(at&3<<2|at>>4, slots-1)] == r {
-		return at&3<<2 | at>>4
-	}
-	for s, x := range b.refs {
-		if x == r {
-			return s
-		}
-	}
-	return -1
-}
+// slotOf is the slot of a reference, or -1.
+func (b *bucket) slotOf(r Ref) int { return slices.Index(b.refs[:], r) }

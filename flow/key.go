@@ -41,6 +41,9 @@ func (a Addr) Netip() netip.Addr {
 // Is4 reports whether a is a mapped IPv4 address.
 func (a Addr) Is4() bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
 
+// Less orders addresses as numbers.
+func (a Addr) Less(b Addr) bool { return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo }
+
 // V4 is the IPv4 address as a number.
 func (a Addr) V4() uint32 { return uint32(a.Lo) }
 
