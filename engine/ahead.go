@@ -23,6 +23,7 @@ type proposal struct {
 	virtual *virtual
 	id      uint32 // of the virtual server
 	proto   uint8
+	mac     [6]byte // of the client
 	draft   flow.Draft
 }
 
@@ -68,13 +69,14 @@ func (w *worker) propose() {
 			continue
 		}
 		v := &w.cfg.virtuals[id]
-		if v.inOrder || rewrite.SourceMAC(w.region.Packet(w.descs[i]))[0]&1 != 0 || w.cfg.isOurs(k.Src) {
+		mac := rewrite.SourceMAC(w.region.Packet(w.descs[i]))
+		if v.inOrder || mac[0]&1 != 0 || w.cfg.isOurs(k.Src) {
 			continue
 		}
 		if _, ok := w.mayOpen(v, id, k.Src); !ok || a.has(k) {
 			continue
 		}
-		a.of[i].virtual, a.of[i].id = v, id
+		a.of[i].virtual, a.of[i].id, a.of[i].mac = v, id, mac
 		w.runtime.choice.pools[v.pool.index].due++
 		chosen |= 1 << i
 	}
@@ -128,7 +130,7 @@ func (w *worker) draft(i int, x *proposal) bool {
 	r.Client, r.Virtual = k.Src, k.Dst
 	r.CPort, r.VPort, r.SPort, r.NPort = k.SrcPort(), k.DstPort(), k.SrcPort(), port
 	r.Node, r.VS = m.id, x.id
-	r.ClientMAC = rewrite.SourceMAC(w.region.Packet(w.descs[i]))
+	r.ClientMAC = x.mac
 	r.ClientIf, r.ServerIf = w.ports[i], uint16(m.Hop.Port)
 	r.L3Diff = rewrite.AddrDiff(k.Dst, m.addr)
 	r.L4Diff = rewrite.AddDiff(r.L3Diff, rewrite.PortDiff(k.DstPort(), port))

@@ -16,7 +16,7 @@ func candidates(buckets []bucket, records []Record, s *scratch, n int)
 //go:noescape
 func prefetchRecord(r *Record)
 
-// prefetchLinks asks for what lies before and after a link: records that were taken one after the other often have indexes that follow
+// prefetchLinks asks for a link and for what lies before and after it: records that were taken one after the other often have indexes that follow
 // one another, and end one after the other.
 //
 //go:noescape

@@ -95,6 +95,7 @@ TEXT ·prefetchRecord(SB), NOSPLIT, $0-8
 // func prefetchLinks(l *link)
 TEXT ·prefetchLinks(SB), NOSPLIT, $0-8
 	MOVQ       l+0(FP), AX
+	PREFETCHT0 (AX)
 	PREFETCHT0 -64(AX)
 	PREFETCHT0 64(AX)
 	RET

@@ -43,8 +43,8 @@ func (s *spare) pull(t *Table) {
 		return
 	}
 	prefetchRecord(&t.records[i])
-	prefetchLinks(&t.links[i])
 	t.free = t.links[i].next
+	prefetchLinks(&t.links[t.free]) // for the next call
 	s.ring[(s.top-s.n)%spareSize] = i
 	s.n++
 }

@@ -141,13 +141,15 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 	return count
 }
 
-// fetchNext goes one record further in the list behind those that are worked through, and asks for it: each is known only when the one
-// before has come, so while that is on its way there must be something else to do.
+// fetchNext goes one record further in the list behind those that are worked through, and asks for that one: its link, which names the
+// next, is on its way until the next call, as a record is worked through.
 func (t *Table) fetchNext() {
 	if i := t.chase; i&endMark == 0 {
 		prefetchRecord(&t.records[i])
-		prefetchLinks(&t.links[i])
-		t.chase = t.links[i].next
+		i = t.links[i].next
+		if t.chase = i; i&endMark == 0 {
+			prefetchLinks(&t.links[i])
+		}
 	}
 }
 
