@@ -204,8 +204,9 @@ func (w *worker) parseFrames(from, to int, port uint16) {
 		}
 		w.n += plain
 		from += plain
-		if from += w.parseOpenings(from, to, port); from == to {
-			return
+		if n := w.parseOpenings(from, to, port); n > 0 {
+			from += n
+			continue
 		}
 		regular := from
 		for from < to && w.parseRegular(&w.descs[from&(burstSize-1)], port) {
