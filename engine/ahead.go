@@ -24,6 +24,7 @@ type proposal struct {
 	id      uint32 // of the virtual server
 	proto   uint8
 	mac     [6]byte // of the client
+	head    uint32  // of the chain in which its source port is looked for
 	draft   flow.Draft
 }
 
@@ -80,6 +81,7 @@ func (w *worker) propose() {
 		w.runtime.choice.pools[v.pool.index].due++
 		chosen |= 1 << i
 	}
+	translated := uint64(0) // those that want a port, which is looked for when all have been asked for
 	for ; chosen != 0; chosen &= chosen - 1 {
 		i := bits.TrailingZeros64(chosen) & (burstSize - 1)
 		x, k := &a.of[i], &w.keys[i]
@@ -91,11 +93,41 @@ func (w *worker) propose() {
 			w.tally.nodes.add(m.id, 1)
 		}
 		x.member, x.proto = m, k.Proto
-		if !w.draft(i, x) {
+		if x.virtual.Mode == FullNAT && w.sources != nil && w.fetchPort(x, k) {
+			translated |= 1 << i
+		} else if !w.draft(i, x) {
 			w.giveUp(x)
 		}
 	}
+	if translated != 0 {
+		w.proposeTranslated(translated)
+	}
 	w.table.Fetch()
+}
+
+// fetchPort asks for what tells which ports the proposal may have at the address that its client begins with, if there is one.
+func (w *worker) fetchPort(x *proposal, k *flow.Key) bool {
+	addrs := x.virtual.snatOf(x.member).addrs
+	if len(addrs) == 0 {
+		return false
+	}
+	a := &addrs[w.firstAddress(addrs, k.Src)]
+	d := flow.Destination{Server: x.member.addr, SNAT: a.id, Port: x.member.servicePort(k.DstPort()), Proto: k.Proto}
+	x.head = w.sources.FetchHead(d, w.cfg.owners.bin(k.Src, k.SrcPort()))
+	return true
+}
+
+// proposeTranslated drafts the proposals of set, whose heads of chains have been asked for.
+func (w *worker) proposeTranslated(set uint64) {
+	for rest := set; rest != 0; rest &= rest - 1 {
+		w.sources.FetchSet(w.ahead.of[bits.TrailingZeros64(rest)&(burstSize-1)].head)
+	}
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set) & (burstSize - 1)
+		if x := &w.ahead.of[i]; !w.draft(i, x) {
+			w.giveUp(x)
+		}
+	}
 }
 
 // meetsOrder reports whether what becomes of a new connection to v depends on what becomes of those before it: limits are met in

@@ -22,6 +22,12 @@ func prefetchRecord(r *Record)
 //go:noescape
 func prefetchLinks(l *link)
 
+//go:noescape
+func prefetchWord(p *uint32)
+
+//go:noescape
+func prefetchSet(s *portSet)
+
 // storeInOrder stores v after everything that was stored before, and before what follows. Processors of this kind make stores visible
 // in their order; what an atomic store adds to that is to wait until all of them are done.
 //

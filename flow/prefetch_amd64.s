@@ -100,6 +100,20 @@ TEXT ·prefetchLinks(SB), NOSPLIT, $0-8
 	PREFETCHT0 64(AX)
 	RET
 
+// func prefetchWord(p *uint32)
+TEXT ·prefetchWord(SB), NOSPLIT, $0-8
+	MOVQ       p+0(FP), AX
+	PREFETCHT0 (AX)
+	RET
+
+// func prefetchSet(s *portSet)
+// It may lie across two lines.
+TEXT ·prefetchSet(SB), NOSPLIT, $0-8
+	MOVQ       s+0(FP), AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 63(AX)
+	RET
+
 // func storeInOrder(p *uint64, v uint64)
 TEXT ·storeInOrder(SB), NOSPLIT, $0-16
 	MOVQ p+0(FP), AX

@@ -14,6 +14,8 @@ func candidates(buckets []bucket, records []Record, s *scratch, n int) {
 // A load would wait for what prefetch instructions only ask for.
 func prefetchRecord(*Record) {}
 func prefetchLinks(*link)    {}
+func prefetchWord(*uint32)   {}
+func prefetchSet(*portSet)   {}
 
 func storeInOrder(p *uint64, v uint64) { atomic.StoreUint64(p, v) }
 

@@ -85,6 +85,7 @@ type Table struct {
 	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
 	// chase is where fetchNext goes on, chased where it began.
 	chase, chased uint32
+	ports         *SourcePorts // nil, or what fetchExpiring looks ahead in
 	// expected are the buckets in second that Fetch will ask for.
 	expected int
 }

@@ -118,6 +118,7 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 		prefetchRecords(t.records, s.cand[:count])
 	}
 	t.chase, t.chased = i, i
+	translated := false
 	for j := range count {
 		j &= expireAhead - 1
 		r := &t.records[s.cand[j].Index()]
@@ -131,11 +132,20 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 			dst = t.nodes[r.SNAT]
 		}
 		server := t.secret.hash(src, dst, uint64(Ports(r.NPort, r.SPort))<<8|proto)
+		if r.SNAT != 0 && t.ports != nil {
+			s.cand[j+expireAhead] = Ref(t.ports.FetchHead(t.DestinationOf(r), uint8(r.SPort)))
+			translated = true
+		}
 		s.bucket[j], s.tag[j] = t.place(client)
 		s.bucket[j+expireAhead], s.tag[j+expireAhead] = t.place(server)
 		if j&7 == 7 || j == count-1 {
 			prefetchBuckets(t.buckets, s.bucket[j&^7:j+1])
 			prefetchBuckets(t.buckets, s.bucket[expireAhead+j&^7:expireAhead+j+1])
+		}
+	}
+	for j := 0; translated && j < count; j++ {
+		if t.records[s.cand[j&(expireAhead-1)].Index()].SNAT != 0 {
+			t.ports.FetchSet(uint32(s.cand[expireAhead+j&(expireAhead-1)]))
 		}
 	}
 	return count
