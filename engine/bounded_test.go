@@ -14,9 +14,16 @@ const boundedTime = time.Minute
 // A collection and 1,000 control messages are done in bounded time when all workers sleep and when all spin, on as many
 // workers as cores and on more.
 func TestCollectionAndMessagesInBoundedTime(t *testing.T) {
-	for _, polling := range []Polling{PollInterrupt, PollAdaptive, PollBusy} {
+	for _, c := range []struct {
+		polling Polling
+		stays   bool
+	}{{PollInterrupt, false}, {PollAdaptive, false}, {PollBusy, false}, {PollInterrupt, true}, {PollAdaptive, true}, {PollBusy, true}} {
+		polling := c.polling
 		for _, workers := range []int{runtime.NumCPU(), runtime.NumCPU() + 1} {
-			t.Run(fmt.Sprintf("polling=%d/workers=%d", polling, workers), func(t *testing.T) {
+			t.Run(fmt.Sprintf("polling=%d/stays=%t/workers=%d", polling, c.stays, workers), func(t *testing.T) {
+				if c.stays {
+					stayAnywhere(t)
+				}
 				bn := newBench(t, a4(workers), 64, 1024)
 				bn.clock = newClock(nil)
 				for _, w := range bn.workers {
@@ -47,6 +54,11 @@ func TestCollectionAndMessagesInBoundedTime(t *testing.T) {
 					}
 				}
 				within("a collection", runtime.GC)
+				within("100 stops of the world", func() {
+					for range 100 {
+						runtime.ReadMemStats(new(runtime.MemStats))
+					}
+				})
 				rounds := 1000
 				if polling == PollBusy && workers > runtime.NumCPU() {
 					rounds = 100 // spinning threads take turns on a core, each for its whole slice

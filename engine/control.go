@@ -36,7 +36,10 @@ type runtimeState struct {
 	core                     int
 	nice                     int
 	activity                 activity
-	generation               int // how many scalings there were before it
+	stay                     stay
+	priority                 priority
+	event                    [8]byte // what an eventfd tells; nobody looks at it
+	generation               int     // how many scalings there were before it
 	stopped                  bool
 	ending                   ending
 	wanted                   wanted

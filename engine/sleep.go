@@ -40,7 +40,7 @@ var one = [8]byte{0: 1} // eventfd takes a counter in host byte order; both orde
 // wake ends the worker's sleep, if it sleeps.
 func (k *waker) wake() {
 	if k != nil && k.sleeping.Load() {
-		_, _ = unix.Write(k.fd, one[:])
+		writeEvent(k.fd, &one)
 	}
 }
 
@@ -84,9 +84,10 @@ func (w *worker) sleep() {
 	w.runtime.fds = fds
 	w.stats.Sleeps++
 	ts := unix.NsecToTimespec(int64(limit))
+	w.runtime.stay.end()
 	n, err := unix.Ppoll(fds, &ts, nil)
+	w.runtime.stay.again()
 	if err == nil && n > 0 && fds[0].Revents != 0 {
-		var b [8]byte
-		_, _ = unix.Read(k.fd, b[:])
+		readEvent(k.fd, &w.runtime.event)
 	}
 }

@@ -172,12 +172,13 @@ func external(c *cli.Context) (*link.External, error) {
 func perfLatencyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "latency", Usage: "round trips through the engine, beside the kernel, nftables and HAProxy, idle and under load",
-		UsageText: "sluice perf latency [--loads LIST] [--polling LIST] [--json FILE]",
+		UsageText: "sluice perf latency [--loads LIST] [--polling LIST] [--cores LIST] [--json FILE]",
 		Description: "A client sends at scheduled times and a server answers; a late answer counts from when it was due. The load is half and 90% of\n" +
 			"what each carrier carries without loss.",
 		Flags: linkFlags(
 			&cli.StringFlag{Name: "loads", Usage: "`LIST` of idle,half,90: parts of the loss-free rate", Value: "idle,half,90"},
 			&cli.StringFlag{Name: "polling", Usage: "of sluice: `LIST` of busy,adaptive,interrupt", Value: "busy,adaptive,interrupt"},
+			&cli.StringFlag{Name: "cores", Usage: "idle: `LIST` of awake,asleep: whether cores with nothing to do wait for work or sleep", Value: "awake,asleep"},
 			&cli.IntFlag{Name: "probes", Usage: "round trips per second: `N`", Value: 2000},
 			&cli.Float64Flag{Name: "loss", Usage: "percent that may be lost of a rate that is loss-free: `P`", Value: 0.01},
 		),
@@ -186,14 +187,20 @@ func perfLatencyCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			l := link.LatencyOptions{Loads: words(c.String("loads")), Polling: words(c.String("polling")), Rate: c.Int("probes"), Loss: c.Float64("loss") / 100}
+			l := link.LatencyOptions{Loads: words(c.String("loads")), Polling: words(c.String("polling")), Cores: words(c.String("cores")), Rate: c.Int("probes"), Loss: c.Float64("loss") / 100}
 			if o.Quick && !c.IsSet("loads") {
 				l.Loads = []string{"idle"}
+			}
+			if o.Quick && !c.IsSet("cores") {
+				l.Cores = []string{"awake"}
 			}
 			if err := oneOf("loads", l.Loads, []string{"idle", "half", "90"}); err != nil {
 				return err
 			}
 			if err := oneOf("polling", l.Polling, []string{"busy", "adaptive", "interrupt"}); err != nil {
+				return err
+			}
+			if err := oneOf("cores", l.Cores, []string{"awake", "asleep"}); err != nil {
 				return err
 			}
 			if l.Rate < 1 || l.Rate > 100_000 || l.Loss < 0 || l.Loss > 1 {

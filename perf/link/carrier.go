@@ -32,6 +32,7 @@ type setup struct {
 	polling     string // of the product: busy, adaptive, interrupt
 	ringSize    int    // of AF_XDP; 0 is the product's default
 	shared      bool   // others that matter have the same core: the carrier does not go before them
+	confined    bool   // all threads of the product keep to its core, as those of the other carriers do: the client's is the client's
 }
 
 // running is a carrier that is up.

@@ -20,6 +20,7 @@ import (
 type LatencyOptions struct {
 	Loads   []string // idle, half, 90
 	Polling []string // of the product: busy, adaptive, interrupt
+	Cores   []string // with no load: awake, asleep
 	Rate    int      // probes per second
 	Loss    float64  // of the loss-free rate that the loads are parts of
 }
@@ -66,24 +67,14 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	modes := Modes{}
-	release, err := stayAwake()
-	if err != nil {
-		modes["idle"] = "cores may sleep: " + err.Error()
-	}
-	defer release()
 	free := map[string]float64{} // loss-free rate by carrier, found once
 	for run := range o.Runs {
 		if err := b.anchor(ctx, rec, "before"); err != nil {
 			return modes, err
 		}
-		for _, proto := range []string{"udp", kernelEcho, "tcp"} {
-			for _, load := range l.Loads {
-				if proto == kernelEcho && load != "idle" {
-					continue // its client never gives its core to a generator
-				}
-				if err := b.latencyCase(ctx, &l, proto, load, run, free, rec, modes); err != nil {
-					return modes, err
-				}
+		for _, k := range l.cases() {
+			if err := b.latencyCase(ctx, &l, k, run, free, rec, modes); err != nil {
+				return modes, err
 			}
 		}
 		if err := b.anchor(ctx, rec, "after"); err != nil {
@@ -93,28 +84,79 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 	return modes, nil
 }
 
-// latencyCase takes every carrier, and the product in every way of polling, through one load.
-func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, proto, load string, run int, free map[string]float64, rec *result.Recorder, modes Modes) error {
-	of := map[string]map[string]float64{}
+// latencyCase is one table of round trips that are compared.
+type latencyCase struct {
+	proto, load string
+	asleep      bool // cores that have nothing to do sleep, as they do where nobody has forbidden it
+}
+
+func (l *LatencyOptions) cases() (out []latencyCase) {
+	for _, proto := range []string{"udp", kernelEcho, "tcp"} {
+		for _, load := range l.Loads {
+			switch {
+			case load != "idle" && proto != kernelEcho: // whose client never gives its core to a generator
+				out = append(out, latencyCase{proto: proto, load: load})
+			case load == "idle":
+				for _, cores := range l.Cores {
+					if asleep := cores == "asleep"; !asleep || proto != kernelEcho { // whose client never sleeps
+						out = append(out, latencyCase{proto, load, asleep})
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// name of what a carrier does in a way of its own, if it has several.
+func (k latencyCase) name(carrier, way string) string {
+	s := fmt.Sprintf("%s/proto=%s/load=%s", carrier, k.proto, k.load)
+	if k.asleep {
+		s += "/cores=asleep"
+	}
+	return s + way
+}
+
+// otherCore is the way of a carrier that works on the client's core, with the carriers' own core taken: as the product takes it
+// when it polls without a pause, so that the rest of the machine disturbs both alike.
+const otherCore = "/other-core=busy"
+
+// ways are those of a carrier in this case.
+func (k latencyCase) ways(l *LatencyOptions, c carrier) (out []string) {
+	switch {
+	case c.name == "sluice":
+		for _, polling := range l.Polling {
+			out = append(out, "/polling="+polling)
+		}
+		return out
+	case strings.HasSuffix(c.name, "-inline") && k.load == "idle" && !k.asleep && slices.Contains(l.Polling, "busy"):
+		return []string{"", otherCore}
+	}
+	return []string{""}
+}
+
+// latencyCase takes every carrier, in each of its ways, through one case.
+func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, k latencyCase, run int, free map[string]float64, rec *result.Recorder, modes Modes) error {
+	if !k.asleep {
+		release, err := stayAwake()
+		if err != nil {
+			modes["idle"] = "cores may sleep: " + err.Error()
+		}
+		defer release()
+	}
+	of := map[string]result.Metrics{}
 	for _, c := range b.opt.turn(run) {
-		if !slices.Contains(latencyCarriers, c.name) || c.proxy && proto != "tcp" {
+		if !slices.Contains(latencyCarriers, c.name) || c.proxy && k.proto != "tcp" {
 			continue
 		}
-		ways := []string{""}
-		if c.name == "sluice" {
-			ways = l.Polling
-		}
-		for _, polling := range ways {
-			name := fmt.Sprintf("%s/proto=%s/load=%s", c.name, proto, load)
-			if polling != "" {
-				name += "/polling=" + polling
-			}
-			if c.proxy && load != "idle" {
+		for _, way := range k.ways(l, c) {
+			name := k.name(c.name, way)
+			if c.proxy && k.load != "idle" {
 				rec.Skip(name, "a proxy carries no packets of a generator: it is measured idle")
 				continue
 			}
 			b.opt.step("run %d of %d: %s", run+1, b.opt.Runs, name)
-			m, err := b.latency(ctx, l, c, setup{core: b.opt.CarrierCore, connections: 1 << 18, polling: polling}, proto, load, free, modes)
+			m, err := b.latency(ctx, l, c, way, k, free, modes)
 			if absent(err) {
 				rec.Skip(name, err.Error())
 				continue
@@ -126,23 +168,31 @@ func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, proto, load st
 			rec.Add(name, m)
 		}
 	}
-	for name, m := range of {
-		if !strings.HasPrefix(name, "sluice/") {
-			continue
-		}
-		ratios := result.Metrics{}
+	for _, polling := range l.Polling {
+		name, ratios := k.name("sluice", "/polling="+polling), result.Metrics{}
 		for _, peer := range []string{"forward", "forward-inline", "nftables", "nftables-inline", "haproxy"} {
-			if p := of[fmt.Sprintf("%s/proto=%s/load=%s", peer, proto, load)]; p != nil {
+			p := of[k.name(peer, otherCore)]
+			if p == nil || polling != "busy" {
+				p = of[k.name(peer, "")]
+			}
+			if m := of[name]; m != nil && p != nil {
 				ratios["p50_to_"+metricWord(peer)] = m["p50_us"] / p["p50_us"]
 				ratios["p99_to_"+metricWord(peer)] = m["p99_us"] / p["p99_us"]
 			}
 		}
-		rec.Add(name, ratios)
+		if len(ratios) > 0 {
+			rec.Add(name, ratios)
+		}
 	}
 	return nil
 }
 
-func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, s setup, proto, load string, free map[string]float64, modes Modes) (_ result.Metrics, err error) {
+func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way string, k latencyCase, free map[string]float64, modes Modes) (_ result.Metrics, err error) {
+	s := setup{core: b.opt.CarrierCore, connections: 1 << 18, confined: k.load == "idle"}
+	if polling, is := strings.CutPrefix(way, "/polling="); is {
+		s.polling = polling
+	}
+	proto := k.proto
 	r, err := c.up(ctx, b, s)
 	if err != nil {
 		return nil, err
@@ -154,7 +204,7 @@ func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, s setup
 	}
 	modes[c.name] = r.mode()
 	background := b.load(gen.Load{Flows: 1000})
-	if part := loadParts[load]; part > 0 {
+	if part := loadParts[k.load]; part > 0 {
 		if err := b.fill(ctx, c, r, background); err != nil {
 			return nil, err
 		}
@@ -188,8 +238,15 @@ func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, s setup
 		finish = b.behind(ctx, c, r, background, b.opt.Window+settling)
 		sleep(ctx, settling)
 	}
+	if way == otherCore {
+		release, err := b.occupy(s.core)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+	}
 	used, at := cpuTime(r.tasks()), time.Now()
-	p, err := b.roundTrips(ctx, to, proto, background.Rate == 0, l.Rate, b.opt.Window)
+	p, err := b.roundTrips(ctx, to, proto, l.Rate, b.opt.Window)
 	cpu := 100 * (cpuTime(r.tasks()) - used).Seconds() / time.Since(at).Seconds()
 	behind, errLoad := finish()
 	if err := errors.Join(err, errLoad); err != nil {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,9 +34,6 @@ const (
 	probeLimit = 200 * time.Millisecond
 	probePrio  = 10 // SCHED_FIFO
 	nanosecond = int64(1)
-	// spinTime is how long before it is due a client without a load beside it is awake. It must not be so all the time: the
-	// kernel stops a thread of its class that runs without a pause (sched_rt_runtime_us).
-	spinTime = 60 * time.Microsecond
 )
 
 // kernelAnswers answers the client's datagrams at the servers' end of the wire.
@@ -72,16 +71,27 @@ func (b *bed) echo(proto string) (stop func(), err error) {
 			if err != nil {
 				return nil, err
 			}
-			closers = append(closers, func() { ln.Close() })
+			open := &answered{open: map[int]bool{}}
+			open.Add(1)
 			go func() {
+				defer open.Done()
 				for {
 					c, err := ln.Accept()
 					if err != nil {
 						return
 					}
-					go b.answer(c.(*net.TCPConn))
+					if fd, err := plainSocket(c.(*net.TCPConn)); err == nil && open.add(fd) {
+						go func() {
+							defer open.done(fd)
+							b.answer(fd)
+						}()
+					}
 				}
 			}()
+			closers = append(closers, func() {
+				ln.Close()
+				open.end()
+			})
 			continue
 		}
 		pc, err := b.Servers.ListenPacket("udp", netip.AddrPortFrom(a, udpPort).String())
@@ -148,6 +158,8 @@ func (b *bed) answerDatagrams(fd int) {
 		return
 	}
 	d := datagram{payload: make([]byte, 2048)}
+	procPin()
+	defer procUnpin()
 	for {
 		if err := rawEcho(fd, &d); err != nil && !errors.Is(err, unix.EINTR) {
 			return
@@ -155,17 +167,54 @@ func (b *bed) answerDatagrams(fd int) {
 	}
 }
 
-func (b *bed) answer(c *net.TCPConn) {
-	fd, err := plainSocket(c)
-	if err != nil {
-		return
+// answered are the connections of an echo server. All must have ended before the runtime may stop the world again: it is not
+// told that their threads wait.
+type answered struct {
+	sync.WaitGroup
+	mu    sync.Mutex
+	open  map[int]bool
+	ended bool
+}
+
+// add reports whether the connection is to be answered; else it is closed.
+func (a *answered) add(fd int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		unix.Close(fd)
+		return false
 	}
-	defer unix.Close(fd)
+	a.open[fd] = true
+	a.Add(1)
+	return true
+}
+
+func (a *answered) done(fd int) {
+	a.mu.Lock()
+	delete(a.open, fd)
+	unix.Close(fd)
+	a.mu.Unlock()
+	a.Done()
+}
+
+func (a *answered) end() {
+	a.mu.Lock()
+	a.ended = true
+	for fd := range a.open {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR) // and its wait ends
+	}
+	a.mu.Unlock()
+	a.Wait()
+}
+
+func (b *bed) answer(fd int) {
 	if b.ownThread() != nil {
 		return
 	}
 	buf := make([]byte, 2048)
 	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	procPin()
+	defer procUnpin()
 	for {
 		n, err := rawRead(fd, buf)
 		if errors.Is(err, unix.EINTR) {
@@ -181,9 +230,8 @@ func (b *bed) answer(c *net.TCPConn) {
 }
 
 // roundTrips sends at scheduled times, rate per second, for so long, and notes how long each answer took from when it
-// was due: a send that has to wait for the answer before it is late for a reason that counts (coordinated omission). With
-// spin the client is awake before a send is due, which only a core without a load allows.
-func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, spin bool, rate int, long time.Duration) (*probe, error) {
+// was due: a send that has to wait for the answer before it is late for a reason that counts (coordinated omission).
+func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, rate int, long time.Duration) (*probe, error) {
 	tcp, network := proto == "tcp", "udp"
 	if tcp {
 		network = "tcp"
@@ -213,11 +261,11 @@ func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, proto string, s
 	}
 	p := &probe{hist: hdrhistogram.New(nanosecond, int64(10*time.Second), 3)}
 	done := make(chan error, 1)
-	go func() { done <- p.run(ctx, b, fd, spin, rate, long) }()
+	go func() { done <- p.run(ctx, b, fd, rate, long) }()
 	return p, <-done
 }
 
-func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, long time.Duration) error {
+func (p *probe) run(ctx context.Context, b *bed, fd int, rate int, long time.Duration) error {
 	if err := b.ownThread(); err != nil {
 		return err
 	}
@@ -226,20 +274,16 @@ func (p *probe) run(ctx context.Context, b *bed, fd int, spin bool, rate int, lo
 	}
 	interval := time.Second / time.Duration(rate)
 	out, in := make([]byte, probeSize), make([]byte, 2048)
+	procPin()
+	defer procUnpin()
 	begin, answered := time.Now(), time.Time{}
 	for i := 0; ctx.Err() == nil; i++ {
 		due := begin.Add(time.Duration(i) * interval)
 		if due.Sub(begin) >= long {
 			return nil
 		}
-		wait := time.Until(due)
-		if spin {
-			wait -= spinTime
-		}
-		if wait > 0 {
+		for wait := time.Until(due); wait > 0; wait = time.Until(due) {
 			rawSleep(wait)
-		}
-		for time.Now().Before(due) {
 		}
 		// The client's own oversleep is none of the carrier's; a wait for its answer is.
 		from := due
@@ -291,4 +335,28 @@ func (p *probe) receive(fd int, in, want []byte) bool {
 func (p *probe) percentiles() map[string]float64 {
 	us := func(q float64) float64 { return float64(p.hist.ValueAtQuantile(q)) / 1e3 }
 	return map[string]float64{"p50_us": us(50), "p99_us": us(99), "p999_us": us(99.9), "max_us": float64(p.hist.Max()) / 1e3}
+}
+
+// occupy keeps a core busy, at a carrier's priority, until the result is called.
+func (b *bed) occupy(core int) (release func(), err error) {
+	var end atomic.Bool
+	ready, gone := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(gone)
+		runtime.LockOSThread() // for good
+		err := errors.Join(setup{core: core}.raise(unix.Gettid()), quiet())
+		ready <- err
+		if err != nil {
+			return
+		}
+		procPin()
+		defer procUnpin()
+		for !end.Load() {
+		}
+	}()
+	if err := <-ready; err != nil {
+		<-gone
+		return nil, err
+	}
+	return func() { end.Store(true); <-gone }, nil
 }

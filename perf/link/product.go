@@ -111,6 +111,15 @@ func (p *product) up(ctx context.Context, driver string, s setup) (err error) {
 	if len(p.worker) != 1 {
 		return fmt.Errorf("sluice run has %d worker threads, not one", len(p.worker))
 	}
+	if s.confined {
+		var set unix.CPUSet
+		set.Set(s.core)
+		for _, task := range tasksOf(p.process.PID(), "") { // later ones inherit it
+			if err := unix.SchedSetaffinity(tidOf(task), &set); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("confine a thread of sluice run to core %d: %w", s.core, err)
+			}
+		}
+	}
 	return s.raise(tidOf(p.worker[0]))
 }
 

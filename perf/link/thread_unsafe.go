@@ -18,6 +18,12 @@ func setThreadName(name string) error {
 // returns from a call (it wakes its monitor, sysmon) would take the same core just when an answer is due. A collection
 // would wait for such a thread, so there is none meanwhile (Latency turns the collector off).
 
+//go:linkname procPin runtime.procPin
+func procPin() int
+
+//go:linkname procUnpin runtime.procUnpin
+func procUnpin()
+
 // quiet keeps the runtime's requests to yield (SIGURG), which a thread without such calls gets every 10 ms, away.
 func quiet() error {
 	var set unix.Sigset_t
