@@ -16,14 +16,17 @@ type priority struct {
 // weighTime is how often it is looked at, in nanoseconds.
 const weighTime = 100e6
 
-// start notes the priority that a worker begins with, and what it may be raised to.
+// start notes the priority that a worker begins with, and what it may be raised to; 0: to nothing else.
 func (p *priority) start(raised int) {
 	b, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
 		return
 	}
 	p.base = 20 - b // as the call itself has it
-	p.raised = min(p.base, raised)
+	p.raised = p.base
+	if raised != 0 {
+		p.raised = min(p.base, raised)
+	}
 }
 
 // set changes the thread's priority. Without CAP_SYS_NICE it goes on at that of everything else.
@@ -39,12 +42,13 @@ func (p *priority) set(high bool) {
 }
 
 // weigh looks back on a window that has ended. A worker that had 95% of its core goes first from now on, until it has
-// slept for more than 5% of a window: what it has of the core says nothing once it goes first.
-func (p *priority) weigh(now uint64) {
+// slept for more than 5% of a window: what it has of the core says nothing once it goes first. One that polls without a pause was
+// given its core.
+func (p *priority) weigh(now uint64, polling Polling) {
 	used := threadTime()
 	if long := now - p.began; p.raised != p.base && p.began != 0 {
 		switch {
-		case !p.high && (used-p.used)*20 >= long*19:
+		case !p.high && (polling == PollBusy || (used-p.used)*20 >= long*19):
 			p.set(true)
 		case p.high && p.asleep*20 > long:
 			p.set(false)

@@ -22,20 +22,19 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	a.last = a.began
 	idleSince := uint64(0)
 	stay := &w.runtime.stay
-	if stay.able = w.canStay(); stay.able {
-		deaf()
-	}
+	stay.allow(w.canStay())
 	for !w.runtime.stopped {
 		if len(w.runtime.inbox) > 0 {
 			stay.end()
 			w.control()
+			stay.allow(w.canStay())
 		}
 		w.runtime.beat.Add(1)
 		now := clock.nanos()
 		a.next(now)
 		stay.keep(now)
 		if now-w.runtime.priority.began >= weighTime {
-			w.runtime.priority.weigh(now)
+			w.runtime.priority.weigh(now, w.runtime.polling)
 		}
 		if a.found = w.step(clock.millis(now)); a.found {
 			w.stats.Bursts++
@@ -55,9 +54,12 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		}
 		slept := clock.nanos()
 		a.next(slept)
-		w.sleep()
+		away := w.sleep()
 		a.last = clock.nanos()
 		w.runtime.priority.asleep += a.last - slept
+		if away {
+			stay.slept(slept, a.last)
+		}
 	}
 	stay.end()
 }

@@ -55,17 +55,18 @@ const (
 	memorySleepTime = time.Millisecond
 )
 
-// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed.
-func (w *worker) sleep() {
+// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed. It reports false if one of
+// them was there before.
+func (w *worker) sleep() bool {
 	k := w.runtime.waker
 	k.sleeping.Store(true)
 	defer k.sleeping.Store(false)
 	if len(w.runtime.inbox) > 0 {
-		return
+		return false
 	}
 	for i := range w.peers {
 		if in := w.peers[i].in; in != nil && !in.Empty() {
-			return
+			return false
 		}
 	}
 	limit := sleepTime
@@ -90,4 +91,5 @@ func (w *worker) sleep() {
 	if err == nil && n > 0 && fds[0].Revents != 0 {
 		readEvent(k.fd, &w.runtime.event)
 	}
+	return true
 }
