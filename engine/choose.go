@@ -84,6 +84,10 @@ func elapsed(then, now uint32) uint32 {
 type poolState struct {
 	name   string
 	groups []groupState
+	// due is how many choices of the burst are still to come that begin with first, turn and turns what is left of the turns that
+	// were taken for them.
+	due, turns int
+	turn       uint64
 }
 
 type groupState struct {
@@ -205,8 +209,10 @@ func (p *pool) isDirect() bool {
 }
 
 // first is begin and next, which it spares what nearly no choice needs. Then the place is not reserved yet.
+// The caller has counted in due, of each pool, how many times it will be called before anybody else chooses.
 func (c *choice) first(p *pool, k *flow.Key, now uint64) (m *member, reserved bool) {
 	s := &c.pools[p.index]
+	s.due--
 	if !p.direct || len(s.groups[0].rising) > 0 || s.groups[0].count < max(1, p.minimum) {
 		c.begin(p, k, now, false)
 		return c.next(), true
@@ -214,7 +220,7 @@ func (c *choice) first(p *pool, k *flow.Key, now uint64) (m *member, reserved bo
 	g, in := &p.groups[0], &c.in
 	in.Available, in.Candidates = s.groups[0].available, g.weights
 	if g.needs&(sched.NeedsTurn|sched.NeedsRandom) != 0 {
-		in.Turn = g.turn.Add(1) - 1
+		in.Turn = s.nextTurn(g)
 		in.Random = sched.Mix(in.Turn)
 	}
 	if g.needs&sched.NeedsHash != 0 {
@@ -225,6 +231,18 @@ func (c *choice) first(p *pool, k *flow.Key, now uint64) (m *member, reserved bo
 		return nil, false
 	}
 	return &g.members[i], false
+}
+
+// nextTurn is a turn of the only group g. The choices that are due take theirs together: one atomic operation instead of one each, and
+// the workers' turns still are all turns, each once.
+func (s *poolState) nextTurn(g *group) uint64 {
+	if s.turns == 0 {
+		s.turns = s.due + 1
+		s.turn = g.turn.Add(uint64(s.turns)) - uint64(s.turns)
+	}
+	s.turns--
+	s.turn++
+	return s.turn - 1
 }
 
 // enterPool begins with the first group of p.

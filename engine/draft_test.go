@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"sluice/flow"
+	"sluice/rewrite"
 )
 
 // What a proposal describes for the plain case is what track describes for all.
@@ -52,7 +53,7 @@ func TestDraftIsTrack(t *testing.T) {
 			t.Fatal("track does not describe it")
 		}
 		w.table.Hash(w.keys[:1], 0)
-		x := proposal{member: m, virtual: v, id: id, proto: k.Proto}
+		x := proposal{member: m, virtual: v, id: id, proto: k.Proto, mac: rewrite.SourceMAC(frame)}
 		if !w.draft(0, &x) {
 			t.Fatal("no draft")
 		}

@@ -30,3 +30,22 @@ func (w *worker) parseRegular(d *rings.Desc, port uint16) bool {
 	w.n++
 	return true
 }
+
+// parseOpenings is parseAny for the first of the frames [from, to) of w.descs, as long as they open connections of TCP over IPv4
+// (rewrite.ParseOpening). It returns how many do.
+func (w *worker) parseOpenings(from, to int, port uint16) int {
+	n := 0
+	for w.capture == nil && w.jumbo == nil && from+n < to {
+		d, j := w.descs[(from+n)&(burstSize-1)], w.n&(burstSize-1)
+		if !rewrite.MayBePlain(w.region.Head(d.Addr)) || !rewrite.ParseOpening(w.region.Packet(d), &w.pkts[j], &w.keys[j]) {
+			break
+		}
+		w.descs[j], w.ports[j] = d, port
+		if w.pkts[j].Opens {
+			w.opening++
+		}
+		w.n++
+		n++
+	}
+	return n
+}

@@ -40,6 +40,9 @@ func (w *worker) rewriteSet(set uint64, tcp bool) {
 				set = rest
 				continue
 			}
+		} else if w.ahead.first != 0 && w.sendFirst(i, rec) {
+			set &= set - 1
+			continue
 		} else if rest := w.changeRegulars(&c, set); rest != set {
 			set = rest
 			continue

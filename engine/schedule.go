@@ -143,8 +143,12 @@ func noSource(a flow.Addr) bool {
 
 // isOurs reports whether an address is a virtual or a SNAT one; as a source it is forged (a land attack).
 func (c *Config) isOurs(a flow.Addr) bool {
-	virtual, _ := c.services.address(a)
-	return virtual || c.isSNAT(a)
+	if c.services.mayBeVirtual(a) {
+		if virtual, _ := c.services.address(a); virtual {
+			return true
+		}
+	}
+	return c.isSNAT(a)
 }
 
 // opens reports whether packet i, which belongs to no connection, would open one: only then does another give way to it.

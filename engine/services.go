@@ -22,7 +22,9 @@ type services struct {
 	// There are virtual servers for any port of a protocol, for any protocol, for ranges of ports: find looks for them as well.
 	anyPort, anyProto, anyRange bool
 	spans                       spans // ranges of ports, of all addresses
-	networks                    networks
+	// All virtual addresses are from low to high.
+	low, high flow.Addr
+	networks  networks
 }
 
 type service struct {
@@ -86,8 +88,18 @@ func (s *services) addAddress(addr flow.Addr) *service {
 		*e = service{addr: addr, used: true}
 	}
 	e.own = false
+	if s.low == s.high && s.low == (flow.Addr{}) {
+		s.low, s.high = addr, addr
+	} else if addr.Less(s.low) {
+		s.low = addr
+	} else if s.high.Less(addr) {
+		s.high = addr
+	}
 	return e
 }
+
+// mayBeVirtual reports whether addr is among the virtual addresses. That of a client nearly never is.
+func (s *services) mayBeVirtual(addr flow.Addr) bool { return !addr.Less(s.low) && !s.high.Less(addr) }
 
 // addOwn keeps prefixes from covering addr, which is ours in another way.
 func (s *services) addOwn(addr flow.Addr) {

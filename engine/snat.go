@@ -169,10 +169,7 @@ func (a *snatAddress) reaches(m *member) bool {
 // place has. A client begins with the same address each time. The port is taken.
 func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bool {
 	addrs := v.snatOf(m).addrs
-	start := uint64(0)
-	if len(addrs) > 1 {
-		start = w.runtime.secret.Hash(&flow.Key{Src: rec.Client}) % uint64(len(addrs))
-	}
+	start := w.firstAddress(addrs, rec.Client)
 	bin := w.cfg.binOf(rec, proto)
 	d := destination(rec, m, proto)
 	for i := range addrs {
@@ -190,6 +187,14 @@ func (w *worker) source(rec *flow.Record, v *virtual, m *member, proto uint8) bo
 		return true
 	}
 	return false
+}
+
+// firstAddress is the index of the address that connections of a client have if they can.
+func (w *worker) firstAddress(addrs []snatAddress, client flow.Addr) uint64 {
+	if len(addrs) < 2 {
+		return 0
+	}
+	return w.runtime.secret.Hash(&flow.Key{Src: client}) % uint64(len(addrs))
 }
 
 // destination is what the source port of the connection that rec describes is unique for.
@@ -257,6 +262,7 @@ func (w *worker) keepPort(r *flow.Record) {
 func (w *worker) needPorts() {
 	if w.sources == nil {
 		w.sources = flow.NewSourcePorts(w.table.Cap(), w.runtime.secret)
+		w.table.FetchPorts(w.sources)
 	}
 }
 

@@ -237,6 +237,10 @@ func (w *worker) parseFrames(from, to int, port uint16) {
 		}
 		w.n += plain
 		from += plain
+		if n := w.parseOpenings(from, to, port); n > 0 {
+			from += n
+			continue
+		}
 		regular := from
 		for from < to && w.parseRegular(&w.descs[from&(burstSize-1)], port) {
 			from++

@@ -103,6 +103,11 @@ func (t *Table) checkLists() error {
 	if n != t.live {
 		return fmt.Errorf("%d connections have a timer, there are %d", n, t.live)
 	}
+	for j := range t.spare.n {
+		if err := put(t.spare.ring[(t.spare.top-j)%spareSize], false); err != nil {
+			return err
+		}
+	}
 	for i := t.free; i != 0; i = t.links[i].next {
 		if err := put(i, false); err != nil {
 			return err

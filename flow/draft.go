@@ -35,9 +35,16 @@ func (t *Table) Moved(to, from int) {
 // Expect notes what Open of a draft will read, all else of which has been filled in, for Fetch to ask for.
 func (t *Table) Expect(d *Draft, proto uint8) {
 	r := &t.records[d.index]
-	r.state = r.state&^(liveBit|0xff<<protoShift) | uint64(proto)<<protoShift
 	sk := t.ServerKey(r)
-	d.server = t.placeOf(&sk)
+	t.ExpectFrom(d, proto, sk.Src, sk.Dst, sk.Ports)
+}
+
+// ExpectFrom is Expect for a caller who has the server-side tuple, src being the server. To read it from the record where it has just
+// been written, in other units, would make the processor wait until all of that is in the cache.
+func (t *Table) ExpectFrom(d *Draft, proto uint8, src, dst Addr, ports uint32) {
+	r := &t.records[d.index]
+	r.state = r.state&^(liveBit|0xff<<protoShift) | uint64(proto)<<protoShift
+	d.server.bucket, d.server.tag = t.place(t.secret.hash(src, dst, uint64(ports)<<8|uint64(proto)))
 	s := &t.second
 	s.bucket[t.expected&(Burst-1)] = d.server.bucket
 	if t.expected++; t.expected == fetchAtOnce {

@@ -2,7 +2,7 @@ package flow
 
 import (
 	"math/bits"
-	"sync/atomic"
+	"slices"
 )
 
 // InsertResult says how an insertion ended.
@@ -72,7 +72,7 @@ func (t *Table) publish(i uint32, state uint64) {
 	r := &t.records[i]
 	sum := r.immutable(state)
 	step()
-	atomic.StoreUint64(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
+	storeInOrder(&r.state, state&(1<<checkShift-1)|uint64(sum)<<checkShift|liveBit)
 	step()
 	t.live++
 }
@@ -99,7 +99,7 @@ func (t *Table) Remove(index uint32) {
 
 // remove is Remove of a connection whose tuples belong into these places.
 func (t *Table) remove(index uint32, client, server place) {
-	atomic.StoreUint64(&t.records[index].state, 0)
+	storeInOrder(&t.records[index].state, 0)
 	step()
 	t.dropSlot(client, ref(index, FromClient))
 	step()
@@ -113,24 +113,6 @@ func (t *Table) remove(index uint32, client, server place) {
 func (t *Table) Rearm(index uint32, deadline uint64) {
 	t.wheel.disarm(t.links, index)
 	t.wheel.arm(t.links, index, deadline)
-}
-
-// take gets a free record: the most recently freed, which is still in the cache, else one never used.
-func (t *Table) take() uint32 {
-	if i := t.free; i != 0 {
-		t.free = t.links[i].next
-		return i
-	}
-	if int(t.fresh) < len(t.records) {
-		t.fresh++
-		return t.fresh - 1
-	}
-	return 0
-}
-
-func (t *Table) give(i uint32) {
-	t.links[i] = link{next: t.free}
-	t.free = i
 }
 
 // freeSlot is the first empty slot of a bucket, or -1.
@@ -164,14 +146,38 @@ func (b *bucket) fill(slot int, tag uint16, r Ref) {
 	b.refs[slot] = r
 }
 
+// fillFree fills the first free slot of the bucket that is the tuple's primary one, and reports whether there was one.
+func (b *bucket) fillFree(tag uint16, r Ref) bool {
+	s := b.freeSlot()
+	if s >= 0 {
+		b.fill(s, tag, r)
+	}
+	return s >= 0
+}
+
+// clearFirst frees the first slot with this tag if it is that of r and this is the tuple's primary bucket, and reports whether it has.
+func (b *bucket) clearFirst(tag uint16, r Ref) bool {
+	for s := range slots {
+		if b.tag(s) == tag {
+			if b.refs[s] != r || b.isSecond(s) {
+				return false
+			}
+			b.tags[s>>2] &^= 0xffff << (s & 3 * 16)
+			b.refs[s] = 0
+			return true
+		}
+	}
+	return false
+}
+
 // addSlot enters a tuple.
 func (t *Table) addSlot(at place, r Ref) bool {
+	return fillSlot(&t.buckets[at.bucket], at.tag, r) || t.addSlotElsewhere(at, r)
+}
+
+// addSlotElsewhere enters a tuple whose primary bucket is full.
+func (t *Table) addSlotElsewhere(at place, r Ref) bool {
 	primary, tag := at.bucket, at.tag
-	b := &t.buckets[primary]
-	if s := b.freeSlot(); s >= 0 {
-		b.fill(s, tag, r)
-		return true
-	}
 	if t.sendHome(primary) {
 		t.buckets[primary].set(t.buckets[primary].freeSlot(), tag, r, false)
 		return true
@@ -250,9 +256,16 @@ func (t *Table) move(from uint64, slot int, to uint64) {
 
 // dropSlot takes a tuple out.
 func (t *Table) dropSlot(at place, r Ref) {
+	if !clearSlot(&t.buckets[at.bucket], at.tag, r) {
+		t.dropSlotElsewhere(at, r)
+	}
+}
+
+// dropSlotElsewhere takes a tuple out wherever it is.
+func (t *Table) dropSlotElsewhere(at place, r Ref) {
 	primary, tag := at.bucket, at.tag
 	b := &t.buckets[primary]
-	if s := b.slotOf(r, tag); s >= 0 {
+	if s := b.slotOf(r); s >= 0 {
 		// A tuple whose two buckets are one may sit there as in its secondary.
 		if b.isSecond(s) {
 			b.addOverflow(-1)
@@ -263,23 +276,11 @@ func (t *Table) dropSlot(at place, r Ref) {
 		return
 	}
 	secondary := t.other(primary, tag)
-	if s := t.buckets[secondary].slotOf(r, tag); s >= 0 {
+	if s := t.buckets[secondary].slotOf(r); s >= 0 {
 		t.buckets[secondary].set(s, 0, 0, false)
 		t.buckets[primary].addOverflow(-1)
 	}
 }
 
-// slotOf is the slot of a tuple with this tag, or -1. Nearly always it is the first that has the tag: that one is found without a
-// branch, which would go either way at random.
-func (b *bucket) slotOf(r Ref, tag uint16) int {
-	m := match(b.tags[0], tag)>>15 | match(b.tags[1], tag)>>14 | match(b.tags[2], tag)&lastTags>>13
-	if at := bits.TrailingZeros64(m); m != 0 && b.refs[min(at&3<<2|at>>4, slots-1)] == r {
-		return at&3<<2 | at>>4
-	}
-	for s, x := range b.refs {
-		if x == r {
-			return s
-		}
-	}
-	return -1
-}
+// slotOf is the slot of a reference, or -1.
+func (b *bucket) slotOf(r Ref) int { return slices.Index(b.refs[:], r) }

@@ -41,6 +41,9 @@ func (a Addr) Netip() netip.Addr {
 // Is4 reports whether a is a mapped IPv4 address.
 func (a Addr) Is4() bool { return a.Hi == 0 && a.Lo>>32 == 0xffff }
 
+// Less orders addresses as numbers.
+func (a Addr) Less(b Addr) bool { return a.Hi < b.Hi || a.Hi == b.Hi && a.Lo < b.Lo }
+
 // V4 is the IPv4 address as a number.
 func (a Addr) V4() uint32 { return uint32(a.Lo) }
 
@@ -76,9 +79,12 @@ type Secret [4]uint64
 // Hash is the table's hash of a tuple: multiply and fold over 128-bit products, keyed. Every bit of the result
 // depends on every bit of the tuple. It has no branch on the address family: a mix of both would mispredict it, and
 // with it end the overlap of the loads that follow.
-func (s *Secret) Hash(k *Key) uint64 {
-	h := fold(k.Src.Lo^s[0], k.Dst.Lo^s[1]) ^ fold(k.Src.Hi^s[2], k.Dst.Hi^s[3])
-	return fold(h^s[1], (uint64(k.Ports)<<8|uint64(k.Proto))^s[2])
+func (s *Secret) Hash(k *Key) uint64 { return s.hash(k.Src, k.Dst, uint64(k.Ports)<<8|uint64(k.Proto)) }
+
+// hash is Hash of a tuple that is in no Key; rest is its ports<<8 | protocol.
+func (s *Secret) hash(src, dst Addr, rest uint64) uint64 {
+	h := fold(src.Lo^s[0], dst.Lo^s[1]) ^ fold(src.Hi^s[2], dst.Hi^s[3])
+	return fold(h^s[1], rest^s[2])
 }
 
 func fold(a, b uint64) uint64 {

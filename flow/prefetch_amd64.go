@@ -24,6 +24,29 @@ func candidates(buckets []bucket, records []Record, s *scratch, n int) {
 	candidatesVectors(buckets, records, s, n)
 }
 
+// prefetchRecord asks for both lines of a record.
+//
+//go:noescape
+func prefetchRecord(r *Record)
+
+// prefetchLinks asks for a link and for what lies before and after it: records that were taken one after the other often have indexes that follow
+// one another, and end one after the other.
+//
+//go:noescape
+func prefetchLinks(l *link)
+
+//go:noescape
+func prefetchWord(p *uint32)
+
+//go:noescape
+func prefetchSet(s *portSet)
+
+// storeInOrder stores v after everything that was stored before, and before what follows. Processors of this kind make stores visible
+// in their order; what an atomic store adds to that is to wait until all of them are done.
+//
+//go:noescape
+func storeInOrder(p *uint64, v uint64)
+
 // prefetchRecords asks for both lines of the records that refs name.
 //
 //go:noescape

@@ -84,3 +84,39 @@ next:
 	CMPQ SI, CX
 	JB   record
 	RET
+
+// func prefetchRecord(r *Record)
+TEXT ·prefetchRecord(SB), NOSPLIT, $0-8
+	MOVQ       r+0(FP), AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 64(AX)
+	RET
+
+// func prefetchLinks(l *link)
+TEXT ·prefetchLinks(SB), NOSPLIT, $0-8
+	MOVQ       l+0(FP), AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 -64(AX)
+	PREFETCHT0 64(AX)
+	RET
+
+// func prefetchWord(p *uint32)
+TEXT ·prefetchWord(SB), NOSPLIT, $0-8
+	MOVQ       p+0(FP), AX
+	PREFETCHT0 (AX)
+	RET
+
+// func prefetchSet(s *portSet)
+// It may lie across two lines.
+TEXT ·prefetchSet(SB), NOSPLIT, $0-8
+	MOVQ       s+0(FP), AX
+	PREFETCHT0 (AX)
+	PREFETCHT0 63(AX)
+	RET
+
+// func storeInOrder(p *uint64, v uint64)
+TEXT ·storeInOrder(SB), NOSPLIT, $0-16
+	MOVQ p+0(FP), AX
+	MOVQ v+8(FP), BX
+	MOVQ BX, (AX)
+	RET

@@ -38,6 +38,7 @@ func Attach(mem []byte, cfg Config) (*Table, error) {
 // AppendState appends what the table keeps outside its memory, little-endian. The table must rest until it is resumed
 // elsewhere, for good, or not at all.
 func (t *Table) AppendState(b []byte) []byte {
+	t.spillAll()
 	le := binary.LittleEndian
 	b = le.AppendUint64(b, tableVersion)
 	b = le.AppendUint64(b, uint64(t.Cap()))
@@ -99,6 +100,6 @@ func (t *Table) Resume(b []byte) (rest []byte, err error) {
 			return fail("tick %d begins with record %d, ends with %d, bit %t", i, head, tail, filled)
 		}
 	}
-	t.free, t.fresh, t.live, t.hand, t.wheel = free, fresh, int(live), hand, w
+	t.free, t.spare, t.fresh, t.live, t.hand, t.wheel = free, spare{}, fresh, int(live), hand, w
 	return rest, nil
 }

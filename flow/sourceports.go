@@ -243,9 +243,11 @@ func (s *portSet) clear(first, last int) int {
 	return -1
 }
 
-func (p *SourcePorts) head(d *Destination) *uint32 {
-	k := Key{Src: d.Server, Dst: Addr{Hi: uint64(d.SNAT), Lo: uint64(d.bin)}, Ports: uint32(d.Port), Proto: d.Proto}
-	return &p.heads[p.secret.Hash(&k)&uint64(len(p.heads)-1)]
+func (p *SourcePorts) head(d *Destination) *uint32 { return &p.heads[p.headOf(d)] }
+
+func (p *SourcePorts) headOf(d *Destination) uint32 {
+	h := p.secret.hash(d.Server, Addr{Hi: uint64(d.SNAT), Lo: uint64(d.bin)}, uint64(d.Port)<<8|uint64(d.Proto))
+	return uint32(h & uint64(len(p.heads)-1))
 }
 
 func (p *SourcePorts) find(head *uint32, d *Destination) *portSet {

@@ -75,7 +75,8 @@ type Table struct {
 	records []Record // index 0 is never used
 	links   []link
 	nodes   []Addr
-	free    uint32 // head of the list of free records
+	free    uint32 // head of the list of free records that are not in spare
+	spare   spare
 	fresh   uint32 // records from here on have never been used
 	live    int
 	hand    uint32 // of Sweep
@@ -83,6 +84,9 @@ type Table struct {
 	scratch scratch // of the burst in hand, until the next one's
 	placing Placing // into scratch
 	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
+	// chase is where fetchNext goes on, chased where it began.
+	chase, chased uint32
+	ports         *SourcePorts // nil, or what fetchExpiring looks ahead in
 	// expected are the buckets in second that Fetch will ask for.
 	expected int
 }

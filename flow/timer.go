@@ -82,6 +82,7 @@ func (t *Table) Expire(now uint64, budget int, deadline func(*Record) uint64, ex
 			}
 			at := looked - first
 			looked++
+			t.fetchNext()
 			r := &t.records[i]
 			if end := deadline(r); end > now {
 				w.disarm(t.links, i)
@@ -105,7 +106,7 @@ const expireAhead = 32
 // fetchExpiring asks memory for what the ends of up to n records touch, those from i on in their list, and returns how many
 // there are: the records, then the buckets of both tuples. One after the other they would cost four misses each. What it
 // has found out is in t.second: the client's place of record j at j, the server's at expireAhead+j. Those behind them in the list
-// are asked for as well: they come while these are worked through, or until the next call.
+// are for fetchNext.
 func (t *Table) fetchExpiring(i uint32, n int) int {
 	s := &t.second
 	count := 0
@@ -113,34 +114,53 @@ func (t *Table) fetchExpiring(i uint32, n int) int {
 		s.cand[count&(Burst-1)] = ref(i, FromClient)
 		i = t.links[i].next
 	}
-	prefetchRecords(t.records, s.cand[:count])
-	next := s.cand[expireAhead:expireAhead]
-	for ; len(next) < expireAhead && i&endMark == 0; i = t.links[i].next {
-		next = append(next, ref(i, FromClient))
+	if t.chased != s.cand[0].Index() {
+		prefetchRecords(t.records, s.cand[:count])
 	}
-	prefetchRecords(t.records, next)
-	secret, buckets, records := &t.secret, uint64(len(t.buckets)), t.records
-	var k Key
+	t.chase, t.chased = i, i
+	translated := false
 	for j := range count {
 		j &= expireAhead - 1
-		r := &records[s.cand[j].Index()]
-		k.Src, k.Dst, k.Ports, k.Proto = r.Client, r.Virtual, Ports(r.CPort, r.VPort), r.Proto()
-		s.bucket[j], s.tag[j] = placeIn(secret.Hash(&k), buckets)
-		k.Dst, k.Ports = k.Src, Ports(r.NPort, r.SPort)
-		k.Src = r.Virtual
+		r := &t.records[s.cand[j].Index()]
+		proto := uint64(r.Proto())
+		client := t.secret.hash(r.Client, r.Virtual, uint64(Ports(r.CPort, r.VPort))<<8|proto)
+		src, dst := r.Virtual, r.Client
 		if r.toNode() {
-			k.Src = t.nodes[r.Node]
+			src = t.nodes[r.Node]
 		}
 		if r.SNAT != 0 {
-			k.Dst = t.nodes[r.SNAT]
+			dst = t.nodes[r.SNAT]
 		}
-		s.bucket[j+expireAhead], s.tag[j+expireAhead] = placeIn(secret.Hash(&k), buckets)
+		server := t.secret.hash(src, dst, uint64(Ports(r.NPort, r.SPort))<<8|proto)
+		if r.SNAT != 0 && t.ports != nil {
+			s.cand[j+expireAhead] = Ref(t.ports.FetchHead(t.DestinationOf(r), uint8(r.SPort)))
+			translated = true
+		}
+		s.bucket[j], s.tag[j] = t.place(client)
+		s.bucket[j+expireAhead], s.tag[j+expireAhead] = t.place(server)
 		if j&7 == 7 || j == count-1 {
 			prefetchBuckets(t.buckets, s.bucket[j&^7:j+1])
 			prefetchBuckets(t.buckets, s.bucket[expireAhead+j&^7:expireAhead+j+1])
 		}
 	}
+	for j := 0; translated && j < count; j++ {
+		if t.records[s.cand[j&(expireAhead-1)].Index()].SNAT != 0 {
+			t.ports.FetchSet(uint32(s.cand[expireAhead+j&(expireAhead-1)]))
+		}
+	}
 	return count
+}
+
+// fetchNext goes one record further in the list behind those that are worked through, and asks for that one: its link, which names the
+// next, is on its way until the next call, as a record is worked through.
+func (t *Table) fetchNext() {
+	if i := t.chase; i&endMark == 0 {
+		prefetchRecord(&t.records[i])
+		i = t.links[i].next
+		if t.chase = i; i&endMark == 0 {
+			prefetchLinks(&t.links[i])
+		}
+	}
 }
 
 // removeFetched is Remove of the record that is in place at of those that fetchExpiring has asked for.
