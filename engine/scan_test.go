@@ -63,13 +63,14 @@ func TestListsWhileScaling(t *testing.T) {
 	for round := range 40 {
 		s.scale([]int{1, 3, 2, 4}[round%4], 4*conns)
 	}
+	close(over)
+	wg.Wait() // the last lists are to find all of them as well
 	// What one asks to be deleted is, wherever it is by then.
 	wg.Go(func() {
 		for round := range 8 {
 			s.scale([]int{1, 3, 2, 4}[round%4], 4*conns)
 		}
 	})
-	close(over)
 	n, err := s.DeleteConnections(t.Context(), 1<<20, false, func(c *Conn) bool { return c.CPort%2 == 0 })
 	wg.Wait()
 	left, listErr := s.Connections(t.Context(), 1<<20, nil)
