@@ -116,8 +116,8 @@ GLOBL words<>(SB), RODATA|NOPTR, $52
 	SHLQ       $6, R10               \
 	PREFETCHT0 (R13)(R10*1)
 
-// func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int)
-TEXT ·placeWide(SB), NOSPLIT, $40-88
+// func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int, tcp uint64)
+TEXT ·placeWide(SB), NOSPLIT, $40-96
 	MOVQ         mem_base+0(FP), BX
 	MOVQ         mem_len+8(FP), AX
 	MOVQ         frames_base+24(FP), SI
@@ -128,6 +128,7 @@ TEXT ·placeWide(SB), NOSPLIT, $40-88
 	VPBROADCASTQ AX, Z21
 	MOVL         most+48(FP), DX
 	VPBROADCASTD DX, Z22
+	MOVQ         $0, tcp+88(FP)
 	MOVQ         const_placingSrc(CX), AX
 	MOVQ         const_placingDst(CX), DX
 	MOVQ         const_placingRest(CX), R10
@@ -212,6 +213,12 @@ four:
 	VPANDD.BCST   words<>+20(SB), Z10, Z0
 	VPCMPEQD.BCST words<>+24(SB), Z0, K5         // TCP
 	VPCMPEQD.BCST words<>+28(SB), Z0, K7         // UDP
+	MOVQ          SI, DX
+	SUBQ          frames_base+24(FP), DX
+	SHRQ          $7, DX                         // 2 bytes for 16 descriptors
+	KMOVW         K5, AX
+	LEAQ          tcp+88(FP), R10
+	MOVW          AX, -2(R10)(DX*1)
 	VPTESTMD.BCST words<>+36(SB), Z11, K5, K3
 	KANDNW        K4, K3, K4                     // no SYN
 	KORW          K5, K7, K3
