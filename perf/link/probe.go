@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/netip"
 	"runtime"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -114,7 +113,10 @@ func (p *probe) percentiles() map[string]float64 {
 
 // occupy keeps a core busy, at a carrier's priority, until the result is called.
 func (b *bed) occupy(core int) (release func(), err error) {
-	var end atomic.Bool
+	end, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
 	ready, gone := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -122,12 +124,17 @@ func (b *bed) occupy(core int) (release func(), err error) {
 		err := setup{core: core}.raise(unix.Gettid())
 		ready <- err
 		if err == nil {
-			spin(&end)
+			spin(end, make([]byte, 8))
 		}
 	}()
-	if err := <-ready; err != nil {
+	release = func() {
+		_, _ = unix.Write(end, []byte{7: 1}) // a number in the machine's byte order that is not 0
 		<-gone
+		unix.Close(end)
+	}
+	if err := <-ready; err != nil {
+		release()
 		return nil, err
 	}
-	return func() { end.Store(true); <-gone }, nil
+	return release, nil
 }

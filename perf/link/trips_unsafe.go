@@ -2,7 +2,6 @@ package link
 
 import (
 	"fmt"
-	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -188,12 +187,15 @@ func returnStream(fd int) {
 	exitsyscall()
 }
 
-// spin uses a core until it is told to end.
+// spin uses a core until an event file that does not wait can be read (eventfd(2)).
 //
 //go:norace
-func spin(end *atomic.Bool) {
+func spin(end int, buf []byte) {
 	entersyscallblock()
-	for !end.Load() {
+	for {
+		if _, e := rawRead(end, buf); e != unix.EAGAIN {
+			break
+		}
 	}
 	exitsyscall()
 }
