@@ -1,9 +1,6 @@
 package rings
 
-import (
-	"math"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // Headroom is how many bytes the kernel leaves free in front of a received packet (XDP_PACKET_HEADROOM); the
 // memory driver does the same, so that code which prepends headers meets the same frames.
@@ -212,47 +209,6 @@ func (w *Wire) SendBurst(packets [][]byte) int {
 	return sent
 }
 
-// LongHeadLen is two lines of the cache, which hold the headers of IPv6 with TCP.
-const LongHeadLen = 2 * HeadLen
-
-// SendHeads is SendBurst for a generator that must cost little beside what it measures. Packet i is lengths[i] bytes long
-// and begins with heads[i*size:(i+1)*size], size being HeadLen or LongHeadLen; the rest is what the frame holds, so that a long packet costs no more than
-// a short one, as with a NIC that writes frames itself. It returns how many were delivered.
-func (w *Wire) SendHeads(heads []byte, size int, lengths []uint16) int {
-	n := min(uint32(len(lengths)), w.fill.filled(uint32(len(lengths))), w.rx.room(uint32(len(lengths))))
-	sent, mem, longest := uint32(0), w.region.mem, uint16(min(w.region.frameSize-Headroom, math.MaxUint16))
-	fill, rx := w.fill.slots, w.rx.slots
-	for ; sent < n && len(fill) > 0 && len(rx) > 0; sent++ {
-		length := lengths[sent]
-		if length > longest {
-			break
-		}
-		addr := fill[int(w.fill.local+sent)&(len(fill)-1)] + Headroom
-		head := heads[int(sent)*size:]
-		copyHead((*[HeadLen]byte)(mem[addr:]), (*[HeadLen]byte)(head))
-		if size > HeadLen {
-			copyHead((*[HeadLen]byte)(mem[addr+HeadLen:]), (*[HeadLen]byte)(head[HeadLen:]))
-		}
-		rx[int(w.rx.local+sent)&(len(rx)-1)] = Desc{Addr: addr, Len: uint32(length)}
-	}
-	if sent > 0 {
-		w.fill.local += sent
-		w.rx.local += sent
-		w.fill.release()
-		w.rx.publish()
-	}
-	return int(sent)
-}
-
-// copyHead is to = from for what does not overlap, by four moves: the compiler, which cannot know that, would call a function.
-func copyHead(to, from *[HeadLen]byte) {
-	const n = HeadLen / 4
-	*(*[n]byte)(to[0:]) = *(*[n]byte)(from[0:])
-	*(*[n]byte)(to[n:]) = *(*[n]byte)(from[n:])
-	*(*[n]byte)(to[2*n:]) = *(*[n]byte)(from[2*n:])
-	*(*[n]byte)(to[3*n:]) = *(*[n]byte)(from[3*n:])
-}
-
 // Recv calls f with each packet that the Mem has transmitted and completes it. f must not keep the bytes. Like the
 // kernel, it sends nothing while the completion ring is full.
 func (w *Wire) Recv(f func(packet []byte)) int {
@@ -262,12 +218,7 @@ func (w *Wire) Recv(f func(packet []byte)) int {
 	n := w.tx.filled(1)
 	n = min(n, w.completion.room(n))
 	if f == nil {
-		tx, done := w.tx.slots, w.completion.slots
-		for i := uint32(0); i < n && len(tx) > 0 && len(done) > 0; i++ {
-			done[int(w.completion.local+i)&(len(done)-1)] = tx[int(w.tx.local+i)&(len(tx)-1)].Addr
-		}
-		w.tx.local += n
-		w.completion.local += n
+		w.complete(n)
 	} else {
 		for range n {
 			d := w.tx.get()

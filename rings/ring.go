@@ -92,6 +92,12 @@ func (r *ring[T]) getAll(places []T) {
 	r.local += uint32(len(places))
 }
 
+// run is the next slots that lie in a row, at most n; filled or room must have said that there are as many. Whoever has used k of them adds k to local.
+func (r *ring[T]) run(n uint32) []T {
+	at := r.local & r.mask
+	return r.slots[at:min(at+n, uint32(len(r.slots)))]
+}
+
 // release gives the producer back every slot read so far.
 func (r *ring[T]) release() { r.consumer.Store(r.local) }
 

@@ -146,11 +146,11 @@ func TestPerfConnections(t *testing.T) {
 
 func TestPerfLatency(t *testing.T) {
 	f := linkRun(t, "latency", "--quick", "--window", "100ms", "--loss", "5", "--loads", "idle,half", "--probes", "500", "--carriers", "sluice,forward-inline")
-	for _, proto := range []string{"udp", "udp/echo=kernel", "tcp"} {
+	for _, proto := range []string{"udp", "udp/client=polling", "tcp", "tcp/client=polling"} {
 		has(t, f, "forward-inline/proto="+proto+"/load=idle", "p50_us", "p99_us", "p999_us", "max_us")
 		for _, polling := range []string{"busy", "adaptive", "interrupt"} {
 			for _, load := range []string{"idle", "half"} {
-				if proto == "udp/echo=kernel" && load != "idle" {
+				if strings.HasSuffix(proto, "/client=polling") && load != "idle" {
 					continue
 				}
 				r := has(t, f, "sluice/proto="+proto+"/load="+load+"/polling="+polling, "p50_us", "p99_us", "p999_us", "max_us", "cpu_percent")

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -31,11 +30,6 @@ var loadParts = map[string]float64{"idle": 0, "half": 0.5, "90": 0.9}
 // latencyCarriers are those that real clients and servers can talk through.
 var latencyCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy"}
 
-// kernelEcho is UDP that is answered before the servers' stack (gen.Sink), to a client that looks for the answer without
-// sleeping. With it nobody has to be woken on another core, which on a virtual machine takes longer than all the rest:
-// what remains is the way of the packet.
-const kernelEcho = "udp/echo=kernel"
-
 func secondsOf(n, rate int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(rate)
 }
@@ -58,9 +52,8 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 	if o.Install {
 		install(ctx, &o)
 	}
-	// Probes are goroutines on threads of their own; the collector would be in their way, and there is little garbage.
+	// The collector's threads would be in the probes' way, and there is little garbage.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + 2*servers + 4))
 	b, err := openBed(ctx, &o)
 	if err != nil {
 		return nil, err
@@ -87,20 +80,25 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 // latencyCase is one table of round trips that are compared.
 type latencyCase struct {
 	proto, load string
-	asleep      bool // cores that have nothing to do sleep, as they do where nobody has forbidden it
+	// polls: the client looks for its answer again and again, and gives its core to no one but the server meanwhile. So nobody
+	// has to be woken on a core that has gone to other work: on a virtual machine that takes an interrupt between cores, longer
+	// than all the rest, and on a kernel without preemption as long as the work takes.
+	polls  bool
+	asleep bool // cores that have nothing to do sleep, as they do where nobody has forbidden it
 }
 
 func (l *LatencyOptions) cases() (out []latencyCase) {
-	for _, proto := range []string{"udp", kernelEcho, "tcp"} {
+	for _, proto := range []string{"udp", "tcp"} {
 		for _, load := range l.Loads {
-			switch {
-			case load != "idle" && proto != kernelEcho: // whose client never gives its core to a generator
+			if load != "idle" {
 				out = append(out, latencyCase{proto: proto, load: load})
-			case load == "idle":
-				for _, cores := range l.Cores {
-					if asleep := cores == "asleep"; !asleep || proto != kernelEcho { // whose client never sleeps
-						out = append(out, latencyCase{proto, load, asleep})
-					}
+				continue
+			}
+			for _, cores := range l.Cores {
+				asleep := cores == "asleep"
+				out = append(out, latencyCase{proto: proto, load: load, asleep: asleep})
+				if !asleep { // a client that polls has a core that never sleeps, nor has it time for a generator
+					out = append(out, latencyCase{proto: proto, load: load, polls: true})
 				}
 			}
 		}
@@ -110,7 +108,11 @@ func (l *LatencyOptions) cases() (out []latencyCase) {
 
 // name of what a carrier does in a way of its own, if it has several.
 func (k latencyCase) name(carrier, way string) string {
-	s := fmt.Sprintf("%s/proto=%s/load=%s", carrier, k.proto, k.load)
+	s := fmt.Sprintf("%s/proto=%s", carrier, k.proto)
+	if k.polls {
+		s += "/client=polling"
+	}
+	s += "/load=" + k.load
 	if k.asleep {
 		s += "/cores=asleep"
 	}
@@ -246,7 +248,7 @@ func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way str
 		defer release()
 	}
 	used, at := cpuTime(r.tasks()), time.Now()
-	p, err := b.roundTrips(ctx, to, proto, l.Rate, b.opt.Window)
+	p, err := b.roundTrips(ctx, to, k, l.Rate, b.opt.Window)
 	cpu := 100 * (cpuTime(r.tasks()) - used).Seconds() / time.Since(at).Seconds()
 	behind, errLoad := finish()
 	if err := errors.Join(err, errLoad); err != nil {
