@@ -81,9 +81,10 @@ type virtual struct {
 	inOrder  bool // meetsOrder
 }
 
-// node is where a member's frames go; read for every packet to it, so it is small.
+// node is where a member's frames go; read for every packet to it, so it is one line of the cache.
 //
-// It is what a plain frame to the member begins with, where that is its own, and is 0 in all other places of addresses and ports.
+// It begins as a plain frame to the member does, where that is the member's, and is 0 in all other places of addresses and ports:
+// wide_amd64.s puts it into frames as it is.
 type node struct {
 	l2 rewrite.L2
 	_  [18]byte

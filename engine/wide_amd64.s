@@ -268,8 +268,8 @@ TEXT ·changeWide(SB), NOSPLIT, $16-32
 	VPBROADCASTD changes_now(DI), Z31
 	MOVL         $0xf, DX
 	VPBROADCASTD DX, Z25
-	MOVQ         BX, turned-8(SP)
-	MOVQ         $0, toClient-16(SP)
+	MOVQ         BX, turned-8(SP)             // the set at the last turn
+	MOVQ         $0, toClient-16(SP)          // all bits while packets go to clients
 	SUBQ         $1, AX
 	JCS          done
 	MOVL         $(1<<const_vsWord), DX
