@@ -5,19 +5,15 @@ package engine
 // Where nobody is ready, a look costs 0.2 us more.
 //
 // A program that computes without a pause keeps the core for a whole slice each time, some 4 ms, with packets waiting. After such a
-// turn the worker gives none for a while: it spins, sleeps, and is woken, and the scheduler puts whoever slept before such a program.
-// The while doubles as long as all turns are so; a server's are short, but for some.
+// turn the worker gives none for a hundred times as long: it spins, sleeps, and is woken, and the scheduler puts whoever slept
+// before such a program. So at most a hundredth of the time is lost to it.
 type yielding struct {
 	refused uint64 // no turns until then; nanoseconds since boot
-	next    uint64 // how long they will be refused after another long one; nanoseconds
 }
 
-// All in nanoseconds.
 const (
-	anyTurn      = 20e3 // somebody had the core
-	longTurn     = 3e6
-	leastRefusal = 8e6
-	mostRefusal  = 2e9
+	longTurn = 3e6 // nanoseconds; a server's are shorter, but for some
+	refusals = 100 // times a long turn
 )
 
 // may reports whether the worker gives others a turn now.
@@ -25,13 +21,8 @@ func (y *yielding) may(now uint64) bool { return now >= y.refused }
 
 // took notes a turn.
 func (y *yielding) took(began, ended uint64) {
-	switch turn := ended - began; {
-	case turn >= longTurn:
-		y.next = max(y.next, leastRefusal)
-		y.refused = ended + y.next
-		y.next = min(2*y.next, mostRefusal)
-	case turn >= anyTurn:
-		y.next = leastRefusal
+	if turn := ended - began; turn >= longTurn {
+		y.refused = ended + refusals*turn
 	}
 }
 
