@@ -6,7 +6,8 @@ package engine
 //
 // A program that computes without a pause keeps the core for a whole slice each time, some 4 ms, with packets waiting. After such a
 // turn the worker gives none for a hundred times as long: it spins, sleeps, and is woken, and the scheduler puts whoever slept
-// before such a program. So at most a hundredth of the time is lost to it.
+// before such a program. So at most a hundredth of the time is lost to it. No slice is as long as a tenth of a second: what is has
+// stopped the process or the machine, which says nothing about the next turn.
 type yielding struct {
 	refused uint64 // no turns until then; nanoseconds since boot
 }
@@ -14,6 +15,7 @@ type yielding struct {
 const (
 	longTurn = 3e6 // nanoseconds; a server's are shorter, but for some
 	refusals = 100 // times a long turn
+	mostTurn = 1e8 // that is counted
 )
 
 // may reports whether the worker gives others a turn now.
@@ -22,7 +24,7 @@ func (y *yielding) may(now uint64) bool { return now >= y.refused }
 // took notes a turn.
 func (y *yielding) took(began, ended uint64) {
 	if turn := ended - began; turn >= longTurn {
-		y.refused = ended + refusals*turn
+		y.refused = ended + refusals*min(turn, mostTurn)
 	}
 }
 

@@ -27,6 +27,19 @@ func TestLongTurnsAreRefused(t *testing.T) {
 	}
 }
 
+// A process that was stopped for an hour in the middle of a turn gives turns again soon.
+func TestTurnWhileStopped(t *testing.T) {
+	var y yielding
+	const began, ended = uint64(5e9), uint64(5e9 + 3600e9)
+	y.took(began, ended)
+	if y.may(ended + 9e9) {
+		t.Error("it was no long turn")
+	}
+	if !y.may(ended + 10e9) {
+		t.Errorf("no turns for %d s after a stop of an hour", (y.refused-ended)/1e9)
+	}
+}
+
 // An adaptive worker gives others their turn when it has had packets and looks for more, and no other worker does. A long turn is not a
 // pause, and is the last for a while.
 func TestAdaptiveWorkerYields(t *testing.T) {
