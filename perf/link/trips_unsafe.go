@@ -29,6 +29,7 @@ type trips struct {
 	fd             int
 	interval, long int64
 	out, in        []byte
+	got            int     // bytes in in of an answer that has not come whole
 	took           []int64 // from when it was due, for each that was sent
 	sent, lost     int
 	err            unix.Errno
@@ -110,25 +111,27 @@ func (t *trips) loop() {
 //go:norace
 func (t *trips) receive() bool {
 	began := nanotime()
-	for got := 0; ; {
-		n, e := rawRead(t.fd, t.in[got:])
+	for {
+		n, e := rawRead(t.fd, t.in[t.got:])
 		switch {
-		case e == unix.EAGAIN && nanotime()-began < int64(probeLimit): // it polls; else the socket has waited so long
-			_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // to the server, which has the same priority
-			continue
-		case e == unix.EINTR, e == unix.ECONNREFUSED:
+		case e == unix.EAGAIN, e == unix.EINTR, e == unix.ECONNREFUSED:
+			if nanotime()-began >= int64(probeLimit) { // signals may come more often than the socket's own limit
+				return false
+			}
+			if e == unix.EAGAIN { // it polls; else the socket has waited so long
+				_, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) // to the server, which has the same priority
+			}
 			continue
 		case e != 0 || n <= 0:
 			return false
 		}
-		if got += n; got < probeSize {
-			continue // a part of a stream
+		for t.got += n; t.got >= probeSize; { // a stream gives several at once, or a part
+			found := [4]byte(t.in[:4]) == [4]byte(t.out[:4])
+			copy(t.in, t.in[probeSize:t.got])
+			if t.got -= probeSize; found {
+				return true
+			}
 		}
-		if [4]byte(t.in[:4]) == [4]byte(t.out[:4]) {
-			return true
-		}
-		copy(t.in, t.in[probeSize:got])
-		got -= probeSize
 	}
 }
 
