@@ -104,3 +104,41 @@ func TestNoAnswer(t *testing.T) {
 		t.Errorf("it waits longer than %v", 20*probeLimit)
 	}
 }
+
+// The loop survives answers that come late, several in one read: with the race detector as well, for which fewer functions may be called in it.
+func TestLoopWithLateAnswers(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	limit := unix.NsecToTimeval(int64(probeLimit))
+	if err := unix.SetsockoptTimeval(ends[0], unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer unix.Close(ends[1])
+		var kept []byte
+		for i := 0; ; i++ {
+			probe := make([]byte, probeSize)
+			if n, err := unix.Read(ends[1], probe); err != nil || n != probeSize {
+				return
+			}
+			if kept = append(kept, probe...); i == 0 {
+				continue // until the next
+			}
+			if _, err := unix.Write(ends[1], kept); err != nil {
+				return
+			}
+			kept = nil
+		}
+	}()
+	trips := newTrips(ends[0], 100, probeLimit+100*time.Millisecond)
+	done := make(chan bool)
+	go func() { trips.loop(); close(done) }()
+	<-done
+	if trips.sent < 2 || trips.lost != 1 || trips.err != 0 {
+		t.Errorf("%d sent, %d lost (%v), want one lost", trips.sent, trips.lost, trips.err)
+	}
+	trips.stop()
+}
