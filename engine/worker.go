@@ -168,7 +168,7 @@ func (w *worker) take(port uint16, n int) {
 	}
 	w.ports = w.sums[port].ports
 	w.stats.RxBytes += bytes + lengthOf(in)
-	for from := w.takePlain(in, port); from < n; from += portion {
+	for from := w.takeMixed(in, w.takePlain(in, port), port); from < n; from += portion {
 		first := w.n
 		w.parseFrames(from, min(from+portion, n), port)
 		if from == 0 {

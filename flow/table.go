@@ -83,6 +83,7 @@ type Table struct {
 	wheel   wheel
 	scratch scratch // of the burst in hand, until the next one's
 	placing Placing // into scratch
+	mixed   MixedPlacing
 	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
 	// chase is where fetchNext goes on, chased where it began.
 	chase, chased uint32
