@@ -5,37 +5,18 @@ import (
 	"sluice/rings"
 )
 
-// takeMixed parses and places the packets of in from frame from on: those that are plain or regular in loops (rewrite.ParseAndPlaceMixed),
-// and what is between these by itself. It returns how far it came: to the end, unless packets are captured, or their checksums
-// looked at before anything else.
+// takeMixed parses and places packets of in from frame from on as long as they are plain or regular, in whatever order, all in one loop.
+// It returns how many. It is not for packets that are captured, or whose checksums are looked at before anything else.
 func (w *worker) takeMixed(in []rings.Desc, from int, port uint16) int {
-	if w.checked != nil || w.capture != nil || from >= len(in) {
-		return from
+	n := rewrite.ParseAndPlaceMixed(w.region.Bytes(), rewriteFrames(in[from:]), w.cfg.plainMost, &w.pkts, &w.keys, w.n, w.table.MixedPlacing())
+	if n = w.addParsed(from, n, port); n == 0 || from > 0 {
+		return n
 	}
-	to := w.table.MixedPlacing()
-	for from < len(in) {
-		first := w.n
-		n := w.addParsed(from, rewrite.ParseAndPlaceMixed(w.region.Bytes(), rewriteFrames(in[from:]), w.cfg.plainMost, &w.pkts, &w.keys, first, to), port)
-		placed := w.n
-		if from+n < len(in) {
-			if opening := w.parseOpenings(from+n, min(from+n+portion, len(in)), port); opening > 0 {
-				n += opening
-			} else {
-				w.parseGeneral(in[from+n], port)
-				n++
-			}
-			w.table.Hash(w.keys[:w.n], placed)
-		}
-		if from == 0 {
-			if w.mayLook(port); w.checked != nil { // from now on
-				w.checkSums(0)
-				w.table.Hash(w.keys[:w.n], 0)
-				return n
-			}
-		}
-		from += n
+	if w.mayLook(port); w.checked != nil { // from now on
+		w.checkSums(0)
+		w.table.Hash(w.keys[:w.n], 0)
 	}
-	return from
+	return n
 }
 
 // addParsed adds n packets to the burst, which are parsed behind it and whose frames are those of w.descs from number from on. Those
@@ -57,26 +38,29 @@ func (w *worker) addParsed(from, n int, port uint16) int {
 	return n
 }
 
-// findLanes is addParsed for tags.
+// findLanes is addParsed for tags. Nearly all packets have the tag of the one before them.
 func (w *worker) findLanes(from, n int, port uint16) int {
 	lanes := w.cfg.lanes
 	trunk := &lanes[port]
+	last, to, noted := uint16(0), port, uint32(0)
 	for i := range n {
-		j, l := (w.n+i)&(burstSize-1), trunk
+		j := (w.n + i) & (burstSize - 1)
 		vlan := w.pkts[j].VLAN
 		if vlan == 0 {
 			continue
 		}
-		if id := vlan & rewrite.VLANMask; id != 0 && trunk.single != nil {
-			found := trunk.single[id] - 1
-			if int(found) >= len(lanes) {
-				return i // parseGeneral has a word for it
+		if vlan != last {
+			if to = port; vlan&rewrite.VLANMask != 0 && trunk.single != nil {
+				if to = trunk.single[vlan&rewrite.VLANMask] - 1; int(to) >= len(lanes) {
+					return i // parseGeneral has a word for it
+				}
 			}
-			l, w.ports[j] = &lanes[found], found
+			last, noted = vlan, uint32(lanes[to].tags.N)<<tagShift // also where another worker has found it
 		}
-		if l.tags.N > 0 { // also where another worker has found it
+		w.ports[j] = to
+		if noted != 0 {
 			d := &w.descs[(from+i)&(burstSize-1)]
-			d.Options = d.Options&placedBit | uint32(l.tags.N)<<tagShift
+			d.Options = d.Options&placedBit | noted
 		}
 	}
 	return n

@@ -168,9 +168,17 @@ func (w *worker) take(port uint16, n int) {
 	}
 	w.ports = w.sums[port].ports
 	w.stats.RxBytes += bytes + lengthOf(in)
-	for from := w.takeMixed(in, w.takePlain(in, port), port); from < n; from += portion {
-		first := w.n
-		w.parseFrames(from, min(from+portion, n), port)
+	from, mixed := w.takePlain(in, port), w.checked == nil && w.capture == nil
+	for from < n {
+		if mixed {
+			taken := w.takeMixed(in, from, port)
+			if from += taken; from == n {
+				return
+			}
+			mixed = taken > 0 && w.checked == nil // else the next ones are likely no better
+		}
+		first, to := w.n, min(from+portion, n)
+		w.parseFrames(from, to, port)
 		if from == 0 {
 			w.mayLook(port)
 		}
@@ -178,6 +186,7 @@ func (w *worker) take(port uint16, n int) {
 			w.checkSums(first)
 		}
 		w.table.Hash(w.keys[:w.n], first)
+		from = to
 	}
 }
 

@@ -83,13 +83,13 @@ type Table struct {
 	wheel   wheel
 	scratch scratch // of the burst in hand, until the next one's
 	placing Placing // into scratch
-	mixed   MixedPlacing
 	second  scratch // of what goes to its secondary bucket, of drafts, and of what expires
 	// chase is where fetchNext goes on, chased where it began.
 	chase, chased uint32
 	ports         *SourcePorts // nil, or what fetchExpiring looks ahead in
 	// expected are the buckets in second that Fetch will ask for.
 	expected int
+	mixed    MixedPlacing // into scratch
 }
 
 // scratch is the look-ups of a burst under way.
