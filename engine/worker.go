@@ -6,7 +6,7 @@
 //	1 control   between bursts: what has come through the channel            control.go
 //	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
 //	3 parse     frames to tuples; what cannot be read is dropped             worker.go
-//	            by portions, each ending with a look ahead: the table asks memory for its tuples
+//	            with a look ahead, for each that is read at a glance and for portions of others: the table asks memory for its tuples
 //	4 look up   tuples to records, the whole burst at once                   flow
 //	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
