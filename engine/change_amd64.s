@@ -64,8 +64,7 @@ packet:
 
 	CMPW    R11, const_recClientIf(DX)
 	JNE     done
-	LEAQ    (R12)(R12*2), R12               // a node is 24 bytes
-	SHLQ    $3, R12
+	SHLQ    $6, R12                         // a node is 64 bytes
 	ADDQ    changes_nodes(DI), R12
 	CMPB    node_ok(R12), $0
 	JEQ     done

@@ -47,11 +47,14 @@ const (
 	steady       = flow.SteadyIs
 	steadyFlags  = flow.SteadyFlags
 	steadyFlag   = flow.FlagACK
+	nodeUsable   = 1 << 16 // of the word that begins with a node's port
 	slack        = flow.WindowSlack
 )
 
 var (
-	_ [24]byte  = [unsafe.Sizeof(node{})]byte{}
+	_ [64]byte  = [unsafe.Sizeof(node{})]byte{}
+	_ [30]byte  = [unsafe.Offsetof(node{}.v4)]byte{} // as in a plain frame
+	_ [2]byte   = [unsafe.Offsetof(node{}.ok) - unsafe.Offsetof(node{}.port)]byte{}
 	_ [72]byte  = [unsafe.Sizeof(ServiceStats{})]byte{}
 	_ [128]byte = [unsafe.Sizeof(flow.Record{})]byte{}
 	// The counters of a record, and those of a service, are in the same order (wide_amd64.s).
@@ -66,12 +69,13 @@ type changes struct {
 	nodes      *node
 	addrs      *flow.Addr
 	macs       *uint64
+	senders    *[16]byte
 	tx         *egress
 	virtual    *ServiceStats
 	node       *ServiceStats
 	nodesLen   uint64 // of nodes, addrs and node
 	virtualLen uint64
-	portsLen   uint64 // of macs and tx
+	portsLen   uint64 // of macs, senders and tx
 	toServer   uint64 // how many went there
 	toClient   uint64
 	now        uint32
@@ -89,11 +93,11 @@ func (w *worker) changes(tcp bool) changes {
 	}
 	return changes{
 		records: unsafe.SliceData(w.table.Records()), mem: unsafe.SliceData(w.region.Bytes()),
-		nodes: unsafe.SliceData(cfg.nodes), addrs: unsafe.SliceData(cfg.addrs), macs: unsafe.SliceData(cfg.macs), tx: unsafe.SliceData(w.tx),
+		nodes: unsafe.SliceData(cfg.nodes), addrs: unsafe.SliceData(cfg.addrs), macs: unsafe.SliceData(cfg.macs), senders: unsafe.SliceData(cfg.senders), tx: unsafe.SliceData(w.tx),
 		virtual: unsafe.SliceData(w.virtual), node: unsafe.SliceData(w.node),
 		nodesLen:   uint64(min(len(cfg.nodes), len(cfg.addrs), len(w.node))),
 		virtualLen: uint64(len(w.virtual)),
-		portsLen:   uint64(min(len(cfg.macs), len(w.tx))),
+		portsLen:   uint64(min(len(cfg.macs), len(cfg.senders), len(w.tx))),
 		now:        uint32(w.now), tcp: tcp,
 		proto: proto, relearns: !tcp && len(cfg.firewalls) > 0, most: cfg.plainMost,
 	}

@@ -34,6 +34,8 @@ type Config struct {
 	places      []place  // by node id
 	exits       []exit   // by port
 	macs        []uint64 // by port; the first byte is the lowest
+	// senders are what frames from a port begin with, but for the destination.
+	senders     [][16]byte
 	leastMTU    int      // of all of them: only what is larger is looked at again
 	plainMost   uint32   // the largest packet that may be plain: leastMTU, as a length that a packet can have
 	icmpRate    int      // a worker's share
@@ -79,15 +81,24 @@ type virtual struct {
 	inOrder  bool // meetsOrder
 }
 
-// node is where a member's frames go; read for every packet to it, so it is small.
+// node is where a member's frames go; read for every packet to it, so it is one line of the cache.
+//
+// It begins as a plain frame to the member does, where that is the member's, and is 0 in all other places of addresses and ports:
+// wide_amd64.s puts it into frames as it is.
 type node struct {
-	l2     rewrite.L2
+	l2 rewrite.L2
+	_  [18]byte
+	v4 [4]byte
+	_  [6]byte // of ports
+
 	port   uint16
 	ok     bool
+	_      uint8 // with ok and port a word of 4 bytes
 	exists bool
 	route  bool // not of a pool: a next hop of the kernel's
 	// halfLife is that of the member's handshake times, in milliseconds; 0: they are not measured.
 	halfLife uint32
+	_        [12]byte
 }
 
 type member struct {
@@ -202,6 +213,9 @@ func NewConfig(spec Spec, dict *Dictionary) (*Config, error) {
 			c.names[id] = &memberName{d.Pool, d.Name}
 		}
 	}
+	for i := range c.nodes {
+		binary.BigEndian.PutUint32(c.nodes[i].v4[:], c.addrs[i].V4())
+	}
 	if err := c.compilePersistence(spec.Persistences, dict); err != nil {
 		return nil, err
 	}
@@ -263,6 +277,9 @@ func (c *Config) compileExits(rate int) {
 		}
 		c.exits = append(c.exits, e)
 		c.macs = append(c.macs, binary.LittleEndian.Uint64(append(p.MAC[:], 0, 0)))
+		var sender [16]byte
+		copy(sender[6:], p.MAC[:])
+		c.senders = append(c.senders, sender)
 	}
 	c.plainMost = uint32(min(c.leastMTU, math.MaxUint16))
 	if rate > 0 {

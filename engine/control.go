@@ -38,6 +38,7 @@ type runtimeState struct {
 	activity                 activity
 	stay                     stay
 	priority                 priority
+	yielding                 yielding
 	event                    [8]byte // what an eventfd tells; nobody looks at it
 	generation               int     // how many scalings there were before it
 	stopped                  bool

@@ -65,6 +65,7 @@ func (w *worker) steer() (missed int) {
 
 // move puts packet from of the burst in the place to.
 func (w *worker) move(to, from int) {
+	w.tcpKnown = 0
 	w.descs[to], w.ports[to], w.pkts[to], w.keys[to], w.refs[to] = w.descs[from], w.ports[from], w.pkts[from], w.keys[from], w.refs[from]
 	w.table.Moved(to, from)
 	if w.pkts[from].ICMP == rewrite.ICMPRelated {

@@ -16,7 +16,10 @@ func (w *worker) rewrite(from, to int) {
 		return
 	}
 	all := ^uint64(0) >> (burstSize - (to - from)) << from
-	tcp := tcpOf(&w.pkts, from, to) & all
+	tcp := w.tcp & all
+	if to > w.tcpKnown {
+		tcp = tcpOf(&w.pkts, from, to) & all
+	}
 	w.rewriteSet(tcp, true)
 	w.rewriteSet(all&^tcp, false)
 }

@@ -39,3 +39,6 @@ func setNice(v int) bool {
 	_, _, e := unix.RawSyscall(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(v))
 	return e == 0
 }
+
+// yieldCore lets another thread that is ready run on this core, if there is one (sched_yield(2)).
+func yieldCore() { _, _, _ = unix.RawSyscall(unix.SYS_SCHED_YIELD, 0, 0, 0) }

@@ -35,7 +35,7 @@ func tcpOf(pkts *[burstSize]rewrite.Packet, from, to int) uint64 {
 // acknowledgement in those of the sender's Ack and of the receiver's End.
 type pattern struct {
 	said    [64]uint8  // of the frame: the client's MAC, what a segment says, and the packet's size in the place of the bytes
-	diffs   [64]uint8  // of the record's first line: both Diffs, in the place of the sums
+	diffs   [64]uint8  // of the record's first line: both Diffs, in the place of the sums, and what of the address and port that are others is there
 	windows [64]uint8  // of the record's second line: the window that counts, for the sender's End and the receiver's End and Ack
 	nibble  [16]uint32 // where its scale begins
 	slack   [16]uint32 // to be added to it
@@ -45,7 +45,8 @@ type pattern struct {
 	one     [16]uint32 // a packet
 	size    [16]uint32 // all bits where the bytes are
 	turns   [64]uint8  // all bits of the Diffs that are taken the other way
-	mac     [64]uint8  // all bits of a MAC, if it is taken over, in the record or the frame
+	mac     [64]uint8  // all bits of the client's MAC, if it is taken over, in the record or the frame
+	ends    [64]uint8  // all bits of MACs, address and port that are others, in the frame
 	// Masks, by the byte, word of 4, or word of 2 bytes.
 	windowBytes, endWord, grows, widest, stored, sum uint64
 }
@@ -55,6 +56,10 @@ const (
 	atSize    = 16
 	atZero    = 21 // the fragment's offset
 	atIPSum   = 24
+	atSrc     = 26
+	atDst     = 30
+	atSrcPort = 34
+	atDstPort = 36
 	atUDPSum  = 40
 	atSeq     = 38
 	atAck     = 42
@@ -93,6 +98,22 @@ func makePattern(tcp bool, side int) (p pattern) {
 	be(&p.diffs, atIPSum, 2, int(recDiffs))
 	be(&p.diffs, sum, 2, int(recDiffs)+2)
 	p.sum = 1 << (sum / 2)
+	others := func(at, n int) {
+		for i := range n {
+			p.ends[at+i] = 0xff
+		}
+	}
+	others(0, 12)
+	if side == int(flow.FromClient) {
+		be(&p.diffs, atDstPort, 2, int(recNPort))
+		others(atDst, 4)
+		others(atDstPort, 2)
+	} else {
+		be(&p.diffs, atSrc, 4, int(recVirtual4))
+		be(&p.diffs, atSrcPort, 2, int(recVPort))
+		others(atSrc, 4)
+		others(atSrcPort, 2)
+	}
 	p.one[packetsLo/4+side] = 1
 	p.size[bytesLo/4+side] = all
 	if side == int(flow.FromServer) {

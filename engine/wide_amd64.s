@@ -1,12 +1,6 @@
 #include "go_asm.h"
 #include "textflag.h"
 
-// Offsets of a plain frame, those of rewrite/plain.go.
-#define SRC 26
-#define DST 30
-#define SRCPORT 34
-#define DSTPORT 36
-
 // Where every packet of a burst begins, of 16.
 DATA packets<>+0(SB)/8, $0x0000002c00000000
 DATA packets<>+8(SB)/8, $0x0000008400000058
@@ -53,17 +47,18 @@ TEXT ·tcpWide(SB), NOSPLIT, $0-16
 	VZEROUPPER
 	RET
 
-// By byte or word of a register that a line is loaded into: all bits of a node's l2 in a frame; of Seen in a record; what the TTL and the sum
+// By byte or word of a register that a line is loaded into: where the counters of a record stand, 4 bytes each, by those of a service, 8 bytes each
+// (what a packet does not count is 0, and its last word among it); all bits of Seen in a record; what the TTL and the sum
 // of the header that has it are less; what is never too much in the second line of a record: VS is put in, counters do not overflow.
-DATA l2Bits<>+0(SB)/8, $0xffffffffffffffff
-DATA l2Bits<>+8(SB)/8, $0x00000000ffffffff
-DATA l2Bits<>+16(SB)/8, $0
-DATA l2Bits<>+24(SB)/8, $0
-DATA l2Bits<>+32(SB)/8, $0
-DATA l2Bits<>+40(SB)/8, $0
-DATA l2Bits<>+48(SB)/8, $0
-DATA l2Bits<>+56(SB)/8, $0
-GLOBL l2Bits<>(SB), RODATA|NOPTR, $64
+DATA service<>+0(SB)/8, $0x3c3c3c3c2f2e2d2c
+DATA service<>+8(SB)/8, $0x3c3c3c3c33323130
+DATA service<>+16(SB)/8, $0x3c3c3c3c37363534
+DATA service<>+24(SB)/8, $0x3c3c3c3c3b3a3938
+DATA service<>+32(SB)/8, $0x3c3c3c3c3c3c3c3c
+DATA service<>+40(SB)/8, $0x3c3c3c3c3c3c3c3c
+DATA service<>+48(SB)/8, $0x3c3c3c3c3c3c3c3c
+DATA service<>+56(SB)/8, $0x3c3c3c3c3c3c3c3c
+GLOBL service<>(SB), RODATA|NOPTR, $64
 
 DATA seenBits<>+0(SB)/8, $0
 DATA seenBits<>+8(SB)/8, $0
@@ -95,21 +90,19 @@ DATA most<>+48(SB)/8, $0xfffefffffffeffff
 DATA most<>+56(SB)/8, $0xfffffffffffeffff
 GLOBL most<>(SB), RODATA|NOPTR, $64
 
-// What is first of a packet of the side that its reference ends with, SIDE; UP is the port that its record wants, BITS and IS what the state
-// must be. R13 is where its Packet is, CX its descriptor, AX the frame, DX the record, R12 the member.
-#define JUDGE(SIDE, UP, BITS, IS) \
+// What is first of a packet of the side that its reference ends with, SIDE; of the other one it jumps by OTHER. UP is the port that its record
+// wants, BITS and IS what the state must be. R13 is where its Packet is, CX its descriptor, AX the frame in R14, DX the record, R12 the member.
+#define JUDGE(SIDE, OTHER, UP, BITS, IS) \
 	TZCNTQ  BX, CX                                          \
 	MOVL    worker_refs(SI)(CX*4), DX                       \
 	IMUL3Q  $const_packetSize, CX, R13                      \
 	MOVWLZX worker_ports(SI)(CX*2), R11                     \
 	SHLQ    $4, CX                                          \
-	MOVL    DX, R15                                         \
 	MOVQ    worker_descs(SI)(CX*1), AX                      \
+	TESTL   $1, DX                                          \
+	OTHER   turn                                            \
 	SHLQ    $6, DX                                          \
 	ADDQ    R9, DX                                          \
-	ANDL    $1, R15                                         \
-	CMPL    R15, $SIDE                                      \
-	JNE     turn                                            \
 	CMPB    (worker_pkts+const_packetPlain)(SI)(R13*1), $0  \
 	JEQ     done                                            \
 	MOVL    (-64*SIDE)(DX), R8                              \
@@ -121,8 +114,7 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 	JNE     done                                            \
 	MOVL    (const_recNode-64*SIDE)(DX), R12                \
 	CMPQ    R12, changes_nodesLen(DI)                       \
-	JCC     done                                            \
-	ADDQ    R14, AX
+	JCC     done
 
 // The egress port R8, whose batch is not full. R15 is how many are in it, R10 the port.
 #define EGRESS \
@@ -145,7 +137,7 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 #define TRACK(SIDE) \
 	VMOVDQU64     (-64*SIDE)(DX), Z0                                    \
 	VMOVDQU64     (64-64*SIDE)(DX), Z2                                  \
-	VMOVDQU64     (AX), Z3                                              \
+	VMOVDQU64     (AX)(R14*1), Z3                                       \
 	VPCMPUD       $2, Z21, Z2, K6                                       \
 	VPERMB        Z3, Z16, Z4                                           \
 	VPADDD.BCST   (worker_pkts+const_packetLen)(SI)(R13*1), Z4, K2, Z4  \
@@ -172,7 +164,7 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 #define COUNT(SIDE) \
 	VMOVDQU64  (-64*SIDE)(DX), Z0     \
 	VMOVDQU64  (64-64*SIDE)(DX), Z2   \
-	VMOVDQU64  (AX), Z3               \
+	VMOVDQU64  (AX)(R14*1), Z3        \
 	VPCMPUD    $2, Z21, Z2, K6        \
 	VPERMB     Z3, Z16, Z8            \
 	KORTESTW   K6, K6                 \
@@ -203,81 +195,56 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 	VMOVDQU16  Z13, K6, Z3         \
 	HOP
 
-// Record and counters: Z8 is what a packet counts. The descriptor goes to its egress port.
+// Frame, record and counters: Z3 is the frame but for what Z5 has instead, Z8 what a packet counts. The descriptor goes to its egress port.
 #define STORE(SIDE) \
-	VPTERNLOGD  $0xd8, Z9, Z31, Z0                   \
-	VMOVDQU64   Z0, (-64*SIDE)(DX)                   \
-	VMOVDQU64   Z2, (64-64*SIDE)(DX)                 \
-	VALIGND     $const_counters, Z8, Z8, Z8          \
-	VPMOVZXDQ   X8, Y8                               \
-	MOVQ        changes_virtual(DI), R11             \
-	LEAQ        (R8)(R8*8), R8                       \
-	LEAQ        (R12)(R12*8), R12                    \
-	LEAQ        (R11)(R8*8), R8                      \
-	MOVQ        changes_node(DI), R11                \
-	VMOVDQU     worker_descs(SI)(CX*1), X4           \
-	LEAQ        (R11)(R12*8), R12                    \
-	MOVQ        R15, R11                             \
-	VPADDQ      ServiceStats_Packets(R8), Y8, Y5     \
-	VMOVDQU     Y5, ServiceStats_Packets(R8)         \
-	VPADDQ      ServiceStats_Packets(R12), Y8, Y6    \
-	VMOVDQU     Y6, ServiceStats_Packets(R12)        \
-	SHLQ        $4, R11                              \
-	INCQ        R15                                  \
-	VMOVDQU     X4, egress_batch(R10)(R11*1)         \
-	MOVQ        R15, egress_n(R10)
+	VPTERNLOGD $0xd8, Z9, Z31, Z0                      \
+	VPTERNLOGD $0xd8, Z10, Z5, Z3                      \
+	VPERMB     Z8, Z18, Z8                             \
+	MOVQ       changes_virtual(DI), R11                \
+	MOVQ       changes_node(DI), R13                   \
+	LEAQ       (R8)(R8*8), R8                          \
+	LEAQ       (R12)(R12*8), R12                       \
+	VMOVDQU    worker_descs(SI)(CX*1), X4              \
+	VMOVDQU8   Z3, K5, (AX)(R14*1)                     \
+	VMOVDQU64  Z0, (-64*SIDE)(DX)                      \
+	VMOVDQU64  Z2, (64-64*SIDE)(DX)                    \
+	VPADDQ     ServiceStats_Packets(R11)(R8*8), Y8, Y5 \
+	VMOVDQU    Y5, ServiceStats_Packets(R11)(R8*8)     \
+	VPADDQ     ServiceStats_Packets(R13)(R12*8), Y8, Y6 \
+	VMOVDQU    Y6, ServiceStats_Packets(R13)(R12*8)    \
+	LEAQ       1(R15), R11                             \
+	SHLQ       $4, R15                                 \
+	MOVQ       R11, egress_n(R10)                      \
+	VMOVDQU    X4, egress_batch(R10)(R15*1)
 
-// To the server: R11 is the member's entry, and R8 its port, until READDRESS has VS in R8.
+// To the server: R11 is the member's entry, and R8 its port. READDRESS has in Z5 what becomes of the frame's addresses, and in Z7 the Diffs.
 #define TOSERVER \
-	LEAQ    (R12)(R12*2), R11      \
-	SHLQ    $3, R11                \
-	ADDQ    changes_nodes(DI), R11 \
-	CMPB    node_ok(R11), $0       \
-	JEQ     done                   \
-	MOVWLZX node_port(R11), R8     \
+	MOVQ R12, R11                 \
+	SHLQ $6, R11                  \
+	ADDQ changes_nodes(DI), R11   \
+	MOVL node_port(R11), R8       \
+	SUBL $const_nodeUsable, R8    \
 	EGRESS
 
 #define READDRESS \
-	VMOVDQU    node_l2(R11), X5        \
-	MOVQ       R12, R13                \
-	SHLQ       $4, R13                 \
-	ADDQ       changes_addrs(DI), R13  \
-	VPERMB     Z0, Z17, Z7             \
-	VPTERNLOGD $0xd8, Z10, Z5, Z3      \
-	MOVBELL    8(R13), R13             \
-	MOVWLZX    const_recNPort(DX), R11 \
-	ROLW       $8, R11                 \
-	MOVL       const_recVS(DX), R8
+	VPERMB Z0, Z17, Z7           \
+	VPORQ  (R11), Z7, Z5         \
+	MOVL   const_recVS(DX), R8
 
-#define WRITE \
-	VMOVDQU8 Z3, K5, (AX)     \
-	MOVL     R13, DST(AX)     \
-	MOVW     R11, DSTPORT(AX)
-
-// To the client: R8 is the port, until READDRESSBACK has its MAC in R13.
+// To the client: R8 is the port.
 #define TOCLIENT \
 	MOVWLZX (const_recClientIf-64)(DX), R8 \
 	EGRESS
 
 #define READDRESSBACK \
-	MOVQ       changes_macs(DI), R13          \
-	MOVQ       (R13)(R8*8), R13               \
-	VPERMB     Z0, Z17, Z7                    \
-	VPTERNLOGD $0xd8, Z11, Z2, Z3             \
-	VPXORQ     Z20, Z7, Z7                    \
-	MOVBELL    (const_recVirtual4-64)(DX), R11 \
-	MOVWLZX    (const_recVPort-64)(DX), R8    \
-	INCQ       changes_toClient(DI)           \
-	ROLW       $8, R8
-
-#define WRITEBACK \
-	VMOVDQU8 Z3, K5, (AX)           \
-	MOVL     R13, 6(AX)             \
-	SHRQ     $32, R13               \
-	MOVL     R11, SRC(AX)           \
-	MOVW     R13, 10(AX)            \
-	MOVW     R8, SRCPORT(AX)        \
-	MOVL     (const_recVS-64)(DX), R8
+	SHLQ       $4, R8                     \
+	ADDQ       changes_senders(DI), R8    \
+	VMOVDQU    (R8), X5                   \
+	VPERMB     Z0, Z17, Z7                \
+	VPTERNLOGD $0xf8, Z11, Z2, Z5         \
+	MOVL       (const_recVS-64)(DX), R8   \
+	VPORQ      Z7, Z5, Z5                 \
+	VPXORQ     Z20, Z7, Z7
 
 // func changeWide(w *worker, c *changes, set uint64) (rest uint64)
 //
@@ -285,7 +252,7 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 //
 //	SI  worker    DI  changes     R9   records   R14  memory   BX  set
 //	Z0  record's first line       Z2   its second line         Z3  frame
-TEXT ·changeWide(SB), NOSPLIT, $0-32
+TEXT ·changeWide(SB), NOSPLIT, $16-32
 	MOVQ         w+0(FP), SI
 	MOVQ         c+8(FP), DI
 	MOVQ         set+16(FP), BX
@@ -293,7 +260,7 @@ TEXT ·changeWide(SB), NOSPLIT, $0-32
 	MOVQ         changes_mem(DI), R14
 	MOVQ         changes_virtualLen(DI), AX
 	VMOVDQU64    most<>(SB), Z21
-	VMOVDQU64    l2Bits<>(SB), Z10
+	VMOVDQU64    service<>(SB), Z18
 	VMOVDQU64    seenBits<>(SB), Z9
 	VMOVDQU64    hop<>(SB), Z14
 	VPXORQ       Z15, Z15, Z15
@@ -301,6 +268,8 @@ TEXT ·changeWide(SB), NOSPLIT, $0-32
 	VPBROADCASTD changes_now(DI), Z31
 	MOVL         $0xf, DX
 	VPBROADCASTD DX, Z25
+	MOVQ         BX, turned-8(SP)             // the set at the last turn
+	MOVQ         $0, toClient-16(SP)          // all bits while packets go to clients
 	SUBQ         $1, AX
 	JCS          done
 	MOVL         $(1<<const_vsWord), DX
@@ -311,9 +280,18 @@ TEXT ·changeWide(SB), NOSPLIT, $0-32
 
 turn: // the patterns of the next packet's side
 	TZCNTQ    BX, CX
+	MOVQ      turned-8(SP), R8
+	XORQ      BX, R8
+	POPCNTQ   R8, R8
+	ANDQ      toClient-16(SP), R8
+	ADDQ      R8, changes_toClient(DI)
 	MOVL      worker_refs(SI)(CX*4), DX
+	MOVQ      BX, turned-8(SP)
 	ANDL      $1, DX
 	MOVBLZX   changes_tcp(DI), AX
+	MOVQ      DX, R8
+	NEGQ      R8
+	MOVQ      R8, toClient-16(SP)
 	LEAQ      (DX)(AX*2), AX
 	IMUL3Q    $pattern__size, AX, AX
 	LEAQ      ·patterns(SB), R8
@@ -323,6 +301,7 @@ turn: // the patterns of the next packet's side
 	VMOVDQU64 pattern_one(AX), Z29
 	VMOVDQU64 pattern_turns(AX), Z20
 	VMOVDQU64 pattern_mac(AX), Z11
+	VMOVDQU64 pattern_ends(AX), Z10
 	KMOVQ     pattern_stored(AX), K5
 	CMPB      changes_tcp(DI), $0
 	JNE       segments
@@ -333,24 +312,22 @@ turn: // the patterns of the next packet's side
 	JNE       udpClient
 
 udpServer:
-	JUDGE(0, const_recClientIf, 0, 0)
+	JUDGE(0, JNE, const_recClientIf, 0, 0)
 	TOSERVER
 	COUNT(0)
 	READDRESS
 	UDPSUMS
-	WRITE
 	STORE(0)
 	BLSRQ BX, BX
 	JNE   udpServer
 	JMP   done
 
 udpClient:
-	JUDGE(1, const_recServerIf, const_answeredBits, const_answered)
+	JUDGE(1, JEQ, const_recServerIf, const_answeredBits, const_answered)
 	TOCLIENT
 	COUNT(1)
 	READDRESSBACK
 	UDPSUMS
-	WRITEBACK
 	STORE(1)
 	BLSRQ BX, BX
 	JNE   udpClient
@@ -372,32 +349,34 @@ segments:
 	JNE       tcpClient
 
 tcpServer:
-	JUDGE(0, const_recClientIf, const_steadyBits, const_steady)
+	JUDGE(0, JNE, const_recClientIf, const_steadyBits, const_steady)
 	FLAGS
 	TOSERVER
 	TRACK(0)
 	VPTERNLOGD $0xd8, Z11, Z4, Z2             // the client's MAC may have changed
 	READDRESS
 	TCPSUMS
-	WRITE
 	STORE(0)
 	BLSRQ BX, BX
 	JNE   tcpServer
 	JMP   done
 
 tcpClient:
-	JUDGE(1, const_recServerIf, const_steadyBits, const_steady)
+	JUDGE(1, JEQ, const_recServerIf, const_steadyBits, const_steady)
 	FLAGS
 	TOCLIENT
 	TRACK(1)
 	READDRESSBACK
 	TCPSUMS
-	WRITEBACK
 	STORE(1)
 	BLSRQ BX, BX
 	JNE   tcpClient
 
 done:
-	MOVQ BX, rest+24(FP)
+	MOVQ    BX, rest+24(FP)
+	XORQ    turned-8(SP), BX
+	POPCNTQ BX, BX
+	ANDQ    toClient-16(SP), BX
+	ADDQ    BX, changes_toClient(DI)
 	VZEROUPPER
 	RET

@@ -68,7 +68,9 @@ type worker struct {
 
 	// The burst in hand. Entries [0, n) are valid; stages compact them.
 	n          int
-	opening    int // packets that were parsed and begin a connection with a handshake
+	opening    int    // packets that were parsed and begin a connection with a handshake
+	tcpKnown   int    // of so many at the beginning it is known which are of TCP
+	tcp        uint64 // a bit for each of these
 	descs      [burstSize]rings.Desc
 	ports      [burstSize]uint16 // where each packet arrived
 	pkts       [burstSize]rewrite.Packet
@@ -208,11 +210,12 @@ func (w *worker) takePlain(in []rings.Desc, port uint16) int {
 	if w.checked != nil || len(in) == 0 || !rewrite.MayBePlain(w.region.Head(in[0].Addr)) {
 		return 0
 	}
-	w.n = rewrite.ParseAndPlace(w.region.Bytes(), rewriteFrames(in), w.cfg.plainMost, w.pkts[:], w.keys[:], w.table.Placing())
+	w.n, w.tcp = rewrite.ParseAndPlace(w.region.Bytes(), rewriteFrames(in), w.cfg.plainMost, w.pkts[:], w.keys[:], w.table.Placing())
 	n := w.n
 	if n == 0 {
 		return 0
 	}
+	w.tcpKnown = n
 	w.mayLook(port)
 	if w.checked != nil { // from now on
 		w.checkSums(0)
@@ -362,6 +365,7 @@ func (w *worker) process() {
 			w.settlePlaces()
 		}
 	}
+	w.tcpKnown = 0
 	if w.fragments.n > 0 {
 		w.passParts()
 	}

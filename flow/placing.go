@@ -22,9 +22,11 @@ func newPlacing(s *Secret, buckets []bucket, notes *scratch) Placing {
 	}
 }
 
-// Placing is that of the table's next burst; it is valid until then.
+// Placing is that of the table's bursts; what it has noted is valid until the next one.
 func (t *Table) Placing() *Placing {
-	t.placing = newPlacing(&t.secret, t.buckets, &t.scratch)
+	if t.placing.Buckets != &t.buckets[0] { // it was never asked for
+		t.placing = newPlacing(&t.secret, t.buckets, &t.scratch)
+	}
 	return &t.placing
 }
 

@@ -13,11 +13,11 @@ var wide = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && c
 // keys, and what to notes, may have changed.
 //
 //go:noescape
-func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int)
+func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int, tcp uint64)
 
-func parseAndPlace(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key, to *flow.Placing) int {
+func parseAndPlace(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key, to *flow.Placing) (n int, tcp uint64) {
 	if !wide {
-		return 0
+		return 0, 0
 	}
 	return placeWide(mem, frames, most, &pkts[0], &keys[0], to)
 }

@@ -79,16 +79,16 @@ DATA words<>+44(SB)/4, $20
 DATA words<>+48(SB)/4, $34
 GLOBL words<>(SB), RODATA|NOPTR, $52
 
-// Packet n of four: what is to be judged of it, tuple, Packet; and its place, as flow.Placing.Note says. SI is at the descriptors of
-// the four, R9 at what is to be judged, R8 at the tuples, DI at the Packets, R15 and R14 at buckets and tags. BX is the memory, R13 the buckets.
-#define PACKET(n) \
+// Packet n of four: what is to be judged of it, which is put into JUDGED where K7 says; tuple, Packet; and its place, as flow.Placing.Note
+// says. SI is at the descriptors of the four, R8 at the tuples, DI at the Packets, R15 and R14 at buckets and tags. BX is the memory, R13 the buckets.
+#define PACKET(n, JUDGED) \
 	MOVQ       (16*n)(SI), AX        \
 	VMOVDQU64  (BX)(AX*1), Z0        \
 	MOVBELL    26(BX)(AX*1), DX      \
 	MOVBELL    30(BX)(AX*1), R10     \
 	MOVBELL    34(BX)(AX*1), R11     \
 	MOVBLZX    23(BX)(AX*1), R12     \
-	VPERMB     Z0, Z16, Z1           \
+	VPERMB     Z0, Z16, K7, JUDGED   \
 	VPERMB.Z   Z0, Z17, K1, Z2       \
 	VPERMB.Z   Z0, Z19, K3, Z3       \
 	XORQ       src-8(SP), DX         \
@@ -98,7 +98,6 @@ GLOBL words<>(SB), RODATA|NOPTR, $52
 	ORQ        R12, R11              \
 	VPORQ      Z18, Z2, Z2           \
 	VPORQ      Z20, Z3, Z3           \
-	VMOVDQU    X1, (64*n)(R9)        \
 	VMOVDQU64  Z2, K2, (40*n)(R8)    \
 	VMOVDQU    Y3, (44*n)(DI)        \
 	XORQ       ports-32(SP), R11     \
@@ -117,8 +116,8 @@ GLOBL words<>(SB), RODATA|NOPTR, $52
 	SHLQ       $6, R10               \
 	PREFETCHT0 (R13)(R10*1)
 
-// func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int)
-TEXT ·placeWide(SB), NOSPLIT, $320-88
+// func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int, tcp uint64)
+TEXT ·placeWide(SB), NOSPLIT, $40-96
 	MOVQ         mem_base+0(FP), BX
 	MOVQ         mem_len+8(FP), AX
 	MOVQ         frames_base+24(FP), SI
@@ -129,6 +128,7 @@ TEXT ·placeWide(SB), NOSPLIT, $320-88
 	VPBROADCASTQ AX, Z21
 	MOVL         most+48(FP), DX
 	VPBROADCASTD DX, Z22
+	MOVQ         $0, tcp+88(FP)
 	MOVQ         const_placingSrc(CX), AX
 	MOVQ         const_placingDst(CX), DX
 	MOVQ         const_placingRest(CX), R10
@@ -139,9 +139,6 @@ TEXT ·placeWide(SB), NOSPLIT, $320-88
 	MOVQ         R10, rest-24(SP)
 	MOVQ         R11, ports-32(SP)
 	MOVQ         R12, number-40(SP)
-	LEAQ         judge-304(SP), AX
-	ADDQ         $64, AX
-	MOVQ         AX, end-48(SP)
 	MOVQ         const_placingBuckets(CX), R13
 	MOVQ         const_placingTag(CX), R14
 	MOVQ         const_placingBucket(CX), R15
@@ -175,34 +172,32 @@ batch:
 	VPCMPUQ   $6, Z21, Z7, K6, K5
 	KORTESTB  K4, K5
 	JNE       done
-	LEAQ      judge-304(SP), R9
+	MOVL      $4, R9
+	MOVL      $0xffff, AX
+	KMOVQ     AX, K7                           // the first 16 bytes; of the next four packets the next
 
 four:
-	PACKET(0)
-	PACKET(1)
-	PACKET(2)
-	PACKET(3)
-	ADDQ $64, SI
-	ADDQ $(4*40), R8
-	ADDQ $(4*44), DI
-	ADDQ $32, R15
-	ADDQ $8, R14
-	ADDQ $16, R9
-	CMPQ R9, end-48(SP)
-	JNE  four
+	PACKET(0, Z25)
+	PACKET(1, Z26)
+	PACKET(2, Z27)
+	PACKET(3, Z28)
+	KSHIFTLQ $16, K7, K7
+	ADDQ     $64, SI
+	ADDQ     $(4*40), R8
+	ADDQ     $(4*44), DI
+	ADDQ     $32, R15
+	ADDQ     $8, R14
+	DECL     R9
+	JNE      four
 
 	// Z8 to Z11 are the four words of 16 packets, in their order.
-	VMOVDQU64     judge-304(SP), Z0
-	VMOVDQU64     judge-240(SP), Z1
-	VMOVDQU64     judge-176(SP), Z2
-	VMOVDQU64     judge-112(SP), Z3
 	VPERMT2D      Z5, Z23, Z4
 	VPERMT2D      Z7, Z23, Z6
 	VINSERTI64X4  $1, Y6, Z4, Z4                 // lengths of the frames
-	VPUNPCKLDQ    Z1, Z0, Z12
-	VPUNPCKHDQ    Z1, Z0, Z13
-	VPUNPCKLDQ    Z3, Z2, Z14
-	VPUNPCKHDQ    Z3, Z2, Z15
+	VPUNPCKLDQ    Z26, Z25, Z12
+	VPUNPCKHDQ    Z26, Z25, Z13
+	VPUNPCKLDQ    Z28, Z27, Z14
+	VPUNPCKHDQ    Z28, Z27, Z15
 	VPUNPCKLQDQ   Z14, Z12, Z8
 	VPUNPCKHQDQ   Z14, Z12, Z9
 	VPUNPCKLQDQ   Z15, Z13, Z10
@@ -218,6 +213,12 @@ four:
 	VPANDD.BCST   words<>+20(SB), Z10, Z0
 	VPCMPEQD.BCST words<>+24(SB), Z0, K5         // TCP
 	VPCMPEQD.BCST words<>+28(SB), Z0, K7         // UDP
+	MOVQ          SI, DX
+	SUBQ          frames_base+24(FP), DX
+	SHRQ          $7, DX                         // 2 bytes for 16 descriptors
+	KMOVW         K5, AX
+	LEAQ          tcp+88(FP), R10
+	MOVW          AX, -2(R10)(DX*1)
 	VPTESTMD.BCST words<>+36(SB), Z11, K5, K3
 	KANDNW        K4, K3, K4                     // no SYN
 	KORW          K5, K7, K3

@@ -36,9 +36,9 @@ func samePlaced(t *testing.T, r *rand.Rand, packets [][]byte, fast, slow *flow.P
 	m := len(frames) &^ (abreast - 1)
 	pkts, keys := make([]Packet, m+1), make([]flow.Key, m+1)
 	pkts2, keys2 := make([]Packet, m), make([]flow.Key, m)
-	n := ParseAndPlace(mem, frames, most, pkts[:m], keys[:m], fast)
-	if want := placeEach(mem, frames[:m], most, pkts2, keys2, slow); n != want {
-		t.Fatalf("%d of %d packets are plain, not %d: %x", n, m, want, packets[min(n, want)])
+	n, tcp := ParseAndPlace(mem, frames, most, pkts[:m], keys[:m], fast)
+	if want, wantTCP := placeEach(mem, frames[:m], most, pkts2, keys2, slow); n != want || (tcp^wantTCP)<<(flow.Burst-n) != 0 {
+		t.Fatalf("%d of %d packets are plain, not %d, of TCP %b, not %b: %x", n, m, want, tcp, wantTCP, packets[min(n, want)])
 	}
 	if pkts[m] != (Packet{}) || keys[m] != (flow.Key{}) {
 		t.Fatal("too much is written")
@@ -58,7 +58,7 @@ func samePlaced(t *testing.T, r *rand.Rand, packets [][]byte, fast, slow *flow.P
 		if r.IntN(4) == 0 {
 			frames[bad].Addr = ^uint64(0) - uint64(r.IntN(100))
 		}
-		if got := ParseAndPlace(mem, frames, most, pkts[:m], keys[:m], fast); got != min(n, bad&^(abreast-1)) {
+		if got, _ := ParseAndPlace(mem, frames, most, pkts[:m], keys[:m], fast); got != min(n, bad&^(abreast-1)) {
 			t.Fatalf("%d packets with number %d outside the memory, and %d plain", got, bad, n)
 		}
 	}

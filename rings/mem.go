@@ -106,10 +106,16 @@ func (m *Mem) Reclaim(p *Pool) int {
 	if n > 0 {
 		at := len(p.free)
 		p.free = p.free[:at+n]
-		m.completion.getAll(p.free[at:])
-		inFrame := uint64(m.region.frameSize - 1)
-		for i, addrs := 0, p.free[at:]; i < len(addrs); i++ {
-			addrs[i] &^= inFrame
+		addrs := p.free[at:]
+		m.completion.getAll(addrs)
+		frame := ^uint64(m.region.frameSize - 1)
+		for ; len(addrs) >= 8; addrs = addrs[8:] {
+			a := (*[8]uint64)(addrs)
+			a[0], a[1], a[2], a[3] = a[0]&frame, a[1]&frame, a[2]&frame, a[3]&frame
+			a[4], a[5], a[6], a[7] = a[4]&frame, a[5]&frame, a[6]&frame, a[7]&frame
+		}
+		for i := range addrs {
+			addrs[i] &= frame
 		}
 		m.completion.release()
 		m.heldTx -= n

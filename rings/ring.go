@@ -44,12 +44,26 @@ func (r *ring[T]) putAll(values []T) {
 
 // putBackwards is putAll for values in the opposite order.
 func (r *ring[T]) putBackwards(values []T) {
-	slots, at := r.slots, r.local
-	for i := len(values) - 1; i >= 0 && len(slots) > 0; i-- {
-		slots[int(at)&(len(slots)-1)] = values[i]
-		at++
+	for len(values) > 0 {
+		slots := r.slots[r.local&r.mask:]
+		n := min(len(slots), len(values))
+		reverse(slots[:n], values[len(values)-n:])
+		values = values[:len(values)-n]
+		r.local += uint32(n)
 	}
-	r.local = at
+}
+
+// reverse copies from to to, the last first; both are of one length. Eight at a time are half the instructions.
+func reverse[T any](to, from []T) {
+	for len(to) >= 8 && len(from) >= 8 {
+		a, b := (*[8]T)(to), (*[8]T)(from[len(from)-8:])
+		a[0], a[1], a[2], a[3] = b[7], b[6], b[5], b[4]
+		a[4], a[5], a[6], a[7] = b[3], b[2], b[1], b[0]
+		to, from = to[8:], from[:len(from)-8]
+	}
+	for i := range to {
+		to[i] = from[len(from)-1-i]
+	}
 }
 
 // publish shows the consumer everything put so far.

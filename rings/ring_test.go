@@ -440,3 +440,26 @@ func TestHandoffStress(t *testing.T) {
 	}
 	t.Logf("%d sent, %d refused by a full ring", sent, refused)
 }
+
+// Values put backwards are those put one by one from the last to the first, wherever the ring wraps.
+func TestPutBackwards(t *testing.T) {
+	const size = 32
+	for at := range uint32(size) {
+		for n := range size + 1 {
+			values := make([]uint64, n)
+			for i := range values {
+				values[i] = uint64(i + 1)
+			}
+			fast, _ := newRing[uint64](size)
+			slow, _ := newRing[uint64](size)
+			fast.local, slow.local = at-5, at-5
+			fast.putBackwards(values)
+			for _, v := range slices.Backward(values) {
+				slow.put(v)
+			}
+			if !slices.Equal(fast.slots, slow.slots) || fast.local != slow.local {
+				t.Fatalf("%d values from slot %d: %v up to %d, not %v up to %d", n, at, fast.slots, fast.local, slow.slots, slow.local)
+			}
+		}
+	}
+}

@@ -31,6 +31,7 @@ type setup struct {
 	mode        string // of AF_XDP: auto, copy, generic, zero-copy
 	polling     string // of the product: busy, adaptive, interrupt
 	ringSize    int    // of AF_XDP; 0 is the product's default
+	stacks      bool   // packets come from network stacks alone, not from a generator
 	shared      bool   // others that matter have the same core: the carrier does not go before them
 	confined    bool   // all threads of the product keep to its core, as those of the other carriers do: the client's is the client's
 }

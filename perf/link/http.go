@@ -23,6 +23,7 @@ type placement struct {
 	name                     string
 	client, server, balancer int
 	polling                  string // of the product: a core that is shared is not for busy polling
+	mode                     string // of the product: what stacks send over veth costs less in generic mode (docs/TUNING.md)
 	// No thread goes before another within the session. Where server and carrier share a core, a carrier that does wakes up
 	// for every packet and carries a quarter; where they do not, the scheduler would give the session's part of the machine
 	// to the carrier's core and leave client and server without.
@@ -31,8 +32,8 @@ type placement struct {
 func (o *Options) placements() []placement {
 	g, c := o.GeneratorCore, o.CarrierCore
 	return []placement{
-		{"balancer-alone", g, g, c, "busy"},
-		{"client-alone", g, c, c, "adaptive"},
+		{"balancer-alone", g, g, c, "busy", "generic"},
+		{"client-alone", g, c, c, "adaptive", "generic"},
 	}
 }
 
@@ -101,7 +102,7 @@ func httpCase(carrier, kind string, p placement) string {
 }
 
 func (b *bed) httpCarrier(ctx context.Context, p placement, c carrier, rec *result.Recorder, modes Modes, rates map[string]map[string]float64) (err error) {
-	r, err := c.up(ctx, b, setup{core: p.balancer, connections: 1 << 18, polling: p.polling, shared: true})
+	r, err := c.up(ctx, b, setup{core: p.balancer, connections: 1 << 18, polling: p.polling, mode: p.mode, shared: true, stacks: true})
 	if absent(err) {
 		for kind := range rates {
 			rec.Skip(httpCase(c.name, kind, p), err.Error())

@@ -74,8 +74,9 @@ func (p *product) up(ctx context.Context, driver string, s setup) (err error) {
 	if p.log, err = os.Create(filepath.Join(p.b.dir, "sluice.log")); err != nil {
 		return err
 	}
-	// Redirected frames reach a veth end only with NAPI, which a program in generic mode does not give it.
-	if p.generic = s.mode == "generic"; p.generic {
+	// Redirected frames reach a veth end only with NAPI, which a program in generic mode does not give it. What stacks send needs
+	// none, and costs less without.
+	if p.generic = s.mode == "generic" && !s.stacks; p.generic {
 		if err := p.b.Balancer.GRO(p.b.Outside, true); err != nil {
 			return err
 		}
