@@ -10,13 +10,17 @@ import (
 // A burst of datagrams of both families, of a port and two of its VLANs, with frames in between that are dropped, at every place, so that
 // those behind them move up: what leaves is what leaves when the frames come one by one.
 func TestMixedBurstMovesUp(t *testing.T) {
-	for name, members := range map[string]int{"one tag": blue, "two tags": qinq} {
+	for name, members := range map[string]int{"one tag": blue, "two tags": qinq, "none": inside} {
 		t.Run(name, func(t *testing.T) { mixedBurstMovesUp(t, members) })
 	}
 }
 
 func mixedBurstMovesUp(t *testing.T, members int) {
-	together, apart := newBench(t, vlans(1, members), 1000, 1024), newBench(t, vlans(1, members), 1000, 1024)
+	spec := vlans(1, members)
+	if members == inside { // which has no VLANs then
+		spec.Ports[blue].VLAN.Parent, spec.Ports[qinq].VLAN.Parent = outside, outside
+	}
+	together, apart := newBench(t, spec, 1000, 1024), newBench(t, spec, 1000, 1024)
 	defer together.close()
 	defer apart.close()
 	build := func(i int, tags ...uint16) []byte {
@@ -54,6 +58,11 @@ func mixedBurstMovesUp(t *testing.T, members int) {
 			together.Step(together.now)
 			together.wire(0, inside).Recv(func(f []byte) { got = append(got, bytes.Clone(f)) })
 			together.Step(together.now)
+			for _, f := range got { // a tag that names the port stays behind, one with a priority alone is the packet's
+				if members == inside && f[12] == 0x81 && (int(f[14])<<8|int(f[15]))&0xfff != 0 {
+					t.Fatalf("%x has a tag", f)
+				}
+			}
 			if !slices.EqualFunc(got, want, bytes.Equal) || len(got) != len(good) {
 				t.Fatalf("with other frames at %d: %d leave, not %d:\n%x\nnot\n%x", at, len(got), len(want), got, want)
 			}
