@@ -6,7 +6,7 @@
 //	1 control   between bursts: what has come through the channel            control.go
 //	2 receive   refill first, then a burst from a queue or a handoff ring    worker.go
 //	3 parse     frames to tuples; what cannot be read is dropped             worker.go
-//	            by portions, each ending with a look ahead: the table asks memory for its tuples
+//	            with a look ahead, for each that is read at a glance and for portions of others: the table asks memory for its tuples
 //	4 look up   tuples to records, the whole burst at once                   flow
 //	5 steer     what has no record here and is another worker's goes to it   handoff.go
 //	6 schedule  packets without a record: a member is chosen, or the kernel  schedule.go
@@ -170,9 +170,17 @@ func (w *worker) take(port uint16, n int) {
 	}
 	w.ports = w.sums[port].ports
 	w.stats.RxBytes += bytes + lengthOf(in)
-	for from := w.takePlain(in, port); from < n; from += portion {
-		first := w.n
-		w.parseFrames(from, min(from+portion, n), port)
+	from, mixed := w.takePlain(in, port), w.checked == nil && w.capture == nil
+	for from < n {
+		if mixed {
+			taken := w.takeMixed(in, from, port)
+			if from += taken; from == n {
+				return
+			}
+			mixed = taken > 0 && w.checked == nil // else the next ones are likely no better
+		}
+		first, to := w.n, min(from+portion, n)
+		w.parseFrames(from, to, port)
 		if from == 0 {
 			w.mayLook(port)
 		}
@@ -180,6 +188,7 @@ func (w *worker) take(port uint16, n int) {
 			w.checkSums(first)
 		}
 		w.table.Hash(w.keys[:w.n], first)
+		from = to
 	}
 }
 

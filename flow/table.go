@@ -89,6 +89,7 @@ type Table struct {
 	ports         *SourcePorts // nil, or what fetchExpiring looks ahead in
 	// expected are the buckets in second that Fetch will ask for.
 	expected int
+	mixed    MixedPlacing // into scratch
 }
 
 // scratch is the look-ups of a burst under way.

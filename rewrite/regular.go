@@ -9,7 +9,7 @@ import (
 // Beside plain packets (plain.go) there are those that are nearly as simple: TCP or UDP right behind an IPv4 header without options
 // or an IPv6 header without extension headers, in a frame with one VLAN tag or none. They are read and changed here with offsets
 // that are constants from the IP header on, for both families. What is not regular is left to Parse, Translate and Forward;
-// regular_test.go holds them against each other.
+// regular_test.go holds them against each other. mixed_amd64.s reads them as ParseRegular does, a burst at a time.
 
 // LongHeadLen is how much of a frame's memory ParseRegular may read: a tag, and the headers of IPv6 and TCP, and some. The memory
 // must be there, the packet may be shorter.

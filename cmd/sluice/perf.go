@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -39,8 +43,16 @@ func perfFlags(runs int, more ...cli.Flag) []cli.Flag {
 	}, more...)
 }
 
-// perfRuns is --runs, checked.
+// perfRuns is --runs, checked, as is --json: what it names must be there to be written to when all is measured.
 func perfRuns(c *cli.Context) (int, error) {
+	if name := c.String("json"); name != "" {
+		if info, err := os.Stat(name); err == nil && info.IsDir() {
+			return 0, usagef("--json %s is a directory", name)
+		}
+		if err := unix.Access(filepath.Dir(name), unix.W_OK); err != nil {
+			return 0, usagef("--json %s: %s: %w", name, filepath.Dir(name), err)
+		}
+	}
 	if n := c.Int("runs"); n >= 1 && n <= 1000 {
 		return n, nil
 	}
@@ -63,13 +75,29 @@ func perfProgress(c *cli.Context, steps int) *result.Progress {
 	return result.NewProgress(w, w == os.Stderr && err == nil, steps)
 }
 
-// perfOutput prints a scenario's results, and writes them where --json says.
+// perfInterrupted is err, or that a scenario without a lab was interrupted.
+func perfInterrupted(c *cli.Context, err error) error {
+	if c.Context.Err() != nil {
+		return errors.New("interrupted: what was measured is lost")
+	}
+	return err
+}
+
+// perfOutput prints a scenario's results, and writes them where --json says. That nothing was measured is an error.
 func perfOutput(c *cli.Context, f *result.File) error {
 	if err := f.WriteTable(c.App.Writer); err != nil {
 		return err
 	}
+	if c.Bool("quick") && len(f.Results) > 0 {
+		fmt.Fprintln(c.App.Writer, "--quick: short samples, and those that others on the machine disturbed are not repeated. Do not quote them.")
+	}
 	if name := c.String("json"); name != "" {
-		return f.WriteFile(name)
+		if err := f.WriteFile(name); err != nil {
+			return err
+		}
+	}
+	if !slices.ContainsFunc(f.Results, func(r result.Result) bool { return !strings.HasPrefix(r.Case, "anchor/") }) {
+		return fmt.Errorf("nothing was measured: of what %s measures, all was skipped or is not what the options ask for", c.Command.Name)
 	}
 	return nil
 }

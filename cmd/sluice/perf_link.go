@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +13,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"sluice/perf/link"
 	"sluice/perf/result"
@@ -56,10 +59,27 @@ func linkOptions(c *cli.Context) (o link.Options, err error) {
 	if o.GeneratorCore == o.CarrierCore || o.GeneratorCore < 0 || o.CarrierCore < 0 {
 		return o, usagef("--generator-core and --core must be two different cores")
 	}
+	if err := usable(o.GeneratorCore, o.CarrierCore); err != nil {
+		return o, err
+	}
 	if err := link.CheckCarriers(o.Carriers); err != nil {
 		return o, usageError{err}
 	}
 	return o, nil
+}
+
+// usable refuses cores that this process may not run on.
+func usable(cores ...int) error {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return fmt.Errorf("ask for the cores of this process: %w", err)
+	}
+	for _, core := range cores {
+		if !set.IsSet(core) {
+			return usagef("core %d is none that this process may use (it may use %d of them; see taskset -p $$)", core, set.Count())
+		}
+	}
+	return nil
 }
 
 // words splits a list at its commas.
@@ -143,9 +163,11 @@ func perfLinkCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return perfLink(c, "link", func(rec *result.Recorder) (link.Modes, error) { return link.LinkExternal(c.Context, o, l, *e, rec) })
+				return perfLink(c, "link", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+					return link.LinkExternal(ctx, o, l, *e, rec)
+				})
 			}
-			return perfLink(c, "link", func(rec *result.Recorder) (link.Modes, error) { return link.Link(c.Context, o, l, rec) })
+			return perfLink(c, "link", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) { return link.Link(ctx, o, l, rec) })
 		},
 	}
 }
@@ -206,7 +228,9 @@ func perfLatencyCommand() *cli.Command {
 			if l.Rate < 1 || l.Rate > 100_000 || l.Loss < 0 || l.Loss > 1 {
 				return usagef("--probes is between 1 and 100000, and --loss between 0 and 100")
 			}
-			return perfLink(c, "latency", func(rec *result.Recorder) (link.Modes, error) { return link.Latency(c.Context, o, l, rec) })
+			return perfLink(c, "latency", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+				return link.Latency(ctx, o, l, rec)
+			})
 		},
 	}
 }
@@ -225,7 +249,9 @@ func perfConnectionsCommand() *cli.Command {
 			if k.Loss < 0 || k.Loss > 1 {
 				return usagef("--loss is between 0 and 100")
 			}
-			return perfLink(c, "connections", func(rec *result.Recorder) (link.Modes, error) { return link.Connections(c.Context, o, k, rec) })
+			return perfLink(c, "connections", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+				return link.Connections(ctx, o, k, rec)
+			})
 		},
 	}
 }
@@ -248,19 +274,21 @@ func flowCounts(list []string) (flows []int, err error) {
 }
 
 // perfLink runs a scenario and prints what it recorded, with the modes that carriers really ran in.
-func perfLink(c *cli.Context, name string, scenario func(*result.Recorder) (link.Modes, error)) error {
+func perfLink(c *cli.Context, name string, scenario func(context.Context, *result.Recorder) (link.Modes, error)) error {
 	if err := link.Missing(); err != nil {
 		return err
 	}
+	ctx, end := heedMore(c.Context)
+	defer end()
 	rec := result.NewRecorder(name, perfHost())
-	modes, err := scenario(rec)
+	modes, err := scenario(ctx, rec)
 	f := rec.File()
 	f.Host.Driver, f.Host.Mode = "veth", modes.String()
 	if c.String("in") != "" {
 		f.Host.Driver = c.String("in") + ", " + c.String("out")
 	}
-	if c.Context.Err() != nil {
-		return fmt.Errorf("interrupted; everything was taken down: %w", c.Context.Err())
+	if ctx.Err() != nil {
+		return errors.New("interrupted: what was measured is lost, and everything was taken down")
 	}
 	if err != nil {
 		return err

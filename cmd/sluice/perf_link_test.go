@@ -166,7 +166,7 @@ func TestPerfLatency(t *testing.T) {
 func TestPerfLinkUsage(t *testing.T) {
 	for _, args := range []string{
 		"link extra", "link --flows 0", "link --flows x", "link --sizes 65", "link --sizes ,", "link --directions up", "link --modes none",
-		"link --carriers ipvs", "link --window 1ms", "link --core 0", "link --runs 0", "link --rate -1", "latency --loads full", "latency --polling x",
+		"link --carriers ipvs", "link --window 1ms", "link --core 0", "link --core 1000", "link --json /nonexistent/x", "link --runs 0", "link --rate -1", "latency --loads full", "latency --polling x",
 		"latency --probes 0", "link --in x", "link --in x --out y", "link --in x --out y --to z", "connections --loss 200", "forwarder --driver mem", "forwarder --to-server x",
 	} {
 		if code := run(t.Context(), append([]string{"sluice", "perf"}, strings.Fields(args)...)); code != exitUsage {
@@ -175,9 +175,15 @@ func TestPerfLinkUsage(t *testing.T) {
 	}
 }
 
-// An interrupt ends a scenario at once and leaves nothing.
+// An interrupt, or a terminal that is closed, ends a scenario at once and leaves nothing.
 func TestPerfLinkInterrupted(t *testing.T) {
 	needCarriers(t)
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGHUP} {
+		t.Run(signal.String(), func(t *testing.T) { interruptPerfLink(t, signal) })
+	}
+}
+
+func interruptPerfLink(t *testing.T, signal syscall.Signal) {
 	cmd := exec.Command(program(t), "perf", "link", "--no-http", "--no-install", "--carriers", "sluice", "--window", "20s")
 	var out output
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -185,7 +191,7 @@ func TestPerfLinkInterrupted(t *testing.T) {
 	ok(t, cmd.Start())
 	eventually(t, "it measures", func() bool { return strings.Contains(out.String(), "anchor") })
 	time.Sleep(500 * time.Millisecond)
-	ok(t, cmd.Process.Signal(syscall.SIGINT))
+	ok(t, cmd.Process.Signal(signal))
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {

@@ -70,7 +70,7 @@ var known = []Metric{
 	{Name: "to_forward", Title: "x forward", Higher: true},
 	{Name: "to_forward_inline", Title: "x forward-inline", Higher: true, Group: Detail},
 	{Name: "to_nftables", Title: "x nftables", Higher: true},
-	{Name: "to_nftables_inline", Title: "x nftables-inline", Higher: true, Group: Detail},
+	{Name: "to_nftables_inline", Title: "x nftables-inline", Higher: true},
 	{Name: "to_asavie", Title: "x asavie", Higher: true},
 	{Name: "to_asavie_ports", Title: "x asavie-ports", Higher: true, Group: Detail},
 	{Name: "to_rings", Title: "x rings", Higher: true},

@@ -173,6 +173,28 @@ func TestTable(t *testing.T) {
 	}
 }
 
+// A case without some metrics has the others under their headings.
+func TestTableWithGaps(t *testing.T) {
+	r := NewRecorder("x", Host{})
+	r.Add("anchor/before", Metrics{"mpps": 2})
+	r.Add("a/with-a-long-name", Metrics{"p50_us": 10_000, "p99_us": 7, "p99_to_haproxy": 5})
+	r.Add("anchor/after", Metrics{"mpps": 2})
+	r.Add("b", Metrics{"p50_us": 1, "p50_to_haproxy": 3})
+	var b strings.Builder
+	if err := r.File().WriteTable(&b); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(b.String(), "\n")
+	for line, want := range map[int]map[string]string{1: {"Mpps": "2"}, 2: {"p50 us": "10000", "p99 us": "7", "p99 x haproxy": "5"}, 4: {"p50 us": "1", "p50 x haproxy": "3"}} {
+		for title, value := range want {
+			at := strings.Index(lines[0], title)
+			if at < 0 || !strings.HasPrefix(lines[line][min(at, len(lines[line])):], value) {
+				t.Errorf("%s is not under %s in\n%s", value, title, &b)
+			}
+		}
+	}
+}
+
 func TestFormatValue(t *testing.T) {
 	for v, want := range map[float64]string{0: "0", 3: "3", 1234.5: "1234", 123.4: "123", 12.34: "12.3", 1.234: "1.23", 0.001234: "0.0012", -0.5: "-0.50"} {
 		if got := FormatValue(v); got != want {

@@ -17,22 +17,29 @@ func (f *File) WriteTable(w io.Writer) error {
 		if len(names) == 0 {
 			continue
 		}
-		tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+		var table strings.Builder
+		tw := tabwriter.NewWriter(&table, 0, 4, 2, ' ', 0)
 		cells := []string{"CASE"}
 		for _, n := range names {
 			cells = append(cells, MetricOf(n).Title)
 		}
-		fmt.Fprintln(tw, strings.Join(cells, "\t"))
+		// Every row has every cell, and a tab after the last: tabwriter ends a column where a row lacks it.
+		fmt.Fprintln(tw, strings.Join(cells, "\t")+"\t")
 		for i := range f.Results {
 			r := &f.Results[i]
 			cells = append(cells[:0], r.Case)
 			for _, n := range names {
 				cells = append(cells, r.Cell(n))
 			}
-			fmt.Fprintln(tw, strings.TrimRight(strings.Join(cells, "\t"), "\t"))
+			fmt.Fprintln(tw, strings.Join(cells, "\t")+"\t")
 		}
 		if err := tw.Flush(); err != nil {
 			return err
+		}
+		for line := range strings.Lines(table.String()) {
+			if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintln(w)
 	}
