@@ -142,3 +142,28 @@ func TestLoopWithLateAnswers(t *testing.T) {
 	}
 	trips.stop()
 }
+
+// A run ends when the carrier has died in the middle.
+func TestCarrierDies(t *testing.T) {
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(ends[0])
+	defer unix.Close(ends[1])
+	if err := unix.SetNonblock(ends[0], true); err != nil {
+		t.Fatal(err)
+	}
+	trips := newTrips(ends[0], 1000, time.Second)
+	done := make(chan bool)
+	go func() { trips.loop(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(8 * mostLost * probeLimit):
+		trips.stop()
+		<-done
+	}
+	if trips.lost != mostLost || trips.err != unix.ETIMEDOUT {
+		t.Errorf("%d lost (%v), want the end after %d", trips.lost, trips.err, mostLost)
+	}
+}

@@ -35,6 +35,9 @@ type trips struct {
 	err            unix.Errno
 }
 
+// mostLost answers in a row, 3 s, are those of a carrier that has died; all that were to be sent would take minutes.
+const mostLost = 15
+
 func newTrips(fd, rate int, long time.Duration) *trips {
 	interval := int64(time.Second) / int64(rate)
 	return &trips{fd: fd, interval: interval, long: int64(long), out: make([]byte, probeSize), in: make([]byte, 2048),
@@ -72,7 +75,7 @@ func (t *trips) run(b *bed) error {
 func (t *trips) loop() {
 	entersyscallblock()
 	begin, answered := nanotime(), int64(0)
-	due, random := begin, uint64(begin)|1
+	due, random, lostInRow := begin, uint64(begin)|1, 0
 	for i := range t.took {
 		random ^= random << 13 // xorshift64 (Marsaglia, 2003)
 		random ^= random >> 7
@@ -95,8 +98,11 @@ func (t *trips) loop() {
 			t.err = e
 			break
 		}
-		if !t.receive() {
-			t.lost++
+		if lostInRow++; t.receive() {
+			lostInRow = 0
+		} else if t.lost++; lostInRow == mostLost {
+			t.err = unix.ETIMEDOUT
+			break
 		}
 		answered = nanotime()
 		t.took[i] = answered - from
