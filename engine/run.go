@@ -49,7 +49,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 				idleSince = now
 			}
 			if now-idleSince < uint64(spinTime) {
-				w.yield(clock, now)
+				w.yield(clock, idleSince, now)
 				continue
 			}
 		}
