@@ -109,7 +109,7 @@ func (w *worker) checkSums(first int) {
 		}
 		kept++
 	}
-	w.n = kept
+	w.n, w.tcpKnown = kept, min(w.tcpKnown, kept) // others come where the last ones were
 }
 
 // checkSum does so about one packet, and reports whether it stays in hand.

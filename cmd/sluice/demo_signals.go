@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// The demo makes a network that only it takes down, so it ends in order on everything that asks it to end. What main heeds are
+// The demo makes a network that only it takes down, as the scenarios of perf with a lab do, so it ends in order on everything that asks it to end. What main heeds are
 // interruptions (SIGINT, SIGTERM), from before the first output on. A SIGINT that comes earlier ends the program at once, when there is
 // nothing yet; but where whoever starts it ignores SIGINT, as shells do for what scripts run in the background, the kernel has dropped it.
 
