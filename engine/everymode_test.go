@@ -130,6 +130,7 @@ type everyBed struct {
 	*bench
 	mode everyMode
 	r    *rand.Rand
+	spec Spec
 	tags [2][]uint16 // of a port
 	seen map[string]int
 	size int // of an IP packet
@@ -162,7 +163,7 @@ func newEveryBed(t testing.TB, m everyMode, workers, tags int, r *rand.Rand) *ev
 		}
 		s = onVLANs(s, b.tags)
 	}
-	b.bench = newBench(t, s, 1000, 768)
+	b.spec, b.bench = s, newBench(t, s, 1000, 768)
 	return b
 }
 

@@ -289,13 +289,9 @@ func (w *worker) translatePart(d rings.Desc, p *rewrite.Packet, rec *flow.Record
 		rec.Seen = uint32(w.now)
 	}
 	rewrite.TranslateAddresses(w.region.Packet(d), p, &l2, src, dst, l3)
-	w.count(rec, side, p)
-	if side == flow.FromClient {
-		w.stats.ToServer++
-	} else {
-		w.stats.ToClient++
+	if w.sendOn(out, p, d) {
+		w.counted(rec, side, p)
 	}
-	w.sendOn(out, p, d)
 }
 
 // fragmentReason is why the table of fragments did not take a part.

@@ -322,12 +322,8 @@ func (r *bench) sums() error {
 	if s.Opened-s.Closed != uint64(live) {
 		return fmt.Errorf("%d opened, %d closed, %d there", s.Opened, s.Closed, live)
 	}
-	waiting := uint64(0) // parts of datagrams whose first has not come
-	for _, w := range r.workers {
-		waiting += uint64(w.fragments.table.Held())
-	}
-	if in, out := s.RxPackets+s.HandedIn, s.ToServer+s.ToClient+s.ToHost+s.HandedOut+s.Answered+s.Dropped()+waiting; in != out {
-		return fmt.Errorf("%d packets in, %d have an end or wait", in, out)
+	if err := r.outcomes(); err != nil {
+		return err
 	}
 	return r.consistent()
 }

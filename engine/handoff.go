@@ -104,6 +104,9 @@ func (w *worker) put(p *peer, batch []rings.Desc) int {
 		if d.Options&placedBit != 0 {
 			w.unplace(d)
 		}
+		if d.Options&kindMask == transmitKind {
+			w.stats.Unsent++
+		}
 		w.drop(d, HandoffFull)
 	}
 	if n > 0 {

@@ -97,8 +97,8 @@ func newBenchFrom(t testing.TB, spec Spec, capacity, framesPerWorker int, dict *
 	return newBenchOver(t, rings.NewHeapRegion(framesPerWorker*max(spec.Workers, 1), 2048), spec, capacity, dict, now)
 }
 
-// newBenchOver has its frames in region, and if that has chains, queues that take them.
-func newBenchOver(t testing.TB, region *rings.Region, spec Spec, capacity int, dict *Dictionary, now uint64) *bench {
+// newBenchOver has its frames in region, and if that has chains, queues that take them. Its options may be changed.
+func newBenchOver(t testing.TB, region *rings.Region, spec Spec, capacity int, dict *Dictionary, now uint64, change ...func(*Options)) *bench {
 	t.Helper()
 	n, newQueue := max(spec.Workers, 1), rings.NewMem
 	if region.Chains() {
@@ -124,6 +124,9 @@ func newBenchOver(t testing.TB, region *rings.Region, spec Spec, capacity int, d
 		}
 		opt.Workers = append(opt.Workers, qs)
 		opt.Tables = append(opt.Tables, alignedMemory(flow.TableSize(capacity, opt.Persistence)))
+	}
+	for _, f := range change {
+		f(&opt)
 	}
 	if b.Engine, err = New(opt, cfg, b.dict); err != nil {
 		t.Fatal(err)

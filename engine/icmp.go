@@ -52,17 +52,17 @@ func (w *worker) relate(i int, ref flow.Ref, rec *flow.Record) {
 		case !n.ok:
 			w.drop(d, NoNeighbour)
 		case rec.Kind() != flow.Translated && rec.SNAT == 0:
-			w.stats.Errors++
+			before := w.stats.ToServer
 			w.forwardWhole(rec, flow.FromClient, p, d, &n.l2, int(n.port), port)
+			w.stats.Errors += w.stats.ToServer - before
 		case q.Plain && rec.Plain():
 			rewrite.PlainErrorToServer(w.region.Packet(d), q, &n.l2, w.cfg.addrs[rec.Node].V4(), rec.NPort, rec.L3Diff, rec.L4Diff)
-			w.stats.Errors++
-			w.stats.ToServer++
-			w.sendOn(int(n.port), p, d)
+			w.sendError(d, p, int(n.port), &w.stats.ToServer)
 		default:
 			k := w.table.ServerKey(rec)
-			w.translateError(d, p, q, &k, &n.l2, int(n.port))
-			w.stats.ToServer++
+			to := rewrite.EndsOf(&k)
+			rewrite.TranslateError(w.region.Packet(d), p, q, &n.l2, &to, false)
+			w.sendError(d, p, int(n.port), &w.stats.ToServer)
 		}
 		return
 	}
@@ -77,28 +77,28 @@ func (w *worker) relate(i int, ref flow.Ref, rec *flow.Record) {
 	if q.Plain && rec.Plain() {
 		mac := &w.cfg.Ports[rec.ClientIf].MAC
 		rewrite.PlainErrorToClient(w.region.Packet(d), q, &rec.ClientMAC, mac, rec.Virtual.V4(), rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
-		w.stats.Errors++
-		w.stats.ToClient++
-		w.sendOn(int(rec.ClientIf), p, d)
+		w.sendError(d, p, int(rec.ClientIf), &w.stats.ToClient)
 		return
 	}
 	l2 := rewrite.MakeL2(rec.ClientMAC, w.cfg.Ports[rec.ClientIf].MAC)
 	if rec.Kind() != flow.Translated && rec.SNAT == 0 {
-		w.stats.Errors++
+		before := w.stats.ToClient
 		w.forwardWhole(rec, flow.FromServer, p, d, &l2, int(rec.ClientIf), port)
+		w.stats.Errors += w.stats.ToClient - before
 		return
 	}
 	k := rec.ClientKey()
-	w.translateError(d, p, q, &k, &l2, int(rec.ClientIf))
-	w.stats.ToClient++
+	to := rewrite.EndsOf(&k)
+	rewrite.TranslateError(w.region.Packet(d), p, q, &l2, &to, false)
+	w.sendError(d, p, int(rec.ClientIf), &w.stats.ToClient)
 }
 
-// translateError sends an error on, about a packet that had the tuple k when it left its sender.
-func (w *worker) translateError(d rings.Desc, p *rewrite.Packet, q *rewrite.Quote, k *flow.Key, l2 *rewrite.L2, port int) {
-	to := rewrite.EndsOf(k)
-	rewrite.TranslateError(w.region.Packet(d), p, q, l2, &to, false)
-	w.stats.Errors++
-	w.sendOn(port, p, d)
+// sendError sends a translated error on, and counts it as n does.
+func (w *worker) sendError(d rings.Desc, p *rewrite.Packet, port int, n *uint64) {
+	if w.sendOn(port, p, d) {
+		w.stats.Errors++
+		*n++
+	}
 }
 
 // give hands one frame to another worker.

@@ -112,8 +112,8 @@ func (w *worker) repaired(d rings.Desc, b []byte) {
 	}
 }
 
-// encapsulated puts the headers of tunnel t in front of the packet p of d. It reports false, and has dropped the packet, if there is
-// no room for them.
+// encapsulated puts the headers of tunnel t in front of the packet p of d. It reports false if there is no
+// room for them, and has changed nothing that matters: whoever calls it drops the packet.
 func (w *worker) encapsulated(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) (rings.Desc, bool) {
 	base := w.region.Base(d.Addr)
 	frame, head := w.region.Frame(d.Addr), int(d.Addr-base)
@@ -125,7 +125,6 @@ func (w *worker) encapsulated(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pa
 	w.outerID++
 	start, why := t.Encapsulate(frame, head, p, rewrite.Entropy(&k), w.outerID)
 	if why != rewrite.Done || chained && head+int(p.End)-start > 0xffff {
-		w.drop(d, TooBig)
 		return d, false
 	}
 	n := uint32(head + int(p.End) - start)
@@ -176,7 +175,7 @@ func (w *worker) sendable(q rings.Queue, batch []rings.Desc) []rings.Desc {
 	kept := batch[:0]
 	for _, d := range batch {
 		if behind, _ := w.region.Tail(d.Addr); behind+1 > longest {
-			w.drop(d, TooBig)
+			w.lose(d, TooBig)
 			continue
 		}
 		kept = append(kept, d)

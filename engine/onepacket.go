@@ -41,10 +41,11 @@ func (w *worker) forwardOne(i int, v *virtual) {
 	*w.clientEntry(k.Src) = clientEntry{addr: k.Src, mac: rewrite.SourceMAC(b), port: w.ports[i]}
 	port := m.servicePort(k.DstPort())
 	diff := rewrite.AddrDiff(k.Dst, m.addr)
-	w.countService(w.cfg.find(k, w.ports[i]), m.id, flow.FromClient, p)
 	rewrite.ToServer(b, p, &n.l2, m.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.DstPort(), port)))
-	w.stats.ToServer++
-	w.sendOn(int(n.port), p, d)
+	if w.sendOn(int(n.port), p, d) {
+		w.countService(w.cfg.find(k, w.ports[i]), m.id, flow.FromClient, p)
+		w.stats.ToServer++
+	}
 }
 
 // answerPort is where answers come from that have no entry.
@@ -97,10 +98,11 @@ func (w *worker) answerOne(i int, a *service) {
 	port := v.answerPort()
 	diff := rewrite.AddrDiff(k.Src, v.addr)
 	l2 := rewrite.MakeL2(c.mac, w.cfg.Ports[c.port].MAC)
-	w.countService(a.id, a.node, flow.FromServer, p)
 	rewrite.ToClient(w.region.Packet(d), p, &l2, v.addr, port, diff, rewrite.AddDiff(diff, rewrite.PortDiff(k.SrcPort(), port)))
-	w.stats.ToClient++
-	w.sendOn(int(c.port), p, d)
+	if w.sendOn(int(c.port), p, d) {
+		w.countService(a.id, a.node, flow.FromServer, p)
+		w.stats.ToClient++
+	}
 }
 
 // countService counts a packet for a virtual server and a member.

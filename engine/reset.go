@@ -76,5 +76,6 @@ func (w *worker) buildReset(reset *rewrite.Reset) (d rings.Desc, ok bool) {
 	addr += rings.Headroom
 	n := reset.Build(w.region.Frame(addr)[rings.Headroom:])
 	w.stats.Resets++
+	w.stats.Made++
 	return rings.Desc{Addr: addr, Len: uint32(n)}, true
 }

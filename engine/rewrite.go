@@ -114,9 +114,9 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 			return
 		}
 		rewrite.ToServer(w.region.Packet(d), p, &n.l2, w.cfg.addrs[rec.Node], rec.NPort, rec.L3Diff, rec.L4Diff)
-		w.count(rec, flow.FromClient, p)
-		w.stats.ToServer++
-		w.sendOn(int(n.port), p, d)
+		if w.sendOn(int(n.port), p, d) {
+			w.counted(rec, flow.FromClient, p)
+		}
 		return
 	}
 	if port := w.ports[i&(burstSize-1)]; rec.ServerIf != port && w.astray(rec, port) {
@@ -148,9 +148,9 @@ func (w *worker) rewriteOne(i int, ref flow.Ref, rec *flow.Record) {
 		return
 	}
 	rewrite.ToClient(w.region.Packet(d), p, &l2, rec.Virtual, rec.VPort, ^rec.L3Diff, ^rec.L4Diff)
-	w.count(rec, flow.FromServer, p)
-	w.stats.ToClient++
-	w.sendOn(int(rec.ClientIf), p, d)
+	if w.sendOn(int(rec.ClientIf), p, d) {
+		w.counted(rec, flow.FromServer, p)
+	}
 }
 
 // forward sends packet i of a connection on as its kind says.
@@ -176,16 +176,24 @@ func (w *worker) translate(rec *flow.Record, side flow.Side, p *rewrite.Packet, 
 	k := w.table.ServerKey(rec) // of what the member sends
 	to := rewrite.Ends{Src: k.Dst, Dst: k.Src, SrcPort: k.DstPort(), DstPort: k.SrcPort()}
 	l3, l4 := rec.L3Diff, rec.L4Diff
-	w.stats.ToServer++
 	if side == flow.FromServer {
 		to = rewrite.Ends{Src: rec.Virtual, Dst: rec.Client, SrcPort: rec.VPort, DstPort: rec.CPort}
 		l3, l4 = ^l3, ^l4
-		w.stats.ToServer--
-		w.stats.ToClient++
 	}
 	rewrite.Translate(w.region.Packet(d), p, l2, &to, l3, l4)
+	if w.sendOn(port, p, d) {
+		w.counted(rec, side, p)
+	}
+}
+
+// counted counts packet p from side, which goes on.
+func (w *worker) counted(rec *flow.Record, side flow.Side, p *rewrite.Packet) {
 	w.count(rec, side, p)
-	w.sendOn(port, p, d)
+	if side == flow.FromClient {
+		w.stats.ToServer++
+	} else {
+		w.stats.ToClient++
+	}
 }
 
 func (w *worker) checkClient(rec *flow.Record, p *rewrite.Packet, port uint16) (Reason, bool) {

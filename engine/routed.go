@@ -22,11 +22,7 @@ func (w *worker) forwardWhole(rec *flow.Record, side flow.Side, p *rewrite.Packe
 // routePacket sends a packet of a routed connection to its next hop.
 func (w *worker) routePacket(rec *flow.Record, side flow.Side, p *rewrite.Packet, d rings.Desc, l2 *rewrite.L2, port int) {
 	rewrite.Forward(w.region.Packet(d), p, l2)
-	w.count(rec, side, p)
-	if side == flow.FromClient {
-		w.stats.ToServer++
-	} else {
-		w.stats.ToClient++
+	if w.sendOn(port, p, d) {
+		w.counted(rec, side, p)
 	}
-	w.sendOn(port, p, d)
 }

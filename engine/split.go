@@ -10,36 +10,46 @@ import (
 // Whoever sends without DF has numbered its packets so that the receiver can put them together.
 
 // sendOn is send for packet p of d, ready to leave, in parts if it does not fit. There are as many free frames as it takes, or
-// nothing of it is sent.
-func (w *worker) sendOn(port int, p *rewrite.Packet, d rings.Desc) {
+// nothing of it is sent: then it is dropped, and sendOn reports false. Whoever calls it counts only what goes on.
+func (w *worker) sendOn(port int, p *rewrite.Packet, d rings.Desc) bool {
 	if int(p.End-p.L3) > w.cfg.leastMTU {
 		if mtu := w.cfg.exits[port].mtu; mtu != 0 && int(p.End-p.L3) > mtu {
-			w.sendParts(port, p, d, mtu)
-			return
+			return w.sendParts(port, *p, d, mtu)
 		}
 	}
 	w.send(port, d)
+	return true
 }
 
 // sendParts cuts packet p of d into parts of at most mtu bytes, and sends them in their order.
-func (w *worker) sendParts(port int, p *rewrite.Packet, d rings.Desc, mtu int) {
+func (w *worker) sendParts(port int, p rewrite.Packet, d rings.Desc, mtu int) bool {
+	if !w.mayCut(&p, d, mtu) {
+		return false
+	}
+	for int(p.End-p.L3) > mtu {
+		first, rest, ok := w.split(&p, d, mtu)
+		if !ok {
+			w.lose(d, TooBig)
+			return true
+		}
+		w.stats.Made++
+		w.send(port, first)
+		d, p.End = rest, w.length(rest)
+	}
+	w.send(port, d)
+	return true
+}
+
+// mayCut reports whether packet p of d can go in parts of at most mtu bytes: it has no DF, there are frames for all of them, and
+// they are not too many to be put together. If not it is dropped, else counted as cut.
+func (w *worker) mayCut(p *rewrite.Packet, d rings.Desc, mtu int) bool {
 	n := w.parts(d, p, mtu)
 	if dontFragment(w.region.Packet(d), p) || n > fragmentsPerDatagram || n+2*w.buffers(d) > w.pool.Len() {
 		w.drop(d, TooBig)
-		return
+		return false
 	}
 	w.stats.Split++
-	part := *p
-	for int(part.End-part.L3) > mtu {
-		first, rest, ok := w.split(&part, d, mtu)
-		if !ok {
-			w.drop(d, TooBig)
-			return
-		}
-		w.send(port, first)
-		d, part.End = rest, w.length(rest)
-	}
-	w.send(port, d)
+	return true
 }
 
 // parts is in how many parts packet p of d goes over a link of this MTU, at most.

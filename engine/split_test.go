@@ -25,7 +25,7 @@ func TestSplit(t *testing.T) {
 		sent := request(c.size)
 		out := b.send(outside, sent.frames(t)[0])
 		if c.mtu < 36 { // more parts than are put together: 8 bytes each
-			if s := b.stats(); len(out[inside]) != 0 || s.Drops[TooBig] != 1 || s.Split != 0 {
+			if s := b.stats(); len(out[inside]) != 0 || s.Drops[TooBig] != 1 || s.Split != 0 || s.ToServer != 0 {
 				t.Errorf("MTU %d: %d frames, %+v", c.mtu, len(out[inside]), s)
 			}
 			b.close()
@@ -70,7 +70,7 @@ func TestSplit(t *testing.T) {
 	b.workers[0].step(b.now)
 	parts := 0
 	b.wire(0, inside).Recv(func([]byte) { parts++ })
-	if s := b.stats(); parts != 0 || s.Drops[TooBig] != before.Drops[TooBig]+1 || s.Split != before.Split {
+	if s := b.stats(); parts != 0 || s.Drops[TooBig] != before.Drops[TooBig]+1 || s.Split != before.Split || s.ToServer != before.ToServer {
 		t.Errorf("%d parts, %+v", parts, s)
 	}
 	for _, addr := range held {

@@ -2,9 +2,14 @@ package engine
 
 import "sluice/flow"
 
-// Stats are the counters of one worker, or their sum. Packets are counted once on the way in; every packet received
-// or handed in ends as ToServer, ToClient, ToHost, HandedOut, Answered or in one of Drops, except parts of datagrams that wait, and that a frame dropped on a
-// full transmit or handoff ring, because of its VLAN tags or for want of frames for its parts, was counted on its way there too.
+// Stats are the counters of one worker, or their sum. Every packet has one outcome at each worker that has it, and whatever goes on
+// leaves or is lost on its way out, at once or at the worker that has the port's queue:
+//
+//	RxPackets + HandedIn                           =  ToServer + ToClient + ToHost + Answered + HandedOut + (Dropped() - Unsent), and parts of datagrams that wait
+//	ToServer + ToClient + ToHost + Answered + Made =  TxPackets + Unsent, summed over workers
+//
+// What is lost on its way out (a full ring, a link that is down) is not taken off again where it was counted: the rings have
+// descriptors, which do not say what a packet was, and to write that down would cost every packet something.
 type Stats struct {
 	RxPackets uint64
 	RxBytes   uint64 // of the frames, without check sequence
@@ -22,6 +27,8 @@ type Stats struct {
 	Resets    uint64 // RSTs that the engine made
 	ICMPSent  uint64 // ICMP errors that the engine made
 	Split     uint64 // packets without DF that left in parts, as they were too big for the next link
+	Made      uint64 // frames that went out beside those received: RSTs to the ends of a connection, and the second and later parts of packets
+	Unsent    uint64 // frames of those in Drops that were lost on their way out: they had been counted as going on
 	// Recomputed are packets whose checksums were computed anew on arrival.
 	Recomputed uint64
 	Echoes     uint64 // echo requests that the engine answered
@@ -72,6 +79,8 @@ func (s *Stats) Add(b *Stats) {
 	s.Resets += b.Resets
 	s.ICMPSent += b.ICMPSent
 	s.Split += b.Split
+	s.Made += b.Made
+	s.Unsent += b.Unsent
 	s.Echoes += b.Echoes
 	s.Recomputed += b.Recomputed
 	s.Answered += b.Answered

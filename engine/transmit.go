@@ -49,7 +49,7 @@ func (w *worker) flush(e *egress, port int) {
 	if w.cfg.Ports[port].Down || w.cfg.Ports[logical].Down || e.queue == nil && e.via == nobody {
 		// Not to the ring: it would keep them for as long as the link is down, and send what nobody waits for any more.
 		for _, d := range batch {
-			w.drop(d, PortDown)
+			w.lose(d, PortDown)
 		}
 		return
 	}
@@ -75,8 +75,14 @@ func (w *worker) flush(e *egress, port int) {
 	}
 	w.stats.TxPackets += uint64(sent)
 	for _, d := range batch[sent:] {
-		w.drop(d, TxFull)
+		w.lose(d, TxFull)
 	}
+}
+
+// lose drops a frame on its way out, of a packet that has been counted as going on.
+func (w *worker) lose(d rings.Desc, why Reason) {
+	w.stats.Unsent++
+	w.drop(d, why)
 }
 
 // toHost hands a frame to the kernel, unchanged but for its Ethernet destination, which becomes the kernel's end of

@@ -157,15 +157,20 @@ func (w *worker) tunnelPacket(rec *flow.Record, p *rewrite.Packet, d rings.Desc,
 		w.tunnelTooBig(rec, &t, p, d, port)
 		return
 	}
-	w.count(rec, flow.FromClient, p)
-	w.stats.ToServer++
-	w.enterTunnel(rec, &t, p, d)
+	if d, ok := w.encapsulated(rec, &t, p, d); ok {
+		w.counted(rec, flow.FromClient, p)
+		w.send(int(w.cfg.nodes[rec.Node].port), d)
+	} else {
+		w.drop(d, TooBig)
+	}
 }
 
-// enterTunnel encapsulates a packet that fits, and sends it.
+// enterTunnel encapsulates a frame that has been counted as going on and fits, and sends it.
 func (w *worker) enterTunnel(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) {
 	if d, ok := w.encapsulated(rec, t, p, d); ok {
 		w.send(int(w.cfg.nodes[rec.Node].port), d)
+	} else {
+		w.lose(d, TooBig)
 	}
 }
 
@@ -185,51 +190,38 @@ func (w *worker) tunnelTooBig(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Pa
 // tunnelParts cuts a packet and sends each part through the tunnel by itself, as a router in front of it would: nobody but the
 // member's own IP has to put them together.
 func (w *worker) tunnelParts(rec *flow.Record, t *rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) {
-	for begun := false; ; begun = true {
+	if !w.mayCut(p, d, t.InnerMTU()) {
+		return
+	}
+	w.counted(rec, flow.FromClient, p)
+	for int(p.End-p.L3) > t.InnerMTU() {
 		part := *p
 		first, rest, ok := w.split(&part, d, t.InnerMTU())
 		if !ok {
-			w.drop(d, TooBig)
+			w.lose(d, TooBig)
 			return
 		}
-		if !begun {
-			w.count(rec, flow.FromClient, p)
-			w.stats.ToServer++
-			w.stats.Split++
-		}
+		w.stats.Made++
 		w.enterTunnel(rec, t, &part, first)
 		d, p.End = rest, w.length(rest) // what Encapsulate reads of it
-		if int(p.End-p.L3) <= t.InnerMTU() {
-			w.enterTunnel(rec, t, p, d)
-			return
-		}
 	}
+	w.enterTunnel(rec, t, p, d)
 }
 
 // tunnelInParts is for packets that must not be cut, where the setting is to do so all the same with what carries them: the outer
 // packet goes in parts, which the member puts together before it looks inside.
 func (w *worker) tunnelInParts(rec *flow.Record, t rewrite.Tunnel, p *rewrite.Packet, d rings.Desc) {
-	w.count(rec, flow.FromClient, p)
-	w.stats.ToServer++
 	mtu := int(t.MTU)
 	t.MTU = 0xffff
 	d, ok := w.encapsulated(rec, &t, p, d)
 	if !ok {
+		w.drop(d, TooBig)
 		return
 	}
-	port := int(w.cfg.nodes[rec.Node].port)
 	outer := rewrite.Packet{L3: etherLen, End: w.length(d)}
-	w.stats.Split++
-	for int(outer.End)-etherLen > mtu {
-		first, rest, ok := w.split(&outer, d, mtu)
-		if !ok {
-			w.drop(d, TooBig)
-			return
-		}
-		w.send(port, first)
-		d, outer = rest, rewrite.Packet{L3: etherLen, End: w.length(rest)}
+	if w.sendParts(int(w.cfg.nodes[rec.Node].port), outer, d, mtu) {
+		w.counted(rec, flow.FromClient, p)
 	}
-	w.send(port, d)
 }
 
 const etherLen = 14

@@ -152,7 +152,7 @@ func (w *worker) leaveVLAN(batch []rings.Desc, port int) []rings.Desc {
 			rewrite.AddTag(w.region.Head(d.Addr), to.IDs[0])
 		case !tagged && to.N == 0:
 		case !w.retag(d, own, to):
-			w.drop(*d, VLANTags)
+			w.lose(*d, VLANTags)
 			continue
 		}
 		if kept != i {
