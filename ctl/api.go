@@ -215,7 +215,7 @@ func (s *Server) statusView(snaps []engine.Snapshot) StatusView {
 		Generation: s.engine.Config().Generation, Workers: s.plan.workers, Memory: s.memoryViews(), Changes: s.health.changesView(),
 		Totals: TotalsView{
 			Opened: sum.Opened, Received: sum.RxPackets, ToServer: sum.ToServer, ToClient: sum.ToClient,
-			ToHost: sum.ToHost, Sent: sum.TxPackets, Dropped: sum.Dropped(),
+			ToHost: sum.ToHost, Sent: sum.TxPackets, Answered: sum.Answered, Dropped: sum.Dropped(), Unsent: sum.Unsent, Made: sum.Made,
 			Ended: sum.Ended, Moved: sum.Moved, Evicted: sum.Evicted, Resets: sum.Resets, OutOfWindow: sum.Outside, ICMPErrors: sum.Errors, ICMPSent: sum.ICMPSent, Split: sum.Split, Echoes: sum.Echoes, Recomputed: sum.Recomputed,
 		},
 	}

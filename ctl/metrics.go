@@ -26,6 +26,8 @@ var (
 	descSent        = desc("sent_packets_total", "Packets taken by transmit rings.", "worker")
 	descHost        = desc("host_packets_total", "Packets without a connection, handed to the kernel.", "worker")
 	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
+	descAnswered    = desc("answered_packets_total", "Packets that became a RST, an ICMP error or an echo reply.", "worker")
+	descUnsent      = desc("unsent_packets_total", "Packets, of those dropped, that were lost on their way out, after they had been counted as going on.", "worker")
 	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
 
 	descBusy         = desc("worker_busy_seconds_total", "Time in steps that found work.", "worker")
@@ -111,6 +113,8 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descHost, w.ToHost, id)
 		count(descHanded, w.HandedOut, id)
 		count(descHandedIn, w.HandedIn, id)
+		count(descAnswered, w.Answered, id)
+		count(descUnsent, w.Unsent, id)
 		ch <- prometheus.MustNewConstMetric(descBusy, prometheus.CounterValue, w.BusySeconds, id)
 		gauge(descLargestPause, float64(w.LargestPauseUS)/1e6, id)
 	}

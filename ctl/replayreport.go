@@ -53,6 +53,7 @@ type ReplayEngine struct {
 	Opened   uint64 `json:"opened"`
 	Closed   uint64 `json:"closed"`
 	Answered uint64 `json:"answered,omitempty"` // with a RST or an ICMP error
+	Unsent   uint64 `json:"unsent,omitempty"`   // frames of those dropped that were lost on their way out, and are counted as going on too
 	Waiting  int    `json:"waiting,omitempty"`  // parts of datagrams, at the end, for their first part
 }
 
@@ -107,7 +108,7 @@ func (r *replay) complete(ctx context.Context, opt ReplayOptions) error {
 	report := r.report
 	report.Engine = ReplayEngine{
 		Received: s.RxPackets, Bytes: s.RxBytes, ToServer: s.ToServer, ToClient: s.ToClient, ToHost: s.ToHost,
-		Dropped: s.Dropped(), Answered: s.Answered, Waiting: snaps[0].Waiting, Sent: s.TxPackets, Opened: s.Opened, Closed: s.Closed,
+		Dropped: s.Dropped(), Answered: s.Answered, Unsent: s.Unsent, Waiting: snaps[0].Waiting, Sent: s.TxPackets, Opened: s.Opened, Closed: s.Closed,
 	}
 	for _, d := range Drops(s) {
 		if d.Count != 0 {
@@ -138,7 +139,7 @@ func (r *ReplayReport) account(s *engine.Stats, waiting uint64) error {
 		return fmt.Errorf("packets are unaccounted for on the ports: %+v", t)
 	case t.Engine != s.RxPackets || t.Out != s.TxPackets:
 		return fmt.Errorf("the ports gave %d packets and got %d, the engine took %d and sent %d", t.Engine, t.Out, s.RxPackets, s.TxPackets)
-	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Answered+waiting+s.Dropped()-s.Drops[engine.TxFull]-s.Drops[engine.VLANTags]:
+	case s.RxPackets != s.ToServer+s.ToClient+s.ToHost+s.Answered+waiting+s.Dropped()-s.Unsent:
 		return fmt.Errorf("packets are unaccounted for in the engine: %+v", *s)
 	}
 	return nil

@@ -226,7 +226,9 @@ type WorkerView struct {
 	Sent        uint64   `json:"sent"`
 	HandedOut   uint64   `json:"handed_out"`
 	HandedIn    uint64   `json:"handed_in"`
+	Answered    uint64   `json:"answered"` // packets that became a RST, an ICMP error or an echo reply
 	Dropped     uint64   `json:"dropped"`
+	Unsent      uint64   `json:"unsent"` // frames of those dropped that were lost on their way out, and are counted as going on too
 	Sleeps      uint64   `json:"sleeps"`
 
 	PacketsPerSecond float64 `json:"packets_per_second"` // received, over the last second
@@ -291,7 +293,10 @@ type TotalsView struct {
 	ToClient    uint64 `json:"to_client"`
 	ToHost      uint64 `json:"to_host"`
 	Sent        uint64 `json:"sent"`
+	Answered    uint64 `json:"answered"` // packets that became a RST, an ICMP error or an echo reply
 	Dropped     uint64 `json:"dropped"`
+	Unsent      uint64 `json:"unsent"`        // frames of those dropped that were lost on their way out, and are counted as going on too
+	Made        uint64 `json:"made"`          // frames sent beside packets received: RSTs to ends of connections, further parts of packets
 	Ended       uint64 `json:"ended"`         // connections that ended because their member stopped serving
 	Moved       uint64 `json:"moved"`         // connections that go through another router or firewall, because theirs stopped serving
 	Evicted     uint64 `json:"evicted"`       // half-open or closing connections that gave way to new ones
@@ -406,7 +411,7 @@ func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
 		v := WorkerView{
 			Worker: n.Worker, Core: n.Core, Queues: []string{}, Connections: n.Connections, Capacity: n.Capacity,
 			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
-			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Dropped: n.Dropped(), Sleeps: n.Sleeps,
+			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Answered: n.Answered, Dropped: n.Dropped(), Unsent: n.Unsent, Sleeps: n.Sleeps,
 			Mode: pollingNames[n.Polling], BusySeconds: n.Busy.Seconds(), HandedShare: float64(n.HandedOut) / float64(max(n.RxPackets, 1)),
 		}
 		var largest pause

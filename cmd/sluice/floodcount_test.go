@@ -126,6 +126,7 @@ func (l *ledger) counters() []counter {
 		{"ring full", &l.ringFull}, {"no frame", &l.noFrame}, {outsideCount, &l.outside}, {othersCount, &l.others}, {sentCount, &l.sent},
 		{receivedCount, &l.totals.Received}, {toServerCount, &l.totals.ToServer}, {toClientCount, &l.totals.ToClient},
 		{"to the kernel", &l.totals.ToHost}, {"dropped", &l.totals.Dropped},
+		{"answered", &l.totals.Answered}, {"made", &l.totals.Made}, {"unsent", &l.totals.Unsent},
 	}
 }
 
@@ -243,11 +244,11 @@ func (f *flood) balance(what string, before ledger, generated uint64) {
 		f.t.Errorf("%s: %d packets were sent, and %d are accounted for before the engine", what, offered, met)
 	}
 	forwarded := l.totals.ToServer + l.totals.ToClient + l.totals.ToHost
-	unsent := l.drops["tx_full"] // those count as forwarded too
-	if received := l.outside + l.others; received != l.totals.Received || received != forwarded+l.totals.Dropped-unsent {
+	unsent := l.totals.Unsent // those count as forwarded too
+	if received := l.outside + l.others; received != l.totals.Received || received != forwarded+l.totals.Answered+l.totals.Dropped-unsent {
 		f.t.Errorf("%s: the engine received %d (%d) packets, forwarded %d and dropped %d", what, received, l.totals.Received, forwarded, l.totals.Dropped-unsent)
 	}
-	if l.sent != forwarded-unsent {
+	if l.sent != forwarded+l.totals.Answered+l.totals.Made-unsent {
 		f.t.Errorf("%s: %d packets were forwarded, %d found no room to be sent, and %d were sent", what, forwarded, unsent, l.sent)
 	}
 }
