@@ -182,19 +182,30 @@ func (a *api) serve(d *door, h http.Handler, secure *tls.Config) {
 	go func() { _ = srv.Serve(ln) }() // ends with ErrServerClosed
 }
 
-func (a *api) close() {
+func (a *api) close(captures *captureEnd) {
 	if a == nil {
 		return
 	}
-	a.leave()
+	a.leave(captures.stop(endShutdown))
 	a.working.close()
 	if a.ownSocket.is(a.socket) {
 		_ = os.Remove(a.socket)
 	}
 }
 
-// leave ends the answering here; a successor has the socket. What still asks the engine is waited for by working.close.
-func (a *api) leave() {
+// captureEndTime is how long a capture that was told to end has for the rest of its packets and its counts.
+const captureEndTime = time.Second
+
+// leave ends the answering here; a successor has the socket. What still asks the engine is waited for by working.close. An answer
+// that is about to end by itself, a capture's, gets a moment for that.
+func (a *api) leave(ending bool) {
+	if ending {
+		ctx, cancel := context.WithTimeout(context.Background(), captureEndTime)
+		defer cancel()
+		for _, srv := range a.servers {
+			_ = srv.Shutdown(ctx) // listens no more, and waits
+		}
+	}
 	for i, srv := range a.servers {
 		_ = srv.Close()
 		_ = a.doors[i].Close()

@@ -178,7 +178,7 @@ func TestAPIWatch(t *testing.T) {
 		ended <- Stream(context.Background(), c, "/v1/status?watch=1h", func(*StatusView) error { first <- true; return nil })
 	}()
 	<-first
-	b.api.leave()
+	b.api.leave(false)
 	select {
 	case err := <-ended:
 		if err == nil {

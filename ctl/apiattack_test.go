@@ -167,7 +167,7 @@ func TestAPIStopUnderRequests(t *testing.T) {
 		}
 		waitFor(t, "there are answers", func() bool { return answers.Load() > 200 })
 		at := time.Now()
-		b.api.close()
+		b.api.close(&b.captures)
 		if took := time.Since(at); took > 3*time.Second {
 			t.Errorf("it has taken %s", took)
 		}
@@ -227,7 +227,7 @@ func TestControlSocketPath(t *testing.T) {
 	// Somebody has put a file in its place.
 	must(os.Remove(b.socket))
 	must(os.WriteFile(b.socket, []byte("precious"), 0o600))
-	b.api.close()
+	b.api.close(&b.captures)
 	if text, err := os.ReadFile(b.socket); err != nil || string(text) != "precious" {
 		t.Errorf("the file that was put there: %q %v", text, err)
 	}

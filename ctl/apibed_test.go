@@ -154,7 +154,7 @@ func newAPIBed(t *testing.T, text string, cores []int, polling engine.Polling) *
 	s.api, err = s.listen()
 	must(err)
 	t.Cleanup(func() {
-		s.api.close()
+		s.api.close(&s.captures)
 		b.loop.on.Store(false)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

@@ -78,7 +78,7 @@ func TestHeadHasNoEffect(t *testing.T) {
 	if resp, _ := b.do(http.MethodHead, "/v1/capture?duration=1h", nil); resp.StatusCode != http.StatusOK || !strings.Contains(resp.Header.Get("Content-Type"), "pcapng") {
 		t.Errorf("over the socket: %s", resp.Status)
 	}
-	if b.captures.stop() {
+	if b.captures.stop(endStopped) {
 		t.Error("a capture goes on")
 	}
 }

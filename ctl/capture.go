@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/gopacket/gopacket"
@@ -30,7 +31,7 @@ type CaptureStats struct {
 	engine.CaptureStats
 	Written uint64 `json:"written"` // packets, in the file
 	Bytes   uint64 `json:"bytes"`   // of their frames
-	End     string `json:"end"`     // count | duration | bytes | stopped | client: it was gone | why the engine could not go on
+	End     string `json:"end"`     // count | duration | bytes | stopped | takeover | shutdown | client: it was gone | why the engine could not go on
 }
 
 // The bounds of a capture.
@@ -46,6 +47,13 @@ const (
 	captureRest = 5 * time.Millisecond
 	// captureWrite is how long a client may stand still.
 	captureWrite = 10 * time.Second
+)
+
+// Why a capture ends when somebody ends it.
+const (
+	endStopped  = "stopped"
+	endTakeover = "takeover"
+	endShutdown = "shutdown"
 )
 
 // The interfaces of the file.
@@ -147,7 +155,11 @@ func (s *Server) capture(w http.ResponseWriter, r *http.Request) {
 	_ = ctl.SetReadDeadline(time.Time{})
 	w.Header().Set("Content-Type", "application/x-pcapng")
 	w.Header().Set("Trailer", captureTrailer)
-	stop := s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))
+	stop, begun := s.captures.begin(captureView(s.access.peerOf(r.Context(), r.TLS), r.URL.Query(), &q))
+	if !begun {
+		refuse(w, http.StatusServiceUnavailable, errors.Join(engine.ErrStopped, c.Close()))
+		return
+	}
 	sink := captureSink{w: w, ctl: ctl, q: &q, stop: stop}
 	stats := sink.run(r.Context(), c)
 	if err := c.Close(); err != nil { // another one may begin
@@ -165,7 +177,7 @@ type captureSink struct {
 	ctl     *http.ResponseController
 	q       *captureRequest
 	out     *pcapgo.NgWriter
-	stop    <-chan struct{}
+	stop    *captureStop
 	offset  time.Duration // of the time of day from the engine's clock
 	written uint64
 	bytes   uint64
@@ -202,13 +214,14 @@ func (s *captureSink) run(ctx context.Context, c *engine.Capture) (stats Capture
 		}
 		select {
 		case <-ctx.Done():
-		case <-s.stop:
-			end = "stopped"
+		case <-s.stop.said:
+			end = s.stop.why
 		case <-time.After(captureRest):
 		}
 	}
 	_ = c.Stop() // Close says it again
-	if end == "duration" || end == "stopped" {
+	switch end {
+	case "duration", endStopped, endTakeover, endShutdown:
 		for n := 1; n > 0 && s.err == nil; { // what workers had captured by then
 			n, _ = c.Read(ctx, s.packet)
 		}
@@ -221,7 +234,7 @@ func (s *captureSink) run(ctx context.Context, c *engine.Capture) (stats Capture
 // stopped reports whether somebody has ended the capture.
 func (s *captureSink) stopped() bool {
 	select {
-	case <-s.stop:
+	case <-s.stop.said:
 		return true
 	default:
 		return false
@@ -291,12 +304,12 @@ func (c *Client) Capture(ctx context.Context, q url.Values, w io.Writer, begun f
 	}
 	defer resp.Body.Close()
 	begun()
-	if _, err = io.Copy(w, resp.Body); err != nil {
+	if _, err = io.Copy(&wholeBlocks{w: w}, resp.Body); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, syscall.ECONNRESET) {
 		return stats, err
 	}
 	t := resp.Trailer.Get(captureTrailer)
 	if t == "" {
-		return stats, errors.New("the capture was cut off: its end did not come")
+		return stats, errors.New("the capture was cut off, its counts did not come: sluice has ended abruptly, or the connection to it; the packets up to there are whole")
 	}
 	return stats, json.Unmarshal([]byte(t), &stats)
 }

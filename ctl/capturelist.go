@@ -43,45 +43,55 @@ type CaptureEndView struct {
 
 // captureEnd lets one request see and end what another one does.
 type captureEnd struct {
-	mu    sync.Mutex
-	ended chan struct{} // nil while there is no capture
-	said  bool          // it is closed
-	view  CaptureView
+	mu   sync.Mutex
+	now  *captureStop // nil while there is no capture
+	last bool         // none begins any more
+	view CaptureView
 }
 
-// begin is for a capture that begins: what is returned is closed when it shall end.
-func (e *captureEnd) begin(v CaptureView) <-chan struct{} {
+// captureStop tells a capture to end.
+type captureStop struct {
+	said chan struct{} // closed when it shall
+	why  string        // set before that, once
+}
+
+// begin is for a capture that begins; what is returned tells it to end. It reports false where none may begin any more.
+func (e *captureEnd) begin(v CaptureView) (*captureStop, bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ended, e.said, e.view = make(chan struct{}), false, v
-	return e.ended
+	if e.last {
+		return nil, false
+	}
+	e.now, e.view = &captureStop{said: make(chan struct{})}, v
+	return e.now, true
 }
 
 // end is for the one that has ended, known by what begin returned: the next may have begun.
-func (e *captureEnd) end(ended <-chan struct{}) {
+func (e *captureEnd) end(c *captureStop) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended == ended {
-		e.ended = nil
+	if e.now == c {
+		e.now = nil
 	}
 }
 
 // stop ends the capture and reports whether there is one.
-func (e *captureEnd) stop() bool {
+func (e *captureEnd) stop(why string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended != nil && !e.said {
-		close(e.ended)
-		e.said = true
+	e.last = e.last || why != endStopped
+	if e.now != nil && e.now.why == "" {
+		e.now.why = why
+		close(e.now.said)
 	}
-	return e.ended != nil
+	return e.now != nil
 }
 
 // list are the captures that go on: one, or none.
 func (e *captureEnd) list() []CaptureView {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended == nil {
+	if e.now == nil {
 		return []CaptureView{}
 	}
 	return []CaptureView{e.view}
@@ -90,7 +100,7 @@ func (e *captureEnd) list() []CaptureView {
 // endCapture answers DELETE /v1/capture: the capture ends as if its time were over, and whoever reads it gets the rest and the
 // counts.
 func (s *Server) endCapture(w http.ResponseWriter, _ *http.Request) {
-	if !s.captures.stop() {
+	if !s.captures.stop(endStopped) {
 		refuse(w, http.StatusNotFound, errors.New("no capture goes on; `sluice capture list` would show it"))
 		return
 	}

@@ -180,7 +180,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	if err = s.expectHeirs(ctx); err != nil {
-		s.api.close()
+		s.api.close(&s.captures)
 		return nil, errors.Join(err, s.health.end(), s.stopEngine())
 	}
 	return s, nil
@@ -293,7 +293,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.leave()
 	}
 	s.heirs.close(true)
-	s.api.close()
+	s.api.close(&s.captures)
 	return errors.Join(err, s.shutdown())
 }
 

@@ -417,11 +417,18 @@ func (s *Server) leave() error {
 		s.log.Info("taken over; this process ends", "process", s.successor)
 	}
 	s.heirs.close(false)
-	s.api.leave()
+	var left error
+	if s.captures.stop(endTakeover) {
+		left = s.resting.Leave() // else it would wait for workers that rest
+		s.api.leave(true)
+	} else {
+		s.api.leave(false)
+		left = s.resting.Leave()
+	}
 	if s.hooks != nil {
 		s.hooks.wait(stopTimeout) // what they tell is the successor's from now on
 	}
-	errs := []error{s.resting.Leave()}
+	errs := []error{left}
 	s.api.working.close() // from here on the engine refuses what is asked, and its memory is unmapped
 	for _, p := range s.programs {
 		errs = append(errs, p.Close(false))

@@ -255,6 +255,12 @@ func (c *Capture) Stop() error {
 		})
 		if !errors.Is(err, ErrStopped) {
 			errs = append(errs, err)
+			continue
+		}
+		select {
+		case <-t.worker.runtime.gone: // it looks at nothing any more
+			t.capture.counts.held.Store(uint64(captureSlots - len(t.capture.free)))
+		case <-ctx.Done():
 		}
 	}
 	return errors.Join(errs...)

@@ -122,7 +122,8 @@ func captureQuery(c *cli.Context) url.Values {
 
 // captureSummary says what was captured, and all that was not.
 func captureSummary(s *ctl.CaptureStats) string {
-	end := map[string]string{"count": "the number of packets was reached", "duration": "its time was over", "bytes": "the number of bytes was reached", "stopped": "it was ended"}[s.End]
+	end := map[string]string{"count": "the number of packets was reached", "duration": "its time was over", "bytes": "the number of bytes was reached", "stopped": "it was ended",
+		"takeover": "another sluice has taken over: begin a capture there", "shutdown": "sluice was stopped"}[s.End]
 	if end == "" {
 		end = s.End
 	}
