@@ -35,6 +35,9 @@ func (w *Wire) complete(n uint32) {
 	for n > 0 {
 		tx, done := w.tx.run(n), w.completion.run(n)
 		run := min(len(tx), len(done))
+		if run == 0 {
+			return // no ring has so few slots; it would go on for ever
+		}
 		addresses(tx[:run], done[:run])
 		w.tx.local += uint32(run)
 		w.completion.local += uint32(run)

@@ -1,6 +1,9 @@
 package rings
 
-import "sync/atomic"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
 // ring is our side of a single-producer single-consumer ring whose other side is the kernel (or, for the memory
 // driver, another goroutine). The two indices run freely and wrap at 2^32; slot i is slots[i&mask].
@@ -44,11 +47,13 @@ func (r *ring[T]) putAll(values []T) {
 
 // putBackwards is putAll for values in the opposite order.
 func (r *ring[T]) putBackwards(values []T) {
-	for len(values) > 0 {
-		slots := r.slots[r.local&r.mask:]
-		n := min(len(slots), len(values))
-		reverse(slots[:n], values[len(values)-n:])
-		values = values[:len(values)-n]
+	slots := r.slots[r.local&r.mask:]
+	n := min(len(slots), len(values))
+	reverse(slots[:n], values[len(values)-n:])
+	r.local += uint32(n)
+	if rest := values[:len(values)-n]; len(rest) > 0 {
+		n = min(len(r.slots), len(rest)) // all of it, as room has said
+		reverse(r.slots[:n], rest[len(rest)-n:])
 		r.local += uint32(n)
 	}
 }
@@ -104,8 +109,11 @@ func (r *ring[T]) release() { r.consumer.Store(r.local) }
 // unseen is how many published slots the consumer has not taken yet; the producer asks.
 func (r *ring[T]) unseen() uint32 { return r.producer.Load() - r.consumer.Load() }
 
-// newRing makes the two ends of a ring in ordinary memory. size is a power of two.
+// newRing makes the two ends of a ring in ordinary memory. It panics if size is no power of two.
 func newRing[T any](size int) (producer, consumer ring[T]) {
+	if size <= 0 || size&(size-1) != 0 {
+		panic(fmt.Sprintf("a ring of %d slots: it has to be a power of two", size))
+	}
 	// The two words are written by different cores: keep them on lines of their own.
 	words := new(struct {
 		producer atomic.Uint32

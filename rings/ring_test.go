@@ -463,3 +463,32 @@ func TestPutBackwards(t *testing.T) {
 		}
 	}
 }
+
+// A ring without slots, which nobody makes, takes nothing; and nobody can make one, or one whose size is no power of two.
+func TestRingWithoutSlots(t *testing.T) {
+	done := make(chan bool, 1)
+	go func() {
+		var r ring[uint64]
+		r.putBackwards([]uint64{1, 2, 3})
+		(&Wire{}).complete(3)
+		done <- r.local == 0
+	}()
+	select {
+	case nothing := <-done:
+		if !nothing {
+			t.Error("something was put into it")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("whoever puts something into it does not come back")
+	}
+	for _, size := range []int{0, -8, 3, 12} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("a ring of %d slots was made", size)
+				}
+			}()
+			newRing[uint64](size)
+		}()
+	}
+}
