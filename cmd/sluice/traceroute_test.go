@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
@@ -77,6 +78,33 @@ func traceroute(t *testing.T, snat bool) {
 	}
 	if s := b.totals(); s.ICMPSent != 2 || s.Dropped != 0 {
 		t.Errorf("%+v", s)
+	}
+	d.stop()
+}
+
+// A port of a virtual address that no virtual server has, such as those of a traceroute that is told no port: nobody answers, unless
+// unmatched says that it is the host's, whose kernel says so from that address, and the trace has its last hop.
+func TestTracerouteUnmatched(t *testing.T) {
+	b := newBed(t, lab.TwoArmOptions{Servers: 1, Queues: 1}, settings{})
+	text := b.configText(settings{})
+	b.write(text)
+	d := b.start()
+	for _, host := range []bool{false, true} {
+		if host {
+			b.write(strings.NewReplacer("pool: all}", "pool: all, unmatched: host}", "pool: all6}", "pool: all6, unmatched: host}").Replace(text))
+			if r := b.sluice(nil, "reload", "--socket", b.socket); r.code != 0 {
+				t.Fatalf("reload: %s", r.stderr)
+			}
+		}
+		for _, vip := range b.vips(33434) {
+			ctx, cancel := context.WithTimeout(t.Context(), waitTime)
+			conn := must(b.Client.Dial(ctx, "udp", vip.String()))(t)
+			if _, err := datagram(conn, "where", listenTime); host != errors.Is(err, syscall.ECONNREFUSED) || host == timedOut(err) {
+				t.Errorf("%s, unmatched: host is %v: %v", vip, host, err)
+			}
+			conn.Close()
+			cancel()
+		}
 	}
 	d.stop()
 }
