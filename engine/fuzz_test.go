@@ -145,6 +145,12 @@ func fuzzSpecs() (specs []Spec) {
 				s.Pools[0].Members[2].Limit = 1
 			}
 		}
+		switch i { // less than some packets are long, of TCP or of both
+		case 2:
+			s.Ports[inside].MTU = 44
+		case 4:
+			s.Ports[outside].MTU, s.Ports[inside].MTU = 44, 32
+		}
 		if i == 1 { // a member less, a virtual server less
 			s.Pools[0].Members = s.Pools[0].Members[:3]
 			s.Virtuals = s.Virtuals[:3]
@@ -373,7 +379,7 @@ func (r *fuzzRun) never() (names []string) {
 		"opened": s.Opened, "closed": s.Closed, "evicted": s.Evicted, "answered": s.Answered, "resets on expiry": s.Resets - s.Answered, "outside": s.Outside,
 		"to servers": s.ToServer, "to clients": s.ToClient, "to the kernel": s.ToHost, "handed over": s.HandedIn,
 		"half_open_virtual": s.Drops[HalfOpenVirtual], "half_open_source": s.Drops[HalfOpenSource], "out_of_window": s.Drops[OutOfWindow],
-		"no_connection": s.Drops[NoConnection], "no_neighbour": s.Drops[NoNeighbour],
+		"no_connection": s.Drops[NoConnection], "cut in parts": s.Split, "too_big": s.Drops[TooBig], "no_neighbour": s.Drops[NoNeighbour],
 	} {
 		if n == 0 {
 			names = append(names, name)
