@@ -86,7 +86,7 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 			m := result.Metrics{}
 			for peer, v := range r {
 				if peer != "sluice" && v > 0 && r["sluice"] > 0 {
-					m["to_"+metricWord(peer)] = r["sluice"] / v
+					m[result.Ratio("", peer)] = r["sluice"] / v
 				}
 			}
 			if len(m) > 0 {
