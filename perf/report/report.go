@@ -137,10 +137,11 @@ Each heading leads to its meaning, at the <a href="#words">end of the page</a>, 
 {{end}}{{end}}<h2 id="words">What the words mean</h2>
 <p class="note">x is a ratio to what is named behind it, taken within one repetition.</p>
 <table class="facts">
-<tr><th>heading</th><th>unit</th><th>better</th><th>meaning</th></tr>{{range .Metrics}}
-<tr id="{{.Name}}"><td>{{.Title}}</td><td>{{.Unit}}</td><td>{{.Better}}</td><td>{{.About}}</td></tr>{{end}}
+<tr><th>heading</th><th>unit</th><th>better</th><th>meaning</th><th>in files</th></tr>{{range .Metrics}}
+<tr id="{{.Name}}"><td>{{.Title}}</td><td>{{.Unit}}</td><td>{{.Better}}</td><td>{{.About}}</td><td>{{.Stored}}</td></tr>{{end}}
 </table>
-<p class="note" id="cases">A case is named by what was measured, and then by how, with slashes between. What is usual is left out of the name.</p>
+<p class="note" id="cases">A case is named by what was measured, and then by how, with slashes between. What is usual is left out of the name.
+Over interfaces the first word is the carrier: sluice, or what it is compared with.</p>
 <table class="facts">
 <tr><th>in the name of a case</th><th>meaning</th></tr>{{range .Words}}
 <tr><td>{{.Word}}</td><td>{{.About}}</td></tr>{{end}}
@@ -195,9 +196,9 @@ func Markdown(w io.Writer, files []*result.File) error {
 
 // Metrics writes a Markdown table of what headings mean.
 func Metrics(b *strings.Builder, list []result.Metric) {
-	b.WriteString("| heading | unit | better | meaning |\n|---|---|---|---|\n")
+	b.WriteString("| heading | unit | better | meaning | in files |\n|---|---|---|---|---|\n")
 	for _, m := range list {
-		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", cell(m.Title), m.Unit, m.Better(), cell(m.About))
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", cell(m.Title), m.Unit, m.Better(), cell(m.About), cell(m.Stored()))
 	}
 }
 

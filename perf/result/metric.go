@@ -19,6 +19,14 @@ type Metric struct {
 	order  int
 }
 
+// Stored is its name in files.
+func (m Metric) Stored() string {
+	if m.Name == programRun {
+		return stored
+	}
+	return m.Name
+}
+
 // Better says which way is better, or nothing.
 func (m Metric) Better() string {
 	switch {
@@ -60,41 +68,41 @@ const (
 // known are the metrics in the order in which they are shown.
 var known = []Metric{
 	{Name: stored, Title: "ns/packet", Unit: nanoseconds, Plot: true,
-		About: "time of a core that a packet takes, net: the measured (raw) time less what the generator by itself takes"},
+		About: "CPU time of one packet, net: the measured (raw) time less what the generator takes by itself"},
 	{Name: programRun, Title: "ns/run of XDP program", Unit: nanoseconds, Plot: true,
-		About: "time of one run of the XDP program, which decides for each packet whether it is sluice's or the kernel's; in files it is ns_per_packet of the cases program/..."},
+		About: "time of one run of the XDP program, which decides for each packet whether it is sluice's or the kernel's"},
 	{Name: "raw_ns_per_packet", Title: "ns/packet with generator", Unit: nanoseconds, Group: Detail,
-		About: "raw: the time of a core that was measured for a packet, that of the generator included"},
+		About: "CPU time of one packet, raw: as measured, with that of the generator"},
 	{Name: "generator_ns_per_packet", Title: "generator ns", Unit: nanoseconds, Info: true, Group: Detail,
-		About: "time of a core that the generator takes for a packet, measured by itself in the same repetition"},
+		About: "CPU time that the generator takes for one packet, measured by itself in the same repetition"},
 	{Name: "raw_to_net", Title: "raw/net", Unit: ratio, Info: true,
-		About: "how much the generator weighs: the time with it divided by the time without"},
+		About: "how much the generator weighs: the time of a packet with it (raw) divided by that without (net)"},
 	{Name: "floor_ns_per_packet", Title: "floor ns with generator", Unit: nanoseconds, Info: true, Group: Detail,
-		About: "the floor: what a packet takes if the same rings and generator only pass it on, unread"},
+		About: "CPU time of one packet on the floor: the same rings and generator, with packets only passed on, unread"},
 	{Name: "to_floor", Title: "x floor", Unit: ratio,
-		About: "how many times the floor a packet takes: both with the generator, the floor being the same rings that only pass packets on, unread"},
+		About: "time of a packet divided by that on the floor, the same rings with packets only passed on, unread; both with the generator"},
 	{Name: "gomap_ns", Title: "Go map ns", Unit: nanoseconds, Info: true,
 		About: "a yardstick: time of a hit in a Go map with as many keys of 13 bytes as there are connections, asked in the same pattern"},
 	{Name: "to_gomap", Title: "x Go map", Unit: ratio,
-		About: "how many hits in that Go map a packet's whole way (net) takes"},
+		About: "ns/packet divided by the time of a hit in a Go map with as many keys of 13 bytes as there are connections"},
 	{Name: "mpps", Title: "Mpps", Unit: millions, Higher: true, Plot: true,
-		About: "packets per second: on memory rings 1000 divided by ns/packet, times the workers; over interfaces what arrived at the far end"},
+		About: "packets per second: on memory rings 1000 / (ns/packet) for each worker, over interfaces what arrived at the far end"},
 	{Name: "mpps_per_core", Title: "Mpps/core", Unit: millions, Higher: true, Group: Detail,
-		About: "packets per second that whoever carries had its core: what other programs took of the core is left out"},
+		About: "packets per second of the carrier's CPU time, so that what other programs took of its core does not count"},
 	{Name: "raw_mpps", Title: "Mpps with generator", Unit: millions, Higher: true, Group: Detail,
-		About: "packets that really moved per second of the clock, by all workers, with the generator on the same cores"},
+		About: "packets that really moved per second of the clock, with the generator on the workers' cores"},
 	{Name: "gbit_per_second", Title: "Gbit/s", Unit: "Gbit/s", Higher: true,
 		About: "bits of the frames that arrived at the far ends, check sequences included"},
 	{Name: "to_first", Title: "x smallest", Unit: ratio,
-		About: "the time of a packet divided by that at the first, smallest number of the same curve (connections, members, virtuals or rules)"},
+		About: "time of a packet divided by that at the first, smallest number of the same curve (connections, members, virtuals or rules)"},
 	{Name: "to_nat", Title: "x nat", Unit: ratio,
 		About: "ns/packet divided by that of mode nat with the same traffic"},
 	{Name: "core_percent", Title: "core %", Unit: percent, Info: true,
-		About: "how much of its core a worker got (over interfaces the lesser of generator and carrier); much below 100 another program ran there and disturbed the figure"},
+		About: "share of its core that a worker got, over interfaces the lesser of generator and carrier; well below 100 another program has disturbed the figure"},
 	{Name: "speedup", Title: "x one worker", Unit: ratio, Higher: true,
-		About: "what all workers carry per second of their cores, divided by what the first number of workers, usually one, carries"},
+		About: "what all workers carry per second of their CPU time, divided by what the smallest number of workers, usually one, carries"},
 	{Name: "allocations_per_packet", Title: "allocs/packet", Unit: "per packet",
-		About: "allocations on the Go heap for a packet; 0 is what must be"},
+		About: "allocations on the Go heap for one packet; it should be 0"},
 
 	stage("parse_ns", "parse ns", "reading the headers"),
 	stage("lookup_ns", "look-up ns", "finding the connection in the table"),
@@ -110,7 +118,7 @@ var known = []Metric{
 	{Name: "connections_per_second", Title: "connections/s", Unit: "connections/s", Higher: true, Plot: true,
 		About: "new connections carried per second: flat out over UDP, and over TCP the highest rate at which they live whole lives"},
 	{Name: "connections_per_core_second", Title: "connections/core s", Unit: "connections/s", Higher: true, Group: Detail,
-		About: "new connections per second that whoever carries had its core"},
+		About: "new connections per second of the carrier's CPU time"},
 	{Name: "loss_free_mpps", Title: "loss-free Mpps", Unit: millions, Higher: true, Plot: true,
 		About: "the highest paced rate of which no more than --loss (0.01% unless told) was lost, by search"},
 	{Name: "p50_us", Title: "p50 us", Unit: microseconds, Plot: true,
@@ -122,7 +130,7 @@ var known = []Metric{
 	{Name: "max_us", Title: "max us", Unit: microseconds,
 		About: "the slowest answer; one that did not come within 200 ms counts as that"},
 	{Name: "cpu_percent", Title: "CPU %", Unit: percent,
-		About: "time of a core that the threads of whoever carries used, 100 being one core; empty where the kernel carries on the core of others"},
+		About: "CPU time of the carrier's own threads, 100 is one core; empty where the kernel carries on the core of others"},
 	{Name: "loss_percent", Title: "loss %", Unit: percent,
 		About: "what did not arrive of a paced load (--rate), or probes without an answer within 200 ms"},
 	{Name: "load_mpps", Title: "load Mpps", Unit: millions, Info: true, Group: Detail,
@@ -175,7 +183,7 @@ func Ratio(kind, carrier string) string {
 
 func carried(carrier string, g Group) Metric {
 	return Metric{Name: Ratio("", carrier), Title: "x " + carrier, Unit: ratio, Higher: true, Group: g,
-		About: "what sluice carries (packets or connections per second of its core, over HTTP requests a second) divided by what " + carrier + " does"}
+		About: "what sluice carries divided by what " + carrier + " does: packets or connections per second of CPU time, or HTTP requests a second"}
 }
 
 func lossFree(carrier string) Metric {
@@ -185,7 +193,7 @@ func lossFree(carrier string) Metric {
 
 func roundTrip(percentile, carrier string, g Group) Metric {
 	return Metric{Name: Ratio(percentile, carrier), Title: percentile + " x " + carrier, Unit: ratio, Group: g,
-		About: "the " + percentile + " of round trips through sluice divided by that of " + carrier + "; busy polling is compared with other-core=busy where that was measured"}
+		About: "the " + percentile + " of round trips through sluice divided by that of " + carrier + ", for busy polling with other-core=busy where that was measured"}
 }
 
 // Known are all metrics that scenarios may produce, in the order in which they are shown.
