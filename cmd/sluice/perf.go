@@ -20,7 +20,8 @@ func perfCommand() *cli.Command {
 	return &cli.Command{
 		Name: "perf", Usage: "measure what sluice carries on this machine",
 		Description: "Scenarios print a table of medians with their spread and write JSON with --json FILE. compare and report read\n" +
-			"such files. docs/PERFORMANCE.md has the method.",
+			"such files. docs/PERFORMANCE.md has the method, and like a report what every heading and every word of a case means. A scenario\n" +
+			"that is interrupted keeps what it has measured, and exits with 1.",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return noCommand(c, "perf")

@@ -168,7 +168,7 @@ var known = []Metric{
 }
 
 func stage(name, title, does string) Metric {
-	return Metric{Name: name, Title: title, Unit: nanoseconds, Group: Stage, About: "of a packet's time, by a CPU profile: " + does}
+	return Metric{Name: name, Title: title, Unit: nanoseconds, Group: Stage, About: does + ": its part of a packet's time, by a CPU profile"}
 }
 
 // Ratio is the name of a metric that compares sluice with a carrier. kind is what is compared: nothing for what is carried, loss_free,
