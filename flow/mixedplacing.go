@@ -9,6 +9,7 @@ type MixedPlacing struct {
 	Buckets *bucket
 	Bucket  *[Burst]uint64 // of each tuple of the burst
 	Tag     *[Burst]uint16
+	Far     bool // see Placing
 }
 
 func newMixedPlacing(s *Secret, buckets []bucket, notes *scratch) MixedPlacing {
@@ -18,6 +19,7 @@ func newMixedPlacing(s *Secret, buckets []bucket, notes *scratch) MixedPlacing {
 // MixedPlacing is that of the table's next burst; it is valid until then.
 func (t *Table) MixedPlacing() *MixedPlacing {
 	t.mixed = newMixedPlacing(&t.secret, t.buckets, &t.scratch)
+	t.mixed.Far = t.far()
 	return &t.mixed
 }
 

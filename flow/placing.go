@@ -13,6 +13,7 @@ type Placing struct {
 	Buckets  *bucket
 	Bucket   *[Burst]uint64 // of each tuple of the burst
 	Tag      *[Burst]uint16
+	Far      bool // the buckets are best asked for as from far away (Table.far)
 }
 
 func newPlacing(s *Secret, buckets []bucket, notes *scratch) Placing {
@@ -27,6 +28,7 @@ func (t *Table) Placing() *Placing {
 	if t.placing.Buckets != &t.buckets[0] { // it was never asked for
 		t.placing = newPlacing(&t.secret, t.buckets, &t.scratch)
 	}
+	t.placing.Far = t.far()
 	return &t.placing
 }
 

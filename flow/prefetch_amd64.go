@@ -16,12 +16,20 @@ func candidatesVectors(buckets []bucket, records []Record, s *scratch, n int)
 //go:noescape
 func candidatesWide(buckets []bucket, records []Record, s *scratch, n int)
 
-func candidates(buckets []bucket, records []Record, s *scratch, n int) {
-	if wide {
+// candidatesFar is candidatesWide for tables that are far away (Table.far).
+//
+//go:noescape
+func candidatesFar(buckets []bucket, records []Record, s *scratch, n int)
+
+func candidates(buckets []bucket, records []Record, s *scratch, n int, far bool) {
+	switch {
+	case !wide:
+		candidatesVectors(buckets, records, s, n)
+	case far:
+		candidatesFar(buckets, records, s, n)
+	default:
 		candidatesWide(buckets, records, s, n)
-		return
 	}
-	candidatesVectors(buckets, records, s, n)
 }
 
 // prefetchRecord asks for both lines of a record.

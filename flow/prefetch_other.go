@@ -6,7 +6,7 @@ import "sync/atomic"
 
 func prefetchBuckets(buckets []bucket, index []uint64) { touchBuckets(buckets, index) }
 
-func candidates(buckets []bucket, records []Record, s *scratch, n int) {
+func candidates(buckets []bucket, records []Record, s *scratch, n int, _ bool) {
 	findCandidates(buckets, s, n)
 	touchRecords(records, s.cand[:n])
 }

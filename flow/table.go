@@ -272,7 +272,7 @@ func (t *Table) Find(keys []Key, refs []Ref) (missed int) {
 	n := len(keys)
 	refs = refs[:n]
 	s := &t.scratch
-	candidates(t.buckets, t.records, s, n)
+	candidates(t.buckets, t.records, s, n, t.far())
 	sure := confirm(t.records, t.nodes, keys, s, refs)
 	again := 0
 	for rest := ^sure & (1<<n - 1); rest != 0; rest &= rest - 1 {
@@ -310,7 +310,7 @@ func (t *Table) lookupSecondary(keys []Key, refs []Ref, n int) (missed int) {
 		s.bucket[i&(Burst-1)], s.tag[i&(Burst-1)] = t.other(first.bucket[k&(Burst-1)], first.tag[k&(Burst-1)]), first.tag[k&(Burst-1)]
 	}
 	prefetchBuckets(t.buckets, s.bucket[:n])
-	candidates(t.buckets, t.records, s, n)
+	candidates(t.buckets, t.records, s, n, t.far())
 	for i, k := range first.again[:n] {
 		r := s.cand[i&(Burst-1)]
 		if r != 0 && !t.matches(r, &keys[k]) {

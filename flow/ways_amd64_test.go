@@ -16,7 +16,7 @@ func confirmWays() map[string]func([]Record, []Addr, []Key, *scratch, []Ref) uin
 func candidateWays() map[string]func([]bucket, []Record, *scratch, int) {
 	ways := map[string]func([]bucket, []Record, *scratch, int){"SSE": candidatesVectors}
 	if wide {
-		ways["AVX-512"] = candidatesWide
+		ways["AVX-512"], ways["AVX-512, far"] = candidatesWide, candidatesFar
 	}
 	return ways
 }

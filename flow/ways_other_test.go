@@ -9,5 +9,5 @@ func confirmWays() map[string]func([]Record, []Addr, []Key, *scratch, []Ref) uin
 
 // candidateWays are those of candidates.
 func candidateWays() map[string]func([]bucket, []Record, *scratch, int) {
-	return map[string]func([]bucket, []Record, *scratch, int){"Go": candidates}
+	return map[string]func([]bucket, []Record, *scratch, int){"Go": func(b []bucket, r []Record, s *scratch, n int) { candidates(b, r, s, n, false) }}
 }

@@ -7,8 +7,8 @@
 DATA none<>+0(SB)/4, $0
 GLOBL none<>(SB), RODATA|NOPTR, $4
 
-// The candidate of tuple n from R9 on.
-#define CANDIDATE(n) \
+// The candidate of tuple n from R9 on. Its record is asked for with HINT.
+#define CANDIDATE(n, HINT) \
 	MOVQ         (8*n)(SI)(R9*8), AX       \
 	SHLQ         $6, AX                    \
 	VPBROADCASTW (768+2*n)(SI)(R9*2), Y2   \
@@ -22,44 +22,48 @@ GLOBL none<>(SB), RODATA|NOPTR, $4
 	MOVL         R10, (512+4*n)(SI)(R9*4)  \
 	ANDL         $~1, R10                  \
 	SHLQ         $6, R10                   \
-	PREFETCHT0   (R8)(R10*1)               \
-	PREFETCHT0   64(R8)(R10*1)
+	HINT         (R8)(R10*1)               \
+	HINT         64(R8)(R10*1)
+
+// Of a bucket's words ten are tags; the others are counts and references.
+#define CANDIDATES(HINT) \
+	MOVQ  buckets_base+0(FP), DI  \
+	MOVQ  records_base+24(FP), R8 \
+	MOVQ  s+48(FP), SI            \
+	MOVQ  n+56(FP), CX            \
+	LEAQ  none<>(SB), R11         \
+	MOVL  $0x3ff, AX              \
+	KMOVD AX, K2                  \
+	XORL  R9, R9                  \
+	SUBQ  $4, CX                  \
+	JLT   few                     \
+tuples:                           \
+	CANDIDATE(0, HINT)            \
+	CANDIDATE(1, HINT)            \
+	CANDIDATE(2, HINT)            \
+	CANDIDATE(3, HINT)            \
+	ADDQ $4, R9                   \
+	CMPQ R9, CX                   \
+	JLE  tuples                   \
+few:                              \
+	ADDQ $4, CX                   \
+	JMP  next                     \
+tuple:                            \
+	CANDIDATE(0, HINT)            \
+	INCQ R9                       \
+next:                             \
+	CMPQ R9, CX                   \
+	JB   tuple                    \
+	VZEROUPPER                    \
+	RET
 
 // func candidatesWide(buckets []bucket, records []Record, s *scratch, n int)
 TEXT ·candidatesWide(SB), NOSPLIT, $0-64
-	MOVQ  buckets_base+0(FP), DI
-	MOVQ  records_base+24(FP), R8
-	MOVQ  s+48(FP), SI
-	MOVQ  n+56(FP), CX
-	LEAQ  none<>(SB), R11
-	MOVL  $0x3ff, AX             // ten tags; the other words are counts and references
-	KMOVD AX, K2
-	XORL  R9, R9
-	SUBQ  $4, CX
-	JLT   few
+	CANDIDATES(PREFETCHT0)
 
-tuples:
-	CANDIDATE(0)
-	CANDIDATE(1)
-	CANDIDATE(2)
-	CANDIDATE(3)
-	ADDQ $4, R9
-	CMPQ R9, CX
-	JLE  tuples
-
-few:
-	ADDQ $4, CX
-	JMP  next
-
-tuple:
-	CANDIDATE(0)
-	INCQ R9
-
-next:
-	CMPQ R9, CX
-	JB   tuple
-	VZEROUPPER
-	RET
+// func candidatesFar(buckets []bucket, records []Record, s *scratch, n int)
+TEXT ·candidatesFar(SB), NOSPLIT, $0-64
+	CANDIDATES(PREFETCHT1)
 
 // Where the bytes of a tuple stand in a record, by side: from the client Src is Client, Dst Virtual, and the ports are the first two;
 // from the server Dst is Client, and the ports are the last two. The protocol is in the second byte of both.

@@ -185,7 +185,11 @@ transport:
 	MOVQ       DX, (R11)(BX*8)
 	SHLQ       $6, DX
 	ADDQ       const_mixedBuckets(CX), DX
+	CMPB       const_mixedFar(CX), $0
+	JNE        far
 	PREFETCHT0 (DX)
+
+asked:
 	INCQ       BX
 	ADDQ       $44, DI
 	ADDQ       $40, R8
@@ -197,6 +201,10 @@ done:
 	SUBQ from+72(FP), BX
 	MOVQ BX, n+96(FP)
 	RET
+
+far:
+	PREFETCHT1 (DX)
+	JMP        asked
 
 plain:
 	BTSQ    $48, R15

@@ -17,7 +17,9 @@ func mixedPlaced(t *testing.T, seed uint64) *flow.MixedPlacing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return table.MixedPlacing()
+	p := table.MixedPlacing()
+	p.Far = r.IntN(2) == 0
+	return p
 }
 
 // mixedKinds is how many packets of each kind were read.

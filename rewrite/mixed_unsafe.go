@@ -15,6 +15,7 @@ const (
 	mixedBuckets = unsafe.Offsetof(flow.MixedPlacing{}.Buckets)
 	mixedBucket  = unsafe.Offsetof(flow.MixedPlacing{}.Bucket)
 	mixedTag     = unsafe.Offsetof(flow.MixedPlacing{}.Tag)
+	mixedFar     = unsafe.Offsetof(flow.MixedPlacing{}.Far)
 
 	longHeadLen = LongHeadLen
 )

@@ -80,8 +80,8 @@ DATA words<>+48(SB)/4, $34
 GLOBL words<>(SB), RODATA|NOPTR, $52
 
 // Packet n of four: what is to be judged of it, which is put into JUDGED where K7 says; tuple, Packet; and its place, as flow.Placing.Note
-// says. SI is at the descriptors of the four, R8 at the tuples, DI at the Packets, R15 and R14 at buckets and tags. BX is the memory, R13 the buckets.
-#define PACKET(n, JUDGED) \
+// says, but that it is asked for with HINT. SI is at the descriptors of the four, R8 at the tuples, DI at the Packets, R15 and R14 at buckets and tags. BX is the memory, R13 the buckets.
+#define PACKET(n, JUDGED, HINT) \
 	MOVQ       (16*n)(SI), AX        \
 	VMOVDQU64  (BX)(AX*1), Z0        \
 	MOVBELL    26(BX)(AX*1), DX      \
@@ -114,10 +114,24 @@ GLOBL words<>(SB), RODATA|NOPTR, $52
 	MOVW       R11, (2*n)(R14)       \
 	MOVQ       R10, (8*n)(R15)       \
 	SHLQ       $6, R10               \
-	PREFETCHT0 (R13)(R10*1)
+	HINT       (R13)(R10*1)
+
+// Four of them, and on to the next.
+#define FOUR(HINT) \
+	PACKET(0, Z25, HINT)  \
+	PACKET(1, Z26, HINT)  \
+	PACKET(2, Z27, HINT)  \
+	PACKET(3, Z28, HINT)  \
+	KSHIFTLQ $16, K7, K7  \
+	ADDQ     $64, SI      \
+	ADDQ     $(4*40), R8  \
+	ADDQ     $(4*44), DI  \
+	ADDQ     $32, R15     \
+	ADDQ     $8, R14      \
+	DECL     R9
 
 // func placeWide(mem []byte, frames []Frame, most uint32, pkts *Packet, keys *flow.Key, to *flow.Placing) (n int, tcp uint64)
-TEXT ·placeWide(SB), NOSPLIT, $40-96
+TEXT ·placeWide(SB), NOSPLIT, $48-96
 	MOVQ         mem_base+0(FP), BX
 	MOVQ         mem_len+8(FP), AX
 	MOVQ         frames_base+24(FP), SI
@@ -138,7 +152,9 @@ TEXT ·placeWide(SB), NOSPLIT, $40-96
 	MOVQ         DX, dst-16(SP)
 	MOVQ         R10, rest-24(SP)
 	MOVQ         R11, ports-32(SP)
+	MOVBLZX      const_placingFar(CX), AX
 	MOVQ         R12, number-40(SP)
+	MOVQ         AX, far-48(SP)
 	MOVQ         const_placingBuckets(CX), R13
 	MOVQ         const_placingTag(CX), R14
 	MOVQ         const_placingBucket(CX), R15
@@ -176,19 +192,14 @@ batch:
 	MOVL      $0xffff, AX
 	KMOVQ     AX, K7                           // the first 16 bytes; of the next four packets the next
 
+	CMPB      far-48(SP), $0
+	JNE       fourFar
+
 four:
-	PACKET(0, Z25)
-	PACKET(1, Z26)
-	PACKET(2, Z27)
-	PACKET(3, Z28)
-	KSHIFTLQ $16, K7, K7
-	ADDQ     $64, SI
-	ADDQ     $(4*40), R8
-	ADDQ     $(4*44), DI
-	ADDQ     $32, R15
-	ADDQ     $8, R14
-	DECL     R9
+	FOUR(PREFETCHT0)
 	JNE      four
+
+judge:
 
 	// Z8 to Z11 are the four words of 16 packets, in their order.
 	VPERMT2D      Z5, Z23, Z4
@@ -255,6 +266,11 @@ done:
 	MOVQ SI, n+80(FP)
 	VZEROUPPER
 	RET
+
+fourFar:
+	FOUR(PREFETCHT1)
+	JNE fourFar
+	JMP judge
 
 other:
 	BSFL AX, AX

@@ -16,7 +16,9 @@ func placed(t *testing.T, r *rand.Rand) *flow.Placing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return table.Placing()
+	p := table.Placing()
+	p.Far = r.IntN(2) == 0
+	return p
 }
 
 // samePlaced holds ParseAndPlace against its counterpart in Go, and reports how many packets are plain, and whether one is not.

@@ -18,4 +18,5 @@ const (
 	placingBuckets = unsafe.Offsetof(flow.Placing{}.Buckets)
 	placingBucket  = unsafe.Offsetof(flow.Placing{}.Bucket)
 	placingTag     = unsafe.Offsetof(flow.Placing{}.Tag)
+	placingFar     = unsafe.Offsetof(flow.Placing{}.Far)
 )
