@@ -63,6 +63,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		}
 	}
 	stay.end()
+	stay.left()
 }
 
 // deaf keeps the signal by which the runtime asks a thread to make room (SIGURG) off it: held on, the thread would only take the
