@@ -23,6 +23,7 @@ type runtimeState struct {
 	gone    chan struct{} // closed when the worker has ended
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
+	rested  atomic.Uint64 // done of when it last went to sleep; for the control side too
 	choice  choice
 	peek    *peek         // an explanation is being made (explain.go); nil while packets are handled
 	coming  coming        // the configuration that comes next
@@ -47,6 +48,7 @@ type runtimeState struct {
 	wants                    atomic.Bool   // there are wanted ones; control looks
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
+	givenClock               bool          // not the machine's: nobody knows how long a sleep is by it
 }
 
 // inboxSize is how many messages wait at most; a sender waits beyond it, the worker never.

@@ -57,6 +57,7 @@ type Engine struct {
 	workers  []*worker
 	slots    []uint8 // of the configuration's workers
 	changing sync.Mutex
+	told     lastActivities
 }
 
 // New makes an engine with cfg; dict is the one that cfg was compiled with. The frames of the region are shared out

@@ -17,6 +17,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	if err != nil {
 		return
 	}
+	w.runtime.givenClock = clock.given != nil
 	a := &w.runtime.activity
 	a.began = clock.nanos()
 	a.last = a.began
