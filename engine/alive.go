@@ -73,8 +73,19 @@ func (e *Engine) Activities(ctx context.Context) ([]Activity, error) {
 		at[w] = &told[i]
 		awake = append(awake, w)
 	}
-	if err := e.ask(ctx, awake, func(w *worker) { at[w].done = w.active(&at[w].Activity) }); err != nil {
-		return nil, err
+	waits := make([]chan struct{}, len(awake))
+	for i, w := range awake {
+		one := at[w]
+		waits[i] = make(chan struct{})
+		if err := e.give(ctx, w, message{brief: func(w *worker) { one.done = w.active(&one.Activity) }, done: waits[i]}); err != nil {
+			return nil, err
+		}
+		w.runtime.waker.wake()
+	}
+	for i, w := range awake {
+		if err := e.await(ctx, w, waits[i]); err != nil {
+			return nil, err
+		}
 	}
 	out := make([]Activity, len(told))
 	of := make(map[*worker]lastActivity, len(told))

@@ -14,7 +14,21 @@ import (
 // closed, so that the sender knows.
 type message struct {
 	apply func(w *worker)
+	// brief is applied instead of apply, if there is one, by a worker that holds on to its core too (stay.go): nothing in it may block. One
+	// that has to let go comes back only through another thread, and Go's monitor has asked a worker that spins for that long ago.
+	brief func(w *worker)
 	done  chan<- struct{}
+}
+
+func (m *message) do(w *worker) {
+	if m.brief != nil {
+		m.brief(w)
+	} else {
+		m.apply(w)
+	}
+	if m.done != nil {
+		close(m.done)
+	}
 }
 
 // runtimeState is the part of a worker that is not on the packet path.
@@ -62,14 +76,36 @@ func (w *worker) control() {
 	for range messagesPerStep {
 		select {
 		case m := <-w.runtime.inbox:
-			m.apply(w)
-			if m.done != nil {
-				close(m.done)
-			}
+			m.do(w)
 		default:
 			return
 		}
 	}
+}
+
+// briefs applies what has come through the channel up to the first message that is not brief, which it returns.
+func (w *worker) briefs() (m message, more bool) {
+	for range messagesPerStep {
+		select {
+		case m = <-w.runtime.inbox:
+			if m.brief == nil {
+				return m, true
+			}
+			m.brief(w)
+			if m.done != nil {
+				close(m.done)
+			}
+		default:
+			return m, false
+		}
+	}
+	return m, false
+}
+
+// applyFrom applies a message and what has come after it.
+func (w *worker) applyFrom(m *message) {
+	m.do(w)
+	w.control()
 }
 
 // applyConfig makes cfg the worker's configuration, whose workers sit in slots. It allocates: between bursts that is

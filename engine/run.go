@@ -26,9 +26,11 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	stay.allow(w.canStay())
 	for !w.runtime.stopped {
 		if len(w.runtime.inbox) > 0 {
-			stay.end()
-			w.control()
-			stay.allow(w.canStay())
+			if m, more := w.briefs(); more {
+				stay.end()
+				w.applyFrom(&m)
+				stay.allow(w.canStay())
+			}
 		}
 		w.runtime.beat.Add(1)
 		now := clock.nanos()
