@@ -28,18 +28,19 @@ import (
 // Virtual addresses come last and go first: while they are there, somebody answers for them.
 type Server struct {
 	assembly
-	access *access
-	certs  *tls.Config // of control.listen; nil: it is off
-	shots  sharedSnapshots
-	state  *kernelState
-	health *health
-	saved  *savedTables
-	drain  draining
-	spec   engine.Spec // that the engine's configuration was compiled from
-	nics   *nics
-	rates  rates
-	pulse  engine.Pulse
-	turned time.Time // when the goroutine of watch had its last turn
+	access  *access
+	certs   *tls.Config // of control.listen; nil: it is off
+	shots   sharedSnapshots
+	state   *kernelState
+	health  *health
+	saved   *savedTables
+	drain   draining
+	spec    engine.Spec // that the engine's configuration was compiled from
+	nics    *nics
+	rates   rates
+	pulse   engine.Pulse
+	threads confinement
+	turned  time.Time // when the goroutine of watch had its last turn
 
 	forwarding forwarding
 
@@ -169,6 +170,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	}
 	s.steer(cfg)
 	setProcs(s.plan.workers)
+	s.keepClear(s.plan.cores)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
