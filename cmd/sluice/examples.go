@@ -60,13 +60,37 @@ var examples = map[string][]example{
 	"port":         {{"sluice port -o wide", "ports with their modes and errors"}},
 	"port release": {{"sluice port release eth1", "detach a killed sluice's program from one interface"}, {"sluice port release --all", "remove all that it left"}},
 
-	"perf pipeline":    {{"sluice perf pipeline --quick", "ns a packet on memory rings, within a minute"}},
-	"perf link":        {{"sudo sluice perf link --quick --json link.json", "packets per second beside other carriers"}},
-	"perf latency":     {{"sudo sluice perf latency --quick", "round trips beside other carriers"}},
-	"perf connections": {{"sudo sluice perf connections --quick", "connections per second"}},
-	"perf scale":       {{"sluice perf scale --quick", "what more workers bring"}},
-	"perf compare":     {{"sluice perf compare old.json new.json --fail-above 5", "exit with 1 if something is 5% worse"}},
-	"perf report":      {{"sluice perf report link.json -o report.html", "one page with drawings"}},
+	"perf pipeline": {
+		{"sluice perf pipeline --quick", "ns a packet on memory rings, within a minute"},
+		{"sluice perf pipeline --connections 1k,1M,new --family 4,6 --json new.json", "these numbers of connections over both IP versions, kept for compare and report"},
+		{"sluice perf pipeline --quick --modes", "what each mode costs beside nat"},
+	},
+	"perf link": {
+		{"sudo sluice perf link --quick --json link.json", "packets per second beside other carriers, in a lab"},
+		{"sudo sluice perf link --flows 1000,new --sizes 64 --carriers sluice,nftables,nftables-inline --no-http", "sluice and nftables alone, for known connections and for new ones"},
+		{"sudo sluice perf link --in eth1 --out eth2 --router 02:00:00:00:00:01 --to 10.10.1.100 --name sluice --search --json nic.json", "what lies between two NICs of yours, with its loss-free rate"},
+	},
+	"perf latency": {
+		{"sudo sluice perf latency --quick", "round trips beside other carriers, with nothing else on the way"},
+		{"sudo sluice perf latency --loads idle,half --polling busy,adaptive --carriers sluice,forward-inline,haproxy --json latency.json", "two ways of polling, idle and under half load"},
+	},
+	"perf connections": {
+		{"sudo sluice perf connections --quick", "connections per second, UDP and TCP, and with a full table"},
+		{"sudo sluice perf connections --carriers sluice,nftables --runs 5 --json connections.json", "sluice and nftables, five times in turn"},
+	},
+	"perf scale": {
+		{"sluice perf scale --quick", "what more workers, connections, members and virtual servers change"},
+		{"sluice perf scale --workers 1 --connections 1k,100k,1M --members , --virtuals , --rules ,", "the curve over connections alone"},
+		{"sudo sluice perf scale --json scale.json", "all curves, with that of the XDP program's rules, for a report"},
+	},
+	"perf compare": {
+		{"sluice perf compare old.json new.json", "what has changed, and what is noise"},
+		{"sluice perf compare old.json new.json --fail-above 5", "exit with 1 if something is 5% worse"},
+	},
+	"perf report": {
+		{"sluice perf report link.json -o report.html", "one page with drawings and what every heading means; the tables on standard output"},
+		{"sluice perf report pipeline.json scale.json link.json latency.json -o perf.html --markdown perf.md", "one page of several files, and the tables for a wiki or an issue"},
+	},
 }
 
 // examplesOf are those of a command, by its words; a list has those of its noun.

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -20,7 +20,8 @@ func perfCommand() *cli.Command {
 	return &cli.Command{
 		Name: "perf", Usage: "measure what sluice carries on this machine",
 		Description: "Scenarios print a table of medians with their spread and write JSON with --json FILE. compare and report read\n" +
-			"such files. docs/PERFORMANCE.md has the method.",
+			"such files. docs/PERFORMANCE.md has the method, and like a report what every heading and every word of a case means. A scenario\n" +
+			"that is interrupted keeps what it has measured, and exits with 1.",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return noCommand(c, "perf")
@@ -75,28 +76,54 @@ func perfProgress(c *cli.Context, steps int) *result.Progress {
 	return result.NewProgress(w, w == os.Stderr && err == nil, steps)
 }
 
-// perfInterrupted is err, or that a scenario without a lab was interrupted.
-func perfInterrupted(c *cli.Context, err error) error {
-	if c.Context.Err() != nil {
-		return errors.New("interrupted: what was measured is lost")
+// perfEnd prints and writes what a scenario has measured. Of one that ended with err because it was interrupted that is what had
+// come to its end; lab says what became of its network, and others are the errors that were not of the interruption.
+func perfEnd(c *cli.Context, f *result.File, err error, lab string, others error) error {
+	if err == nil {
+		return perfOutput(c, f)
+	}
+	if f == nil || f.Interrupted == "" {
+		return err
+	}
+	measured := "nothing had been measured"
+	if f.Measured() {
+		err, measured = perfOutput(c, f), "what had been measured is above"
+		if name := c.String("json"); name != "" && err == nil {
+			measured += " and in " + name
+		}
+		others = errors.Join(err, others)
+	}
+	return errors.Join(fmt.Errorf("interrupted at %q: %s%s", f.Interrupted, measured, lab), others)
+}
+
+// otherErrors are those among joined errors that are not that a context has ended.
+func otherErrors(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var rest []error
+		for _, e := range joined.Unwrap() {
+			rest = append(rest, otherErrors(e))
+		}
+		return errors.Join(rest...)
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
 	}
 	return err
 }
 
-// perfOutput prints a scenario's results, and writes them where --json says. That nothing was measured is an error.
-func perfOutput(c *cli.Context, f *result.File) error {
-	if err := f.WriteTable(c.App.Writer); err != nil {
+// perfOutput writes a scenario's results where --json says, and prints them; the terminal may be gone. That nothing was measured
+// is an error.
+func perfOutput(c *cli.Context, f *result.File) (err error) {
+	if name := c.String("json"); name != "" {
+		err = f.WriteFile(name)
+	}
+	if err := errors.Join(err, f.WriteTable(c.App.Writer)); err != nil {
 		return err
 	}
 	if c.Bool("quick") && len(f.Results) > 0 {
 		fmt.Fprintln(c.App.Writer, "--quick: short samples, and those that others on the machine disturbed are not repeated. Do not quote them.")
 	}
-	if name := c.String("json"); name != "" {
-		if err := f.WriteFile(name); err != nil {
-			return err
-		}
-	}
-	if !slices.ContainsFunc(f.Results, func(r result.Result) bool { return !strings.HasPrefix(r.Case, "anchor/") }) {
+	if !f.Measured() {
 		return fmt.Errorf("nothing was measured: of what %s measures, all was skipped or is not what the options ask for", c.Command.Name)
 	}
 	return nil

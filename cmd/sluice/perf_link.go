@@ -163,11 +163,11 @@ func perfLinkCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
-				return perfLink(c, "link", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+				return perfLink(c, "link", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 					return link.LinkExternal(ctx, o, l, *e, rec)
 				})
 			}
-			return perfLink(c, "link", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) { return link.Link(ctx, o, l, rec) })
+			return perfLink(c, "link", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) { return link.Link(ctx, o, l, rec) })
 		},
 	}
 }
@@ -228,7 +228,7 @@ func perfLatencyCommand() *cli.Command {
 			if l.Rate < 1 || l.Rate > 100_000 || l.Loss < 0 || l.Loss > 1 {
 				return usagef("--probes is between 1 and 100000, and --loss between 0 and 100")
 			}
-			return perfLink(c, "latency", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+			return perfLink(c, "latency", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 				return link.Latency(ctx, o, l, rec)
 			})
 		},
@@ -249,7 +249,7 @@ func perfConnectionsCommand() *cli.Command {
 			if k.Loss < 0 || k.Loss > 1 {
 				return usagef("--loss is between 0 and 100")
 			}
-			return perfLink(c, "connections", func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
+			return perfLink(c, "connections", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 				return link.Connections(ctx, o, k, rec)
 			})
 		},
@@ -274,7 +274,7 @@ func flowCounts(list []string) (flows []int, err error) {
 }
 
 // perfLink runs a scenario and prints what it recorded, with the modes that carriers really ran in.
-func perfLink(c *cli.Context, name string, scenario func(context.Context, *result.Recorder) (link.Modes, error)) error {
+func perfLink(c *cli.Context, name string, o *link.Options, scenario func(context.Context, *result.Recorder) (link.Modes, error)) error {
 	if err := link.Missing(); err != nil {
 		return err
 	}
@@ -282,18 +282,22 @@ func perfLink(c *cli.Context, name string, scenario func(context.Context, *resul
 	defer end()
 	rec := result.NewRecorder(name, perfHost())
 	modes, err := scenario(ctx, rec)
+	o.Progress.Done()
+	lab, left := "", error(nil)
+	if err != nil && ctx.Err() != nil {
+		rec.Interrupt(o.Progress.Now())
+		if errors.Is(err, link.ErrLeft) {
+			left = err
+		} else if c.String("in") == "" {
+			lab = "; everything was taken down"
+		}
+	}
 	f := rec.File()
 	f.Host.Driver, f.Host.Mode = "veth", modes.String()
 	if c.String("in") != "" {
 		f.Host.Driver = c.String("in") + ", " + c.String("out")
 	}
-	if ctx.Err() != nil {
-		return errors.New("interrupted: what was measured is lost, and everything was taken down")
-	}
-	if err != nil {
-		return err
-	}
-	return perfOutput(c, f)
+	return perfEnd(c, f, err, lab, left)
 }
 
 // perfForwarderCommand is what the harness starts as a carrier that only forwards.

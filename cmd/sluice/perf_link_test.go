@@ -39,8 +39,26 @@ func linkRun(t *testing.T, args ...string) *result.File {
 		t.Errorf("left behind: %s", left)
 	}
 	f := must(result.ReadFile(name))(t)
+	explained(t, f)
 	measured[f.Scenario] = f
 	return f
+}
+
+// explained asserts that a report can say what every metric and every word of a file means.
+func explained(t *testing.T, f *result.File) {
+	t.Helper()
+	for i := range f.Results {
+		for _, m := range f.Results[i].Names() {
+			if result.MetricOf(m).About == "" {
+				t.Errorf("%s: nothing explains the metric %s", f.Results[i].Case, m)
+			}
+		}
+		for at, part := range strings.Split(f.Results[i].Case, "/") {
+			if _, ok := result.WordOf(f.Scenario, part, at); !ok {
+				t.Errorf("%s: nothing explains %s", f.Results[i].Case, part)
+			}
+		}
+	}
 }
 
 // measured is the last file of each scenario that a test has made, for the report of all.
@@ -206,6 +224,58 @@ func interruptPerfLink(t *testing.T, signal syscall.Signal) {
 	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
 		t.Errorf("left behind: %s", left)
 	}
+}
+
+// What had been measured before an interrupt is printed and written, and the network is gone.
+func TestPerfLinkKeepsWhatItHas(t *testing.T) {
+	needCarriers(t)
+	out, f, pid, before := interruptedRun(t, "run 2 of 1000", "link", "--quick", "--window", "50ms", "--runs", "1000", "--flows", "64", "--directions", "one-way", "--no-install", "--carriers", "forward-inline")
+	r := has(t, f, "forward-inline/flows=64", "mpps", "gbit_per_second")
+	if len(r.Samples["mpps"]) < 1 || len(f.Find("anchor/after").Samples["mpps"]) < 1 || !strings.Contains(out, "everything was taken down") {
+		t.Errorf("%+v\n%s", r, out)
+	}
+	if left := cmdLabs(t, pid, before); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
+func TestPerfPipelineKeepsWhatItHas(t *testing.T) {
+	_, f, _, _ := interruptedRun(t, "run 4 of 1000", "pipeline", "--connections", "100", "--runs", "1000", "--duration", "20ms")
+	if r := has(t, f, "nat/flows=100/workers=1", "ns_per_packet", "to_floor"); len(r.Samples["ns_per_packet"]) < 3 {
+		t.Errorf("%d repetitions", len(r.Samples["ns_per_packet"]))
+	}
+}
+
+// interruptedRun interrupts a scenario at a step of its progress, and asserts that it ends with 1, prints a table and writes the same.
+func interruptedRun(t *testing.T, at string, args ...string) (text string, f *result.File, pid int, before map[string]bool) {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "out.json")
+	cmd := exec.Command(program(t), append(append([]string{"perf"}, args...), "--json", name)...)
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	before = labs(t)
+	ok(t, cmd.Start())
+	eventually(t, at, func() bool { return strings.Contains(out.String(), at) })
+	ok(t, cmd.Process.Signal(syscall.SIGINT))
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(stopTime):
+		_ = cmd.Process.Kill()
+		t.Fatalf("it did not end within %s:\n%s", stopTime, &out)
+	}
+	f = must(result.ReadFile(name))(t)
+	explained(t, f)
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || f.Interrupted == "" || !strings.Contains(out.String(), "what had been measured is above and in "+name) {
+		t.Errorf("exit code %d, interrupted at %q:\n%s", code, f.Interrupted, &out)
+	}
+	for i := range f.Results {
+		if !strings.Contains(out.String(), f.Results[i].Case+" ") {
+			t.Errorf("%s is not in the table:\n%s", f.Results[i].Case, &out)
+		}
+	}
+	return out.String(), f, cmd.Process.Pid, before
 }
 
 // A tester's two interfaces, with a router of the kernel between them.

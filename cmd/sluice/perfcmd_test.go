@@ -78,6 +78,10 @@ func TestPerfCompareCommand(t *testing.T) {
 	slow := writeResults(t, "pipeline", "ns_per_packet", 60, 61, 62, 63, 64)
 	fast := writeResults(t, "pipeline", "ns_per_packet", 30, 31, 32, 33, 34)
 	other := writeResults(t, "link", "ns_per_packet", 1)
+	ended := writeResults(t, "pipeline", "ns_per_packet", 60, 61)
+	f := must(result.ReadFile(ended))(t)
+	f.Interrupted = "run 3 of 5: nat/flows=1"
+	ok(t, f.WriteFile(ended))
 	empty := filepath.Join(t.TempDir(), "empty.json")
 	ok(t, os.WriteFile(empty, []byte("{}"), 0o600))
 	for _, c := range []struct {
@@ -87,9 +91,11 @@ func TestPerfCompareCommand(t *testing.T) {
 		code int
 	}{
 		{[]string{"compare", slow, fast}, "-48.4%", "", exitOK},
+		{[]string{"compare", slow, fast}, "nat/flows=1  ns/packet  62 ", "", exitOK},
+		{[]string{"compare", slow, ended}, "note: " + ended + ": interrupted at", "", exitOK},
 		{[]string{"compare", fast, slow}, "+93.8%", "", exitOK},
 		{[]string{"compare", slow, slow}, "~", "", exitOK},
-		{[]string{"compare", "--fail-above", "10", fast, slow}, "+93.8%", "worse by 93.8%, more than 10%", exitFailed},
+		{[]string{"compare", "--fail-above", "10", fast, slow}, "+93.8%", "nat/flows=1: ns/packet is worse by 93.8%, more than 10%", exitFailed},
 		{[]string{"compare", fast, slow, "--fail-above", "100"}, "+93.8%", "", exitOK},
 		{[]string{"compare", "--fail-above", "10", slow, fast}, "-48.4%", "", exitOK},
 		{[]string{"compare", slow}, "", "takes two files", exitUsage},

@@ -47,15 +47,20 @@ func perfCompare(c *cli.Context, oldName, newName string) error {
 	for _, d := range result.Differences(&before.Host, &after.Host) {
 		fmt.Fprintln(w, "note:", d)
 	}
+	for _, f := range []struct{ name, at string }{{oldName, before.Interrupted}, {newName, after.Interrupted}} {
+		if f.at != "" {
+			fmt.Fprintf(w, "note: %s: %s\n", f.name, result.InterruptedAt(f.at))
+		}
+	}
 	both, onlyOld, onlyNew := result.Compare(before, after)
 	var worse []string
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(tw, "CASE\tMETRIC\tOLD\tNEW\tRATIO\tCHANGE\tP")
 	for i := range both {
-		x := &both[i]
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.3f\t%s\t%.3f n=%d+%d\n", x.Case, x.Metric, value(x.OldMedian, x.Old), value(x.NewMedian, x.New), x.Ratio, x.Change(), x.P, len(x.Old), len(x.New))
+		x, title := &both[i], result.MetricOf(both[i].Metric).Title
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%.3f\t%s\t%.3f n=%d+%d\n", x.Case, title, value(x.OldMedian, x.Old), value(x.NewMedian, x.New), x.Ratio, x.Change(), x.P, len(x.Old), len(x.New))
 		if x.Differs && c.IsSet("fail-above") && x.Worse > c.Float64("fail-above") {
-			worse = append(worse, fmt.Sprintf("%s: %s is worse by %.1f%%, more than %v%%", x.Case, x.Metric, x.Worse, c.Float64("fail-above")))
+			worse = append(worse, fmt.Sprintf("%s: %s is worse by %.1f%%, more than %v%%", x.Case, title, x.Worse, c.Float64("fail-above")))
 		}
 	}
 	if err := tw.Flush(); err != nil {

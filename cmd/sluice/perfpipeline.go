@@ -52,11 +52,10 @@ func perfPipelineCommand() *cli.Command {
 				defer func() { err = errors.Join(err, file.Close()) }()
 				o.Profile = file
 			}
-			f, err := pipeline.Run(c.Context, o, perfHost())
-			if err != nil {
-				return perfInterrupted(c, err)
-			}
-			return perfOutput(c, f)
+			ctx, end := heedMore(c.Context)
+			defer end()
+			f, err := pipeline.Run(ctx, o, perfHost())
+			return perfEnd(c, f, err, "", otherErrors(err))
 		},
 	}
 }
@@ -136,11 +135,10 @@ func perfScaleCommand() *cli.Command {
 			if err := curves.Check(&o); err != nil {
 				return usageError{err}
 			}
-			f, err := pipeline.Scale(c.Context, curves, o, perfHost())
-			if err != nil {
-				return perfInterrupted(c, err)
-			}
-			return perfOutput(c, f)
+			ctx, end := heedMore(c.Context)
+			defer end()
+			f, err := pipeline.Scale(ctx, curves, o, perfHost())
+			return perfEnd(c, f, err, "", otherErrors(err))
 		},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"sluice/perf/gen"
@@ -104,8 +105,14 @@ func (b *bed) close() error {
 	if b.Line != nil {
 		errs = append(errs, b.Lab.Close())
 	}
-	return errors.Join(append(errs, os.RemoveAll(b.dir), b.calm())...)
+	if err := errors.Join(append(errs, os.RemoveAll(b.dir), b.calm())...); err != nil {
+		return fmt.Errorf("%w: %w", ErrLeft, err)
+	}
+	return nil
 }
+
+// ErrLeft is in the error of a scenario that could not put everything back as it was.
+var ErrLeft = errors.New("something is left of the lab, which the next run of a scenario with one takes down")
 
 // sink puts a new sink at the far ends.
 func (b *bed) sink(answer bool) (*gen.Sink, error) {
@@ -145,7 +152,7 @@ func (o *Options) step(format string, args ...any) { o.Progress.Step(format, arg
 func CheckCarriers(names []string) error {
 	for _, n := range names {
 		if !slices.Contains(CarrierNames(), n) {
-			return fmt.Errorf("no carrier %q; there are %v", n, CarrierNames())
+			return fmt.Errorf("no carrier %q; there are %s", n, strings.Join(CarrierNames(), ", "))
 		}
 	}
 	return nil

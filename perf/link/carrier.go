@@ -13,9 +13,8 @@ import (
 
 // A carrier takes packets from the outside wire to the inside wire and back.
 type carrier struct {
-	name  string
-	about string
-	up    func(ctx context.Context, b *bed, s setup) (running, error)
+	name string // result.Words says what each is
+	up   func(ctx context.Context, b *bed, s setup) (running, error)
 	// direct: packets keep the address that they were sent to.
 	direct bool
 	// reflects: packets come back out of where they went in, to the clients' end.
@@ -48,17 +47,17 @@ type running interface {
 // carriers are all, in the order of a repetition.
 func carriers() []carrier {
 	return []carrier{
-		{name: "forward", about: "the kernel's routing, no NAT, receive threads on the carrier's core", up: kernelUp(false, false), direct: true},
-		{name: "forward-inline", about: "the same, done by the generator's core as the packets come", up: kernelUp(false, true), direct: true},
-		{name: "nftables", about: "nftables DNAT over four servers, receive threads on the carrier's core", up: kernelUp(true, false)},
-		{name: "nftables-inline", about: "the same, done by the generator's core as the packets come", up: kernelUp(true, true)},
-		{name: "asavie", about: "github.com/asavie/xdp, one socket on one port, no NAT", up: forwarderUp("asavie-one-port"), reflects: true, direct: true},
-		{name: "asavie-ports", about: "the asavie driver between two ports, a copy between, no NAT", up: forwarderUp("asavie"), direct: true},
-		{name: "rings", about: "our own rings between two ports, no NAT", up: forwarderUp("xsk"), direct: true},
-		{name: "sluice", about: "sluice run, our own driver", up: productUp("xsk")},
-		{name: "sluice-asavie", about: "sluice run with the asavie driver", up: productUp("asavie")},
-		{name: "haproxy", about: "HAProxy, mode tcp, one thread", up: haproxyUp("tcp"), proxy: true},
-		{name: "haproxy-http", about: "HAProxy, mode http, one thread", up: haproxyUp("http"), proxy: true},
+		{name: "forward", up: kernelUp(false, false), direct: true},
+		{name: "forward-inline", up: kernelUp(false, true), direct: true},
+		{name: "nftables", up: kernelUp(true, false)},
+		{name: "nftables-inline", up: kernelUp(true, true)},
+		{name: "asavie", up: forwarderUp("asavie-one-port"), reflects: true, direct: true},
+		{name: "asavie-ports", up: forwarderUp("asavie"), direct: true},
+		{name: "rings", up: forwarderUp("xsk"), direct: true},
+		{name: "sluice", up: productUp("xsk")},
+		{name: "sluice-asavie", up: productUp("asavie")},
+		{name: "haproxy", up: haproxyUp("tcp"), proxy: true},
+		{name: "haproxy-http", up: haproxyUp("http"), proxy: true},
 	}
 }
 

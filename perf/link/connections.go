@@ -107,7 +107,7 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 			m := result.Metrics{}
 			for peer, v := range rates {
 				if peer != "sluice" && v > 0 && rates["sluice"] > 0 {
-					m["to_"+metricWord(peer)] = rates["sluice"] / v
+					m[result.Ratio("", peer)] = rates["sluice"] / v
 				}
 			}
 			if len(m) > 0 {

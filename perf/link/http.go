@@ -40,6 +40,9 @@ func (o *Options) placements() []placement {
 // httpCarriers are those that are compared over HTTP.
 var httpCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy", "haproxy-http"}
 
+// httpKinds are the ways in which requests have connections.
+var httpKinds = []string{"keep-alive", "close"}
+
 const (
 	httpConnections = 32
 	nginxText       = `worker_processes 1;
@@ -71,7 +74,10 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 		if err != nil {
 			return err
 		}
-		rates := map[string]map[string]float64{"keep-alive": {}, "close": {}}
+		rates := map[string]map[string]float64{}
+		for _, kind := range httpKinds {
+			rates[kind] = map[string]float64{}
+		}
 		for _, c := range b.opt.turn(run) {
 			if !slices.Contains(httpCarriers, c.name) {
 				continue
@@ -86,7 +92,7 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 			m := result.Metrics{}
 			for peer, v := range r {
 				if peer != "sluice" && v > 0 && r["sluice"] > 0 {
-					m["to_"+metricWord(peer)] = r["sluice"] / v
+					m[result.Ratio("", peer)] = r["sluice"] / v
 				}
 			}
 			if len(m) > 0 {

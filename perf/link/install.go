@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"strings"
 	"time"
 )
 
@@ -27,7 +28,7 @@ func install(ctx context.Context, o *Options) {
 	if _, err := exec.LookPath("apt-get"); len(missing) == 0 || err != nil || os.Geteuid() != 0 {
 		return
 	}
-	o.step("install %v", missing)
+	o.step("install %s", strings.Join(missing, ", "))
 	ctx, cancel := context.WithTimeout(ctx, installTime)
 	defer cancel()
 	// One by one: what one lacks shall not keep out another.

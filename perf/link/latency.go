@@ -28,7 +28,10 @@ type LatencyOptions struct {
 var loadParts = map[string]float64{"idle": 0, "half": 0.5, "90": 0.9}
 
 // latencyCarriers are those that real clients and servers can talk through.
-var latencyCarriers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "sluice", "haproxy"}
+var latencyCarriers = append([]string{"sluice"}, latencyPeers...)
+
+// latencyPeers are those of them that ratios are given to.
+var latencyPeers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "haproxy"}
 
 func secondsOf(n, rate int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(rate)
@@ -172,14 +175,14 @@ func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, k latencyCase,
 	}
 	for _, polling := range l.Polling {
 		name, ratios := k.name("sluice", "/polling="+polling), result.Metrics{}
-		for _, peer := range []string{"forward", "forward-inline", "nftables", "nftables-inline", "haproxy"} {
+		for _, peer := range latencyPeers {
 			p := of[k.name(peer, otherCore)]
 			if p == nil || polling != "busy" {
 				p = of[k.name(peer, "")]
 			}
 			if m := of[name]; m != nil && p != nil {
-				ratios["p50_to_"+metricWord(peer)] = m["p50_us"] / p["p50_us"]
-				ratios["p99_to_"+metricWord(peer)] = m["p99_us"] / p["p99_us"]
+				ratios[result.Ratio("p50", peer)] = m["p50_us"] / p["p50_us"]
+				ratios[result.Ratio("p99", peer)] = m["p99_us"] / p["p99_us"]
 			}
 		}
 		if len(ratios) > 0 {
@@ -234,7 +237,6 @@ func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way str
 	if proto == "tcp" {
 		to = netip.AddrPortFrom(to.Addr(), tcpPort)
 	}
-	m := result.Metrics{}
 	finish := func() (sample, error) { return sample{}, nil }
 	if background.Rate > 0 {
 		finish = b.behind(ctx, c, r, background, b.opt.Window+settling)
@@ -254,9 +256,7 @@ func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way str
 	if err := errors.Join(err, errLoad); err != nil {
 		return nil, err
 	}
-	for k, v := range p.percentiles() {
-		m[k] = v
-	}
+	m := p.percentiles()
 	if len(r.tasks()) > 0 {
 		m["cpu_percent"] = cpu
 	}

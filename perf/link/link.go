@@ -215,10 +215,10 @@ func (b *bed) linkCase(ctx context.Context, l *LinkOptions, k linkCase, run int,
 		m := result.Metrics{}
 		for _, peer := range compared {
 			if peer != name && rates[peer] > 0 {
-				m["to_"+metricWord(peer)] = rates[name] / rates[peer]
+				m[result.Ratio("", peer)] = rates[name] / rates[peer]
 			}
 			if peer != name && free[peer] > 0 {
-				m["loss_free_to_"+metricWord(peer)] = free[name] / free[peer]
+				m[result.Ratio("loss_free", peer)] = free[name] / free[peer]
 			}
 		}
 		rec.Add(name+"/"+k.name(), m)
@@ -228,8 +228,6 @@ func (b *bed) linkCase(ctx context.Context, l *LinkOptions, k linkCase, run int,
 
 // compared are the carriers that ratios are given to.
 var compared = []string{"forward", "forward-inline", "nftables", "nftables-inline", "asavie", "asavie-ports", "rings"}
-
-func metricWord(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // carried brings a carrier up, measures it and takes it down.
 func (b *bed) carried(ctx context.Context, l *LinkOptions, k linkCase, c carrier, load gen.Load, modes Modes) (_ result.Metrics, err error) {

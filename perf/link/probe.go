@@ -12,6 +12,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
+
+	"sluice/perf/result"
 )
 
 // probe measures round trips of real sockets: a client's, whose sends are scheduled, and an echo server's. Both have the
@@ -106,9 +108,9 @@ func (b *bed) roundTrips(ctx context.Context, to netip.AddrPort, k latencyCase, 
 }
 
 // percentiles are in microseconds.
-func (p *probe) percentiles() map[string]float64 {
+func (p *probe) percentiles() result.Metrics {
 	us := func(q float64) float64 { return float64(p.hist.ValueAtQuantile(q)) / 1e3 }
-	return map[string]float64{"p50_us": us(50), "p99_us": us(99), "p999_us": us(99.9), "max_us": float64(p.hist.Max()) / 1e3}
+	return result.Metrics{"p50_us": us(50), "p99_us": us(99), "p999_us": us(99.9), "max_us": float64(p.hist.Max()) / 1e3}
 }
 
 // occupy keeps a core busy, at a carrier's priority, until the result is called.

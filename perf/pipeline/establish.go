@@ -12,7 +12,9 @@ import (
 //
 // The clock goes on by a minute while they are opened, so that their timers are spread as those of traffic that comes
 // all the time, and each connection is then seen once more, so that none ends.
-func (b *bed) establish(progress func(done int)) error {
+//
+// between, if given, is told now and then how many are open, and ends the work by an error.
+func (b *bed) establish(between func(done int) error) error {
 	b.answers = make([]tuple, b.connections)
 	const spread = 59_000 // milliseconds: the idle time of UDP, nearly
 	began := b.clock.base.Load()
@@ -22,14 +24,17 @@ func (b *bed) establish(progress func(done int)) error {
 		if err := b.open(uint32(from), n); err != nil {
 			return err
 		}
-		if progress != nil && from%(1<<20) == 0 {
-			progress(from)
+		if err := paused(between, from, from); err != nil {
+			return err
 		}
 	}
 	b.clock.base.Store(began + spread)
 	for from := 0; from < b.connections; from += burst {
 		n := min(burst, b.connections-from)
 		if err := b.touch(uint32(from), n); err != nil {
+			return err
+		}
+		if err := paused(between, from, b.connections); err != nil {
 			return err
 		}
 	}
@@ -39,6 +44,16 @@ func (b *bed) establish(progress func(done int)) error {
 		}
 	}
 	return nil
+}
+
+// pause is how many connections lie between two calls of what establish is given.
+const pause = 1 << 14
+
+func paused(between func(int) error, at, done int) error {
+	if between == nil || at%pause != 0 {
+		return nil
+	}
+	return between(done)
 }
 
 // open opens connections [from, from+n), at most a burst.

@@ -221,7 +221,7 @@ func TestStages(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("too few samples, or in too few stages: %v", sum)
 		}
-		p, ns, err := s.beds[points[0].key()].profile(s.traffic[0], time.Second)
+		p, ns, err := s.beds[points[0].key()].profile(t.Context(), s.traffic[0], time.Second)
 		if err != nil || ns <= 0 {
 			t.Fatal(ns, err)
 		}

@@ -2,7 +2,6 @@ package pipeline
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -143,6 +142,5 @@ func Scale(ctx context.Context, c Curves, o Options, host result.Host) (*result.
 	if err == nil {
 		err = s.rules(c.Rules)
 	}
-	s.progress.Done()
-	return rec.File(), errors.Join(err, s.close())
+	return s.end(err)
 }

@@ -214,7 +214,16 @@ func Run(ctx context.Context, o Options, host result.Host) (*result.File, error)
 			m["to_nat"] = m["ns_per_packet"] / nat[rest]
 		}
 	})
-	return rec.File(), errors.Join(err, s.close())
+	return s.end(err)
+}
+
+// end closes a session. What was measured is handed over also where an error, or the end of the context, left others out.
+func (s *session) end(err error) (*result.File, error) {
+	if err != nil && s.ctx.Err() != nil {
+		s.rec.Interrupt(s.progress.Now())
+	}
+	s.progress.Done()
+	return s.rec.File(), errors.Join(err, s.close())
 }
 
 // session is the beds and maps of a run.
@@ -276,7 +285,7 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 			break
 		}
 		s.progress.Step("stages of %s", p.name())
-		m, prof, err := s.beds[p.key()].stages(loads[p.name()], s.opt.Stages)
+		m, prof, err := s.beds[p.key()].stages(s.ctx, loads[p.name()], s.opt.Stages)
 		if err != nil {
 			return err
 		}
@@ -291,7 +300,6 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 		delete(m, "")
 		s.rec.Add(p.name(), m)
 	}
-	s.progress.Done()
 	return errors.Join(s.ctx.Err(), s.writeProfile())
 }
 
@@ -361,10 +369,11 @@ func (s *session) makeBed(p *point) (*bed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.establish(func(done int) {
-		if done > 0 {
+	if err := b.establish(func(done int) error {
+		if done > 0 && done < p.connections && done%(1<<20) == 0 {
 			s.progress.Note("prepare %s: %d connections opened", p.name(), done)
 		}
+		return s.ctx.Err()
 	}); err != nil {
 		return nil, errors.Join(err, b.close())
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/cpuid/v2"
 
@@ -171,7 +172,7 @@ func picker(pattern string, n int, random *rand.Rand) (func() int, error) {
 		at := -1
 		return func() int { at = (at + 1) % n; return at }, nil
 	}
-	return nil, fmt.Errorf("no pattern %q; there are %v", pattern, Patterns)
+	return nil, fmt.Errorf("no pattern %q; there are %s", pattern, strings.Join(Patterns, ", "))
 }
 
 // sizer gives lengths of IP packets; 0 is the smallest there is.
@@ -185,7 +186,7 @@ func sizer(size string, random *rand.Rand) (func() int, error) {
 	case "1500":
 		return func() int { return 1500 }, nil
 	}
-	return nil, fmt.Errorf("no size %q; there are %v", size, Sizes)
+	return nil, fmt.Errorf("no size %q; there are %s", size, strings.Join(Sizes, ", "))
 }
 
 // mapKey is the tuple of a packet in 13 bytes, as a key of a Go map.

@@ -2,6 +2,7 @@ package pipeline
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"runtime/pprof"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+
+	"sluice/perf/result"
 )
 
 // The breakdown by stage comes from a CPU profile of a run of its own, beside the measured ones: the engine is the same,
@@ -63,8 +66,8 @@ const patience = 4
 // stages profiles runs until the worker has had about d of a core, and returns the nanoseconds per packet of each stage, the
 // generator left out; what belongs to none is under the empty name. It returns none of them when the samples are too few. The
 // profile has the samples of workers.
-func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, *profile.Profile, error) {
-	p, ns, err := b.profile(t, d)
+func (b *bed) stages(ctx context.Context, t *traffic, d time.Duration) (result.Metrics, *profile.Profile, error) {
+	p, ns, err := b.profile(ctx, t, d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -72,7 +75,7 @@ func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, *profile.
 	if total < minSamples {
 		return nil, p, nil
 	}
-	of := map[string]float64{}
+	of := result.Metrics{}
 	for stage, k := range counts {
 		if stage != generatorStage {
 			of[stage] = ns * float64(k) / float64(total)
@@ -82,7 +85,7 @@ func (b *bed) stages(t *traffic, d time.Duration) (map[string]float64, *profile.
 }
 
 // profile profiles runs, and tells the nanoseconds per packet of them.
-func (b *bed) profile(t *traffic, d time.Duration) (p *profile.Profile, perPacket float64, err error) {
+func (b *bed) profile(ctx context.Context, t *traffic, d time.Duration) (p *profile.Profile, perPacket float64, err error) {
 	var buf bytes.Buffer
 	if err := pprof.StartCPUProfile(&buf); err != nil {
 		return nil, 0, fmt.Errorf("profile the stages: %w", err)
@@ -91,6 +94,9 @@ func (b *bed) profile(t *traffic, d time.Duration) (p *profile.Profile, perPacke
 	var had time.Duration
 	for began := time.Now(); had < d && time.Since(began) < patience*d; {
 		var c cost
+		if err = ctx.Err(); err != nil {
+			break
+		}
 		if c, err = b.measure(t, d/2); err != nil {
 			break
 		}

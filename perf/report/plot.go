@@ -98,7 +98,7 @@ func bars(f *result.File, m result.Metric) (string, error) {
 	var s spans
 	for i := len(f.Results) - 1; i >= 0; i-- {
 		r := &f.Results[i]
-		v, ok := r.Metrics[m.Name]
+		v, ok := r.Value(m.Name)
 		if !ok {
 			continue
 		}
@@ -149,7 +149,7 @@ func curves(f *result.File, metric string) (all []curve) {
 	at := map[string]int{}
 	for i := range f.Results {
 		r := &f.Results[i]
-		v, ok := r.Metrics[metric]
+		v, ok := r.Value(metric)
 		if !ok {
 			continue
 		}

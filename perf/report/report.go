@@ -11,6 +11,13 @@ import (
 	"sluice/perf/result"
 )
 
+// document is the page: a section for each file, and what the words of all mean.
+type document struct {
+	Sections []section
+	Metrics  []result.Metric
+	Words    []result.Word
+}
+
 // section is a file as the page shows it.
 type section struct {
 	*result.File
@@ -21,8 +28,8 @@ type section struct {
 
 // table is medians with their spread.
 type table struct {
-	Titles []string
-	Rows   [][]string
+	Columns []result.Metric
+	Rows    [][]string // the case, then a cell for each column
 }
 
 // facts describe the host.
@@ -58,9 +65,9 @@ func tables(f *result.File) (all []table) {
 		if len(names) == 0 {
 			continue
 		}
-		t := table{Titles: []string{"case"}}
+		var t table
 		for _, n := range names {
-			t.Titles = append(t.Titles, result.MetricOf(n).Title)
+			t.Columns = append(t.Columns, result.MetricOf(n))
 		}
 		for i := range f.Results {
 			row, some := []string{f.Results[i].Case}, false
@@ -79,7 +86,7 @@ func tables(f *result.File) (all []table) {
 
 // HTML writes the page.
 func HTML(w io.Writer, files []*result.File) error {
-	var sections []section
+	d := document{Metrics: result.MetricsOf(files), Words: result.WordsOf(files)}
 	for _, f := range files {
 		s := section{File: f, Facts: facts(&f.Host), Tables: tables(f)}
 		svgs, err := drawings(f)
@@ -89,13 +96,13 @@ func HTML(w io.Writer, files []*result.File) error {
 		for _, d := range svgs {
 			s.Drawings = append(s.Drawings, template.HTML(d)) // ours, and the library escapes text
 		}
-		sections = append(sections, s)
+		d.Sections = append(d.Sections, s)
 	}
-	return page.Execute(w, sections)
+	return page.Execute(w, d)
 }
 
 // The page is well-formed XML too, so that it can be checked.
-var page = template.Must(template.New("report").Parse(`<!DOCTYPE html>
+var page = template.Must(template.New("report").Funcs(template.FuncMap{"interrupted": result.InterruptedAt}).Parse(`<!DOCTYPE html>
 <html lang="en" xmlns="http://www.w3.org/1999/xhtml">
 <head>
 <meta charset="utf-8"/>
@@ -106,25 +113,40 @@ body { font: 15px/1.5 sans-serif; color: #222; max-width: 72em; margin: 2em auto
 h1, h2 { font-weight: 600 } h2 { border-top: 1px solid #ccc; padding-top: 1em; margin-top: 2em }
 table { border-collapse: collapse; margin: 1em 0; font-size: 13px } .wide { overflow-x: auto }
 th, td { padding: .2em .7em; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
-th:first-child, td:first-child, .facts td { text-align: left } .facts td { white-space: normal }
+th:first-child, td:first-child, .facts td, .facts th { text-align: left } .facts td { white-space: normal } .facts td:first-child { white-space: nowrap }
+th a { color: inherit; text-decoration: underline dotted }
 svg { max-width: 100%; height: auto; margin: 1em 0; display: block } .note { color: #555 }
 </style>
 </head>
 <body>
 <h1>sluice perf</h1>
-<p class="note">Medians; ± is the distance of the farthest repetition. Repetitions of the cases of a scenario were interleaved.</p>
-{{range .}}<h2>{{.Scenario}}</h2>
+<p class="note">Medians; ± is the distance of the farthest repetition. Repetitions of the cases of a scenario were interleaved.
+Each heading leads to its meaning, at the <a href="#words">end of the page</a>, where the words of the cases are as well.</p>
+{{range .Sections}}<h2>{{.Scenario}}</h2>
 <table class="facts">{{range .Facts}}
 <tr><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}
 </table>
-{{range .Tables}}<div class="wide"><table>
-<tr>{{range .Titles}}<th>{{.}}</th>{{end}}</tr>{{range .Rows}}
+{{if .Interrupted}}<p><strong>{{interrupted .Interrupted}}.</strong></p>
+{{end}}{{range .Tables}}<div class="wide"><table>
+<tr><th><a href="#cases">case</a></th>{{range .Columns}}<th title="{{.About}}"><a href="#{{.Name}}">{{.Title}}</a></th>{{end}}</tr>{{range .Rows}}
 <tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
 </table></div>
 {{end}}{{if .Skipped}}<p>Not measured:</p>
 <ul>{{range .Skipped}}<li>{{.Case}}: {{.Reason}}</li>{{end}}</ul>
 {{end}}{{range .Drawings}}{{.}}
-{{end}}{{end}}</body>
+{{end}}{{end}}<h2 id="words">What the words mean</h2>
+<p class="note">x is a ratio to what is named behind it, taken within one repetition.</p>
+<table class="facts">
+<tr><th>heading</th><th>unit</th><th>better</th><th>meaning</th><th>in files</th></tr>{{range .Metrics}}
+<tr id="{{.Name}}"><td>{{.Title}}</td><td>{{.Unit}}</td><td>{{.Better}}</td><td>{{.About}}</td><td>{{.Stored}}</td></tr>{{end}}
+</table>
+<p class="note" id="cases">A case is named by what was measured, and then by how, with slashes between. What is usual is left out of the name.
+Over interfaces the first word is the carrier: sluice, or what it is compared with.</p>
+<table class="facts">
+<tr><th>in the name of a case</th><th>meaning</th></tr>{{range .Words}}
+<tr><td>{{.Word}}</td><td>{{.About}}</td></tr>{{end}}
+</table>
+</body>
 </html>
 `))
 
@@ -140,7 +162,11 @@ func Markdown(w io.Writer, files []*result.File) error {
 			fmt.Fprintf(&b, "| %s | %s |\n", x[0], cell(x[1]))
 		}
 		for _, t := range tables(f) {
-			fmt.Fprintf(&b, "\n| %s |\n|---%s|\n", strings.Join(t.Titles, " | "), strings.Repeat("|---:", len(t.Titles)-1))
+			b.WriteString("\n| case")
+			for _, m := range t.Columns {
+				b.WriteString(" | " + cell(m.Title))
+			}
+			fmt.Fprintf(&b, " |\n|---%s|\n", strings.Repeat("|---:", len(t.Columns)))
 			for _, row := range t.Rows {
 				for j := range row {
 					row[j] = cell(row[j])
@@ -154,9 +180,34 @@ func Markdown(w io.Writer, files []*result.File) error {
 				fmt.Fprintf(&b, "- %s: %s\n", s.Case, s.Reason)
 			}
 		}
+		if f.Interrupted != "" {
+			b.WriteString("\n**" + cell(result.InterruptedAt(f.Interrupted)) + ".**\n")
+		}
+	}
+	b.WriteString("\n## What the words mean\n\n")
+	Metrics(&b, result.MetricsOf(files))
+	if words := result.WordsOf(files); len(words) > 0 {
+		b.WriteString("\n")
+		Words(&b, words)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// Metrics writes a Markdown table of what headings mean.
+func Metrics(b *strings.Builder, list []result.Metric) {
+	b.WriteString("| heading | unit | better | meaning | in files |\n|---|---|---|---|---|\n")
+	for _, m := range list {
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %s |\n", cell(m.Title), m.Unit, m.Better(), cell(m.About), cell(m.Stored()))
+	}
+}
+
+// Words writes a Markdown table of what the words in names of cases mean.
+func Words(b *strings.Builder, list []result.Word) {
+	b.WriteString("| in the name of a case | meaning |\n|---|---|\n")
+	for _, w := range list {
+		fmt.Fprintf(b, "| %s | %s |\n", cell(w.Word), cell(w.About))
+	}
 }
 
 // cell is text that ends no cell of a table.

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"html/template"
 	"io"
 	"strings"
 	"testing"
@@ -29,6 +30,7 @@ func files() []*result.File {
 	l.Add("sluice/load=idle", result.Metrics{"p50_us": 43, "p99_us": 102, "something_new": 5})
 	none := result.NewRecorder("link", host)
 	none.Skip("sluice/flows=1", "not root")
+	l.Interrupt("run 2 of 3: sluice/<load>")
 	return []*result.File{r.File(), l.File(), none.File()}
 }
 
@@ -50,6 +52,47 @@ func TestHTML(t *testing.T) {
 		if !strings.Contains(page, want) {
 			t.Errorf("no %q in the page", want)
 		}
+	}
+}
+
+// Whoever opens a report finds there what its headings and words mean, and nothing of others.
+func TestReportsExplainTheirWords(t *testing.T) {
+	var html, markdown strings.Builder
+	if err := errors.Join(HTML(&html, files()), Markdown(&markdown, files())); err != nil {
+		t.Fatal(err)
+	}
+	_, words, _ := strings.Cut(html.String(), `<h2 id="words">`)
+	_, rows, _ := strings.Cut(markdown.String(), "## What the words mean")
+	for _, name := range []string{"ns_per_packet", "raw_to_net", "mpps", "parse_ns", "lookup_ns", "p50_us", "p99_us", "something_new"} {
+		m := result.MetricOf(name)
+		if !strings.Contains(words, `<tr id="`+name+`"><td>`+m.Title+`</td>`) || !strings.Contains(rows, "| "+m.Title+" | ") {
+			t.Errorf("%s is not explained", name)
+		}
+		if strings.Count(html.String(), `<a href="#`+name+`">`) != 1 {
+			t.Errorf("the heading of %s does not lead to its meaning", name)
+		}
+	}
+	for _, w := range []struct {
+		word string
+		at   int
+	}{{"nat", 0}, {"flows=7", 1}, {"workers=1", 1}} {
+		k, ok := result.WordOf("pipeline", w.word, w.at)
+		if want := "<td>" + k.Word + "</td><td>" + template.HTMLEscapeString(k.About) + "</td>"; !ok || !strings.Contains(words, want) || !strings.Contains(rows, "| "+k.Word+" | "+k.About+" |") {
+			t.Errorf("no %s", want)
+		}
+	}
+	for _, other := range []string{"to_floor", "x floor", "life=whole", "HAProxy", "anchor", "rules=N", "fullnat"} {
+		if strings.Contains(words, other) || strings.Contains(rows, other) {
+			t.Errorf("%s does not occur, and is explained", other)
+		}
+	}
+	for _, page := range []string{html.String(), markdown.String()} {
+		if strings.Count(page, "interrupted at") != 1 {
+			t.Error("it is not said that a run was interrupted")
+		}
+	}
+	if !strings.Contains(html.String(), "sluice/&lt;load&gt;") {
+		t.Error("a step is not escaped")
 	}
 }
 

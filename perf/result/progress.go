@@ -14,6 +14,7 @@ type Progress struct {
 	done     int
 	began    time.Time
 	width    int
+	now      string
 }
 
 // NewProgress makes a line on w about total steps; a nil w, or 0 steps of a total not known, is fine.
@@ -23,16 +24,28 @@ func NewProgress(w io.Writer, terminal bool, total int) *Progress {
 
 // Step says what begins now; what the last Step named is done.
 func (p *Progress) Step(format string, args ...any) {
-	if p == nil || p.w == nil {
+	if p == nil {
+		return
+	}
+	p.now = fmt.Sprintf(format, args...)
+	if p.w == nil {
 		return
 	}
 	line := fmt.Sprintf("%4.0fs ", time.Since(p.began).Seconds())
 	if p.total > 0 {
 		line += fmt.Sprintf("[%d/%d] ", min(p.done+1, p.total), p.total)
 	}
-	line += fmt.Sprintf(format, args...)
+	line += p.now
 	p.done++
 	p.show(line)
+}
+
+// Now is the present step.
+func (p *Progress) Now() string {
+	if p == nil || p.now == "" {
+		return "the start"
+	}
+	return p.now
 }
 
 // Note says how far the present step is.

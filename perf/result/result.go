@@ -15,6 +15,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 )
 
 // Metrics are the values of one case, by name.
@@ -27,6 +28,9 @@ type File struct {
 	Results  []Result `json:"results"`
 	// Skipped are cases that could not be run here.
 	Skipped []Skip `json:"skipped,omitempty"`
+	// Interrupted is the step at which the run was ended from outside, if it was. Every sample is of a measurement that had come to its
+	// end; cases may have fewer of them than others.
+	Interrupted string `json:"interrupted,omitempty"`
 }
 
 // Result is one case. Its name is words and key=value, separated by slashes: "nat/flows=1000000/workers=1",
@@ -77,6 +81,9 @@ func (r *Recorder) Skip(name, reason string) {
 	}
 }
 
+// Interrupt notes at which step the run was ended from outside.
+func (r *Recorder) Interrupt(step string) { r.file.Interrupted = step }
+
 // File closes the record: medians of what was added.
 func (r *Recorder) File() *File {
 	for i := range r.file.Results {
@@ -98,22 +105,36 @@ func (f *File) Find(name string) *Result {
 	return nil
 }
 
-// Names are the metrics of a result: known ones in the order of the list in metric.go, then others by name.
+// Names are the metrics that a result shows: known ones in the order of the list in metric.go, then others by name.
 func (r *Result) Names() []string {
-	names := slices.Sorted(maps.Keys(r.Metrics))
+	names := slices.Collect(maps.Keys(r.Metrics))
+	if _, ok := r.Value(programRun); ok {
+		names[slices.Index(names, stored)] = programRun
+	}
+	return inOrder(names)
+}
+
+// inOrder sorts names of metrics.
+func inOrder(names []string) []string {
+	slices.Sort(names)
 	slices.SortStableFunc(names, func(a, b string) int { return MetricOf(a).order - MetricOf(b).order })
 	return names
 }
 
-// Values are the samples of a metric; a file of another maker may have only the median.
+// Values are the samples of a metric as it is shown; a file of another maker may have only the median.
 func (r *Result) Values(name string) []float64 {
-	if s := r.Samples[name]; len(s) > 0 {
+	if s := r.Samples[r.in(name)]; len(s) > 0 {
 		return s
 	}
-	if v, ok := r.Metrics[name]; ok {
+	if v, ok := r.Value(name); ok {
 		return []float64{v}
 	}
 	return nil
+}
+
+// Measured reports whether there is a figure, other than those of the anchors, which are measured beside.
+func (f *File) Measured() bool {
+	return slices.ContainsFunc(f.Results, func(r Result) bool { return !strings.HasPrefix(r.Case, "anchor/") })
 }
 
 // Write writes the file as indented JSON.

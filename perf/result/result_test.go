@@ -3,6 +3,7 @@ package result
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"path/filepath"
 	"reflect"
@@ -195,6 +196,80 @@ func TestTableWithGaps(t *testing.T) {
 	}
 }
 
+// Cases of the XDP program have its time under a heading of its own, and in the file under the name that it always had.
+func TestProgramHasAHeadingOfItsOwn(t *testing.T) {
+	r := NewRecorder("scale", Host{})
+	r.Add("nat/flows=1000/workers=1", Metrics{"ns_per_packet": 20})
+	r.Add("program/rules=10", Metrics{"ns_per_packet": 51, "to_first": 1.02})
+	f := r.File()
+	var table, file strings.Builder
+	if err := errors.Join(f.WriteTable(&table), f.Write(&file)); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(table.String(), "\n")
+	if at := strings.Index(lines[0], "ns/run of XDP program"); at < 0 || !strings.HasPrefix(lines[2][at:], "51") || strings.Contains(lines[1], "51") || strings.Fields(lines[2])[1] != "51" {
+		t.Errorf("%s", &table)
+	}
+	if strings.Contains(file.String(), "program_ns") || strings.Count(file.String(), "\"ns_per_packet\": 51") != 1 {
+		t.Errorf("%s", &file)
+	}
+	if got := strings.Join(f.Columns(Main), " "); got != "ns_per_packet program_ns to_first" {
+		t.Errorf("columns: %s", got)
+	}
+	both, _, _ := Compare(f, f)
+	if len(both) != 3 || both[1].Metric != "program_ns" || both[1].NewMedian != 51 || len(both[1].New) != 1 || both[1].Ratio != 1 {
+		t.Errorf("%+v", both)
+	}
+}
+
+func TestWordsOf(t *testing.T) {
+	r := NewRecorder("link", Host{})
+	r.Add("nic-7/flows=1000", Metrics{"mpps": 1})
+	r.Add("forward/flows=new/mode=generic", Metrics{"mpps": 1})
+	r.Skip("http", "no wrk")
+	r.Skip("sluice/flows=1/mode=zero-copy", "not here")
+	p := NewRecorder("pipeline", Host{})
+	p.Add("forward/flows=7/workers=1/new-word=1", Metrics{"ns_per_packet": 1})
+	var got []string
+	list := WordsOf([]*File{r.File(), p.File()})
+	for _, w := range list {
+		got = append(got, w.Word)
+	}
+	if want := "nic-7 forward forward sluice flows=N flows=new workers=N mode=generic mode=zero-copy"; strings.Join(got, " ") != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+	// The same word is one thing as a mode and another as a carrier.
+	if list[1].Kind != ModeWord || list[2].Kind != CarrierWord || list[1].About == list[2].About {
+		t.Errorf("%+v", list[1:3])
+	}
+	for _, c := range []struct {
+		part string
+		at   int
+	}{{"nat", 1}, {"flows", 1}, {"flows=", 1}, {"flows=x", 1}, {"size=N", 1}, {"flows=1", 0}} {
+		if w, ok := WordOf("pipeline", c.part, c.at); ok {
+			t.Errorf("%q at %d is %+v", c.part, c.at, w)
+		}
+	}
+}
+
+func TestInterruptedFile(t *testing.T) {
+	r := NewRecorder("link", Host{})
+	r.Add("anchor/before", Metrics{"mpps": 1})
+	r.Interrupt("run 1 of 3: sluice/flows=1")
+	if r.File().Measured() {
+		t.Error("an anchor alone is taken for a measurement")
+	}
+	r.Add("sluice/flows=1", Metrics{"mpps": 1})
+	f := r.File()
+	var table, file strings.Builder
+	if err := errors.Join(f.WriteTable(&table), f.Write(&file)); err != nil || !f.Measured() {
+		t.Fatal(err)
+	}
+	if !strings.Contains(file.String(), `"interrupted": "run 1 of 3: sluice/flows=1"`) || !strings.Contains(table.String(), `interrupted at "run 1 of 3: sluice/flows=1"`) {
+		t.Errorf("%s%s", &file, &table)
+	}
+}
+
 func TestFormatValue(t *testing.T) {
 	for v, want := range map[float64]string{0: "0", 3: "3", 1234.5: "1234", 123.4: "123", 12.34: "12.3", 1.234: "1.23", 0.001234: "0.0012", -0.5: "-0.50"} {
 		if got := FormatValue(v); got != want {
@@ -221,5 +296,11 @@ func TestProgress(t *testing.T) {
 	if got := b.String(); !strings.Contains(got, "[1/2] first 1\n") || !strings.Contains(got, "[2/2] second\n") {
 		t.Errorf("%q", got)
 	}
+	if p.Now() != "second" {
+		t.Errorf("it is at %q", p.Now())
+	}
 	(*Progress)(nil).Step("nobody listens")
+	if got := (*Progress)(nil).Now(); got == "" {
+		t.Error("nothing is no step")
+	}
 }

@@ -68,7 +68,7 @@ func Compare(old, new *File) (both []Comparison, onlyOld, onlyNew []string) {
 			continue
 		}
 		for _, name := range o.Names() {
-			if _, ok := n.Metrics[name]; ok {
+			if _, ok := n.Value(name); ok {
 				both = append(both, compare(o, n, name))
 			}
 		}
@@ -82,7 +82,9 @@ func Compare(old, new *File) (both []Comparison, onlyOld, onlyNew []string) {
 }
 
 func compare(o, n *Result, name string) Comparison {
-	c := Comparison{Case: o.Case, Metric: name, Old: o.Values(name), New: n.Values(name), OldMedian: o.Metrics[name], NewMedian: n.Metrics[name]}
+	c := Comparison{Case: o.Case, Metric: name, Old: o.Values(name), New: n.Values(name)}
+	c.OldMedian, _ = o.Value(name)
+	c.NewMedian, _ = n.Value(name)
 	t := benchmath.DefaultThresholds
 	sample := func(v []float64) *benchmath.Sample { return benchmath.NewSample(slices.Clone(v), &t) }
 	got := benchmath.AssumeNothing.Compare(sample(c.Old), sample(c.New))

@@ -3,6 +3,7 @@ package result
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -48,25 +49,35 @@ func (f *File) WriteTable(w io.Writer) error {
 			return err
 		}
 	}
+	if f.Interrupted != "" {
+		if _, err := fmt.Fprintln(w, InterruptedAt(f.Interrupted)); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// InterruptedAt says what is in a file of a run that was interrupted at a step.
+func InterruptedAt(step string) string {
+	return fmt.Sprintf("interrupted at %q: every figure is of measurements that had ended; cases may have fewer of them than others", step)
 }
 
 // Columns are the metrics of the given groups that any result has, in their order.
 func (f *File) Columns(groups ...Group) []string {
-	all := Result{Metrics: Metrics{}}
+	all := map[string]bool{}
 	for i := range f.Results {
-		for n := range f.Results[i].Metrics {
+		for _, n := range f.Results[i].Names() {
 			if slices.Contains(groups, MetricOf(n).Group) {
-				all.Metrics[n] = 0
+				all[n] = true
 			}
 		}
 	}
-	return all.Names()
+	return inOrder(slices.Collect(maps.Keys(all)))
 }
 
 // Cell is a metric's median with its spread, or nothing when the case does not have it.
 func (r *Result) Cell(name string) string {
-	v, ok := r.Metrics[name]
+	v, ok := r.Value(name)
 	if !ok {
 		return ""
 	}
