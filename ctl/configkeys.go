@@ -82,7 +82,7 @@ var engineKeys = mapping[Engine]{what: "the engine", later: []string{"bins", "as
 		func(e *Engine) *bool { return &e.KeepConnections }),
 }}
 
-// leastHold is several times what passes between two signs of life of idle workers (beatInterval and their sleep).
+// leastHold is several times what passes between two signs of life (beatInterval).
 const leastHold = time.Second
 
 var busyPollKeys = mapping[BusyPoll]{what: "busy polling", keys: []configKey[BusyPoll]{

@@ -233,9 +233,9 @@ const maxCores = 1024
 // allowedCores are those that workers may be pinned to: the process's affinity, and isolated cores, which the kernel leaves
 // out of everybody's, as far as it lets us have them. An affinity that somebody has narrowed is taken as it is.
 func allowedCores(sys fs.FS) ([]int, error) {
-	var set unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &set); err != nil {
-		return nil, fmt.Errorf("ask for the process's cores: %w", err)
+	set, err := processCores()
+	if err != nil {
+		return nil, err
 	}
 	var out []int
 	for c := range maxCores {

@@ -293,25 +293,13 @@ func (h *health) change(m *memberHealth, end engine.EndPolicy) {
 	}
 }
 
-// observeInterval is how often the Checker gets the handshakes that the workers have counted.
-const observeInterval = time.Second
-
-// watchTraffic feeds passive monitoring until ctx ends.
+// watchTraffic feeds passive monitoring, where there is any.
 func (s *Server) watchTraffic(ctx context.Context) {
-	ticker := time.NewTicker(observeInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			s.mu.RLock()
-			f := s.file
-			s.mu.RUnlock()
-			if slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.Passive.Enabled() }) {
-				s.observeHandshakes(ctx, f, now)
-			}
-		}
+	s.mu.RLock()
+	f := s.file
+	s.mu.RUnlock()
+	if slices.ContainsFunc(f.Pools, func(p Pool) bool { return p.Passive.Enabled() }) {
+		s.observeHandshakes(ctx, f, time.Now())
 	}
 }
 

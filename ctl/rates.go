@@ -10,7 +10,8 @@ import (
 	"sluice/engine"
 )
 
-// sampleInterval is how often workers are asked what they did. It is one message each, a fraction of a microsecond.
+// sampleInterval is how often workers are asked what they did, and passive monitoring what handshakes they have seen. It is a message
+// each, a fraction of a microsecond; one that has slept since the last time gets none.
 const sampleInterval = time.Second
 
 // pauseMemory is how long the largest pause is remembered, in samples: it is that of the last minute.
@@ -79,19 +80,21 @@ func (r *rates) worker(n int) (packets, busy float64, largest pause) {
 
 // observe samples until ctx ends.
 func (s *Server) observe(ctx context.Context) {
-	ticker := time.NewTicker(sampleInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		timer.Reset(untilMultiple(s.began, time.Now(), sampleInterval))
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
+		case <-timer.C:
 		}
 		ask, cancel := context.WithTimeout(ctx, askTimeout)
 		if activities, err := s.engine.Activities(ask); err == nil { // a worker that does not answer is beat's to tell
 			s.rates.add(activities)
 		}
 		cancel()
+		s.watchTraffic(ctx)
 	}
 }
 

@@ -28,16 +28,19 @@ import (
 // Virtual addresses come last and go first: while they are there, somebody answers for them.
 type Server struct {
 	assembly
-	access *access
-	certs  *tls.Config // of control.listen; nil: it is off
-	shots  sharedSnapshots
-	state  *kernelState
-	health *health
-	saved  *savedTables
-	drain  draining
-	spec   engine.Spec // that the engine's configuration was compiled from
-	nics   *nics
-	rates  rates
+	access  *access
+	certs   *tls.Config // of control.listen; nil: it is off
+	shots   sharedSnapshots
+	state   *kernelState
+	health  *health
+	saved   *savedTables
+	drain   draining
+	spec    engine.Spec // that the engine's configuration was compiled from
+	nics    *nics
+	rates   rates
+	pulse   engine.Pulse
+	threads confinement
+	turned  time.Time // when the goroutine of watch had its last turn
 
 	forwarding forwarding
 
@@ -167,6 +170,7 @@ func Start(ctx context.Context, f *File, log *slog.Logger) (_ *Server, err error
 	}
 	s.steer(cfg)
 	setProcs(s.plan.workers)
+	s.keepClear(s.plan.cores)
 	if err = s.start(cfg, s.dict, s.adopt); err != nil {
 		return nil, errors.Join(err, s.stopEngine())
 	}
@@ -285,7 +289,6 @@ func (s *Server) Run(ctx context.Context) error {
 	sampling, stop := context.WithCancel(ctx)
 	var sampled sync.WaitGroup
 	sampled.Go(func() { s.observe(sampling) })
-	sampled.Go(func() { s.watchTraffic(sampling) })
 	err := errors.Join(s.watch(ctx), s.health.end())
 	stop()
 	sampled.Wait()
@@ -326,30 +329,26 @@ func (s *Server) report() {
 	s.log.Info("stopped", "received", sum.RxPackets, "sent", sum.TxPackets, "dropped", sum.Dropped(), "connections", sum.Opened)
 }
 
-// beatInterval is how often the programs are told that the workers live.
-const beatInterval = 100 * time.Millisecond
+// beatInterval is how often the programs are told that the workers live: several times in the least hold time.
+const beatInterval = leastHold / 4
 
-// SinceAlive is how long ago every worker was last seen to have made a step. Workers that sleep are woken for it, so it stays
-// below some beatIntervals; it grows once Run ends.
+// SinceAlive is how long ago all workers were last seen to live. It stays below some beatIntervals, and grows once Run ends.
 func (s *Server) SinceAlive() time.Duration {
 	return time.Since(s.began) - time.Duration(s.alive.Load())
 }
 
-// beat tells the programs that the engine lives, as long as every worker has made a step since the last time.
-func (s *Server) beat(last []uint64) []uint64 {
-	now := s.engine.Beats()
-	for i := range now {
-		if i < len(last) && now[i] == last[i] {
-			return now
-		}
+// beat tells the programs that the engine lives, as long as every worker does.
+func (s *Server) beat() {
+	now := time.Now()
+	if !s.pulse.Lives(s.engine, now) {
+		return
 	}
-	s.alive.Store(int64(time.Since(s.began)))
+	s.alive.Store(int64(now.Sub(s.began)))
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return now
+		return
 	}
 	for _, p := range s.programs {
 		p.Beat(uint64(ts.Nano()))
 	}
-	return now
 }

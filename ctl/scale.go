@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"runtime"
+	"slices"
 
 	"sluice/engine"
 	"sluice/flow"
@@ -54,6 +55,7 @@ func (s *Server) scale(p *plan, mem []tableMemory, was Engine, finished chan<- s
 	}
 	outcome := make(chan scaled, 1)
 	s.scaling = outcome
+	s.keepClear(append(slices.Clone(s.plan.cores), p.cores...)) // the new ones come beside the old ones
 	opt := s.seats(p, mem)
 	generation := s.engine.Config().Generation
 	go func() {
@@ -128,6 +130,7 @@ func (s *Server) seat(o scaled) {
 		s.file = &f
 	}
 	s.mu.Unlock()
+	s.keepClear(s.plan.cores)
 	if err := freeAll(gone); err != nil {
 		s.log.Warn("the memory of former workers was not given back", "error", err)
 	}

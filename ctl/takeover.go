@@ -317,6 +317,7 @@ func (t *taking) settleIn(ctx context.Context, paused time.Duration, parts []any
 		s.lastHops = "" // one may have been ordered while this process prepared: compile them again
 	}
 	setProcs(s.plan.workers)
+	s.keepClear(s.plan.cores)
 	s.steer(s.engine.Config())
 	s.api = s.serve(t.own)
 }

@@ -314,7 +314,6 @@ func (h *handing) await(ctx context.Context, want string, limit time.Duration, b
 	defer timer.Stop()
 	ticker := time.NewTicker(beatInterval)
 	defer ticker.Stop()
-	var beats []uint64
 	for {
 		select {
 		case r := <-h.messages:
@@ -328,7 +327,7 @@ func (h *handing) await(ctx context.Context, want string, limit time.Duration, b
 			return errors.New("this process is being stopped")
 		case <-ticker.C:
 			if beat {
-				beats = h.beat(beats)
+				h.beat()
 			}
 		}
 	}

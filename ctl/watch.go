@@ -25,9 +25,9 @@ func (s *Server) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ticker := time.NewTicker(beatInterval)
-	defer ticker.Stop()
-	var beats []uint64
+	s.turned = time.Now()
+	turn := time.NewTimer(beatInterval)
+	defer turn.Stop()
 	var quiet <-chan time.Time
 	// What changed before we listened is seen by looking once now, and what a lost message told by looking at times.
 	quiet = time.After(settle)
@@ -39,6 +39,7 @@ func (s *Server) watch(ctx context.Context) error {
 		if s.scaling != nil {
 			requests = nil
 		}
+		turn.Reset(s.untilTurn(time.Now()))
 		select {
 		case <-ctx.Done():
 			if s.scaling != nil {
@@ -48,8 +49,9 @@ func (s *Server) watch(ctx context.Context) error {
 		case outcome := <-s.scaling:
 			s.seat(outcome)
 			quiet = time.After(0)
-		case <-ticker.C:
-			beats = s.beat(beats)
+		case <-turn.C:
+			s.turned = time.Now()
+			s.beat()
 			s.health.orderDeadlines(time.Now())
 			s.resolveWanted(ctx)
 			s.tellPartial()

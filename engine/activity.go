@@ -1,9 +1,6 @@
 package engine
 
-import (
-	"context"
-	"time"
-)
+import "time"
 
 // pauseBounds are the upper bounds of the classes of pauses, in nanoseconds; the last class has none. Gaps up to the first
 // are not pauses: a step with a full burst takes some of that.
@@ -87,21 +84,17 @@ type Activity struct {
 	PauseEnd     time.Duration
 }
 
-// Activities asks every worker what it did, and begins a new period for the largest pause: it is for one caller, at regular
-// intervals.
-func (e *Engine) Activities(ctx context.Context) ([]Activity, error) {
-	e.mu.RLock()
-	defer e.mu.RUnlock()
-	out := make([]Activity, len(e.workers))
-	at := map[*worker]*Activity{}
-	for i, w := range e.workers {
-		at[w] = &out[i]
+// done grows with every step that finds work and with every pause: as long as it is the same, a worker has nothing new to tell of.
+func (w *worker) done() uint64 {
+	n := w.stats.Bursts
+	for _, pauses := range w.runtime.activity.Classes {
+		n += pauses
 	}
-	err := e.ask(ctx, e.workers, func(w *worker) { w.active(at[w]) })
-	return out, err
+	return n
 }
 
-func (w *worker) active(out *Activity) {
+// active also returns what done was.
+func (w *worker) active(out *Activity) (done uint64) {
 	a := &w.runtime.activity
 	*out = Activity{
 		Worker: w.id, Began: time.Duration(a.began), At: time.Duration(a.last), Busy: time.Duration(a.busy),
@@ -109,4 +102,5 @@ func (w *worker) active(out *Activity) {
 		LargestPause: time.Duration(a.largest), PauseEnd: time.Duration(a.largestAt),
 	}
 	a.largest, a.largestAt = 0, 0
+	return w.done()
 }

@@ -14,7 +14,21 @@ import (
 // closed, so that the sender knows.
 type message struct {
 	apply func(w *worker)
+	// brief is applied instead of apply, if there is one, by a worker that holds on to its core too (stay.go): nothing in it may block. One
+	// that has to let go comes back only through another thread, and Go's monitor has asked a worker that spins for that long ago.
+	brief func(w *worker)
 	done  chan<- struct{}
+}
+
+func (m *message) do(w *worker) {
+	if m.brief != nil {
+		m.brief(w)
+	} else {
+		m.apply(w)
+	}
+	if m.done != nil {
+		close(m.done)
+	}
 }
 
 // runtimeState is the part of a worker that is not on the packet path.
@@ -23,6 +37,7 @@ type runtimeState struct {
 	gone    chan struct{} // closed when the worker has ended
 	waker   *waker
 	beat    atomic.Uint64 // steps made; the control side reads it to see that the worker lives
+	rested  atomic.Uint64 // done of when it last went to sleep; for the control side too
 	choice  choice
 	peek    *peek         // an explanation is being made (explain.go); nil while packets are handled
 	coming  coming        // the configuration that comes next
@@ -47,6 +62,7 @@ type runtimeState struct {
 	wants                    atomic.Bool   // there are wanted ones; control looks
 	unplaced                 int           // connections that other workers sent and that found no room
 	fds                      []unix.PollFd // of a sleep
+	givenClock               bool          // not the machine's: nobody knows how long a sleep is by it
 }
 
 // inboxSize is how many messages wait at most; a sender waits beyond it, the worker never.
@@ -60,14 +76,36 @@ func (w *worker) control() {
 	for range messagesPerStep {
 		select {
 		case m := <-w.runtime.inbox:
-			m.apply(w)
-			if m.done != nil {
-				close(m.done)
-			}
+			m.do(w)
 		default:
 			return
 		}
 	}
+}
+
+// briefs applies what has come through the channel up to the first message that is not brief, which it returns.
+func (w *worker) briefs() (m message, more bool) {
+	for range messagesPerStep {
+		select {
+		case m = <-w.runtime.inbox:
+			if m.brief == nil {
+				return m, true
+			}
+			m.brief(w)
+			if m.done != nil {
+				close(m.done)
+			}
+		default:
+			return m, false
+		}
+	}
+	return m, false
+}
+
+// applyFrom applies a message and what has come after it.
+func (w *worker) applyFrom(m *message) {
+	m.do(w)
+	w.control()
 }
 
 // applyConfig makes cfg the worker's configuration, whose workers sit in slots. It allocates: between bursts that is

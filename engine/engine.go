@@ -57,6 +57,7 @@ type Engine struct {
 	workers  []*worker
 	slots    []uint8 // of the configuration's workers
 	changing sync.Mutex
+	told     lastActivities
 }
 
 // New makes an engine with cfg; dict is the one that cfg was compiled with. The frames of the region are shared out
@@ -204,7 +205,7 @@ var ErrStopped = errors.New("the engine is stopped")
 // tell sends a message to a worker and returns a channel that is closed when it has been applied.
 func (e *Engine) tell(ctx context.Context, w *worker, apply func(*worker)) (<-chan struct{}, error) {
 	done := make(chan struct{})
-	if err := e.give(ctx, w, message{apply, done}); err != nil {
+	if err := e.give(ctx, w, message{apply: apply, done: done}); err != nil {
 		return nil, err
 	}
 	w.runtime.waker.wake()
@@ -217,8 +218,7 @@ func (e *Engine) give(ctx context.Context, w *worker, m message) error {
 		return ErrStopped
 	}
 	if !e.running.Load() { // the caller's goroutine is the worker's
-		m.apply(w)
-		close(m.done)
+		m.do(w)
 		return nil
 	}
 	select {

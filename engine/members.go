@@ -60,7 +60,7 @@ func (e *Engine) PostMembers(ctx context.Context, changes []MemberChange) (*Post
 		if len(w.runtime.inbox) == inboxSize {
 			p.wake() // it may take a while until there is room
 		}
-		if err := e.give(ctx, w, message{func(w *worker) { p.apply(w, i) }, p.done[i]}); err != nil {
+		if err := e.give(ctx, w, message{brief: func(w *worker) { p.apply(w, i) }, done: p.done[i]}); err != nil {
 			p.wake()
 			return nil, err
 		}

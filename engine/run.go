@@ -17,6 +17,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	if err != nil {
 		return
 	}
+	w.runtime.givenClock = clock.given != nil
 	a := &w.runtime.activity
 	a.began = clock.nanos()
 	a.last = a.began
@@ -25,9 +26,11 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 	stay.allow(w.canStay())
 	for !w.runtime.stopped {
 		if len(w.runtime.inbox) > 0 {
-			stay.end()
-			w.control()
-			stay.allow(w.canStay())
+			if m, more := w.briefs(); more {
+				stay.end()
+				w.applyFrom(&m)
+				stay.allow(w.canStay())
+			}
 		}
 		w.runtime.beat.Add(1)
 		now := clock.nanos()
@@ -63,6 +66,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		}
 	}
 	stay.end()
+	stay.left()
 }
 
 // deaf keeps the signal by which the runtime asks a thread to make room (SIGURG) off it: held on, the thread would only take the

@@ -49,16 +49,20 @@ func (k *waker) close() error { return unix.Close(k.fd) }
 const (
 	// spinTime is how long an adaptive worker looks for packets before it sleeps: about what it costs to be woken.
 	spinTime = 30 * time.Microsecond
-	// sleepTime bounds a sleep, so that timers advance and the heartbeat goes on.
+	// sleepTime bounds a sleep while there is something that has an end and does not say when.
 	sleepTime = 100 * time.Millisecond
+	// longSleep bounds it at all times, should a driver have a reason to be looked at that it does not tell. Each waking has Go's monitor
+	// awake some 25 times (docs/design/005-runtime.md).
+	longSleep = 5 * time.Second
 	// memorySleepTime bounds it where a queue cannot be polled.
 	memorySleepTime = time.Millisecond
 )
 
-// sleep waits until a queue has packets, a message or a handoff comes, or sleepTime has passed. It reports false if one of
+// sleep waits until a queue has packets, a message or a handoff comes, or something has its time. It reports false if one of
 // them was there before.
 func (w *worker) sleep() bool {
 	k := w.runtime.waker
+	w.runtime.rested.Store(w.done())
 	k.sleeping.Store(true)
 	defer k.sleeping.Store(false)
 	if len(w.runtime.inbox) > 0 {
@@ -69,7 +73,7 @@ func (w *worker) sleep() bool {
 			return false
 		}
 	}
-	limit := sleepTime
+	limit := w.sleepLimit()
 	fds := append(w.runtime.fds[:0], unix.PollFd{Fd: int32(k.fd), Events: unix.POLLIN})
 	for i := range w.rx {
 		q := w.rx[i].Queue
@@ -92,4 +96,18 @@ func (w *worker) sleep() bool {
 		readEvent(k.fd, &w.runtime.event)
 	}
 	return true
+}
+
+// sleepLimit is the time until a step has something to do although nothing comes.
+func (w *worker) sleepLimit() time.Duration {
+	switch p := w.persist; {
+	case w.runtime.givenClock, w.leaving != nil, w.fragments.table.Len() > 0, w.table.Shrink() < wholeTimeouts,
+		p != nil && p.table != nil && p.table.Len() > 0:
+		return sleepTime
+	}
+	limit := longSleep
+	if at, ok := w.table.Next(); ok && at < w.now+uint64(longSleep/time.Millisecond) {
+		limit = max(time.Millisecond, time.Duration(at-w.now)*time.Millisecond)
+	}
+	return limit
 }

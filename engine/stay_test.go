@@ -157,14 +157,11 @@ func TestWorkerAsksAgainWhenQueuesCome(t *testing.T) {
 
 // A sleep is a gap, and where there is enough of it no turn is needed: else it would come right before the packets that ended it.
 func TestSleepIsAsGoodAsATurn(t *testing.T) {
-	made := 0
-	defer func(was func()) { turn = was }(turn)
-	turn = func() { made++ }
-	turns := func(asleep uint64) int {
+	turns := func(asleep uint64) uint64 {
 		s := &stay{able: true, deaf: true}
 		now := uint64(1e12)
 		s.keep(now)
-		made = 0 // it began with one
+		began := s.turns
 		for range 50 {
 			now += turnTime
 			s.end()
@@ -179,13 +176,54 @@ func TestSleepIsAsGoodAsATurn(t *testing.T) {
 			}
 		}
 		s.end()
-		return made
+		return s.turns - began
 	}
 	if n := turns(0); n != 50 {
 		t.Errorf("%d turns of 50 without sleep", n)
 	}
 	if n := turns(restTime); n != 0 {
 		t.Errorf("%d turns of 50 although it slept", n)
+	}
+}
+
+// A turn goes through the scheduler, which wakes threads, only where workers that hold on have all of the runtime's processors.
+func TestTurnsWakeNobodyWhereProcessorsAreLeft(t *testing.T) {
+	made := 0
+	defer func(was func()) { giveProc = was }(giveProc)
+	giveProc = func() { made++ }
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	if n := holding.Load(); n != 0 {
+		t.Fatalf("%d workers are left of other tests", n)
+	}
+	for _, c := range []struct{ workers, made int }{{1, 0}, {2, 10}, {3, 10}} {
+		var held []*stay
+		for range c.workers {
+			s := &stay{deaf: true}
+			s.allow(true)
+			s.allow(true) // as after every message
+			held = append(held, s)
+		}
+		made = 0
+		s, now := held[0], uint64(1e12)
+		for range 5 {
+			now += turnTime
+			s.keep(now)
+			now += turnTime
+			s.slept(now, now)
+		}
+		s.end()
+		if made != c.made || s.turns != 10 {
+			t.Errorf("%d workers on 2 processors: %d calls of the scheduler in %d turns, want %d", c.workers, made, s.turns, c.made)
+		}
+		for i, s := range held {
+			if i == 0 {
+				s.allow(false) // its queues are of another driver now
+			}
+			s.left()
+		}
+	}
+	if n := holding.Load(); n != 0 {
+		t.Errorf("%d workers are left", n)
 	}
 }
 

@@ -19,8 +19,8 @@ import (
 // letGo are the functions that a worker calls only while it does not hold on to its core, or that let go themselves.
 var letGo = []string{
 	"(*sluice/engine.worker).pin",
-	"(*sluice/engine.worker).control", // run ends the stay before
-	"(*sluice/engine.stay).allow",     // right after it
+	"(*sluice/engine.worker).applyFrom", // run ends the stay before
+	"(*sluice/engine.stay).allow",       // right after it
 	"(*sluice/engine.stay).renew",
 	"(*sluice/engine.stay).slept",
 	"runtime.LockOSThread",
@@ -53,7 +53,7 @@ func TestHeldCallsNeverBlock(t *testing.T) {
 	}
 	// What is known to be called is found: else the walk has lost its way.
 	for _, name := range []string{"(*sluice/rings.XSK).Flush", "sluice/rings.wakeTx", "(*sluice/engine.worker).leave", "(*sluice/engine.worker).schedule",
-		"(*sluice/engine.capture).arrive", "(*sluice/engine.priority).weigh", "sluice/engine.writeEvent", "(*sluice/sched.fastest).Pick"} {
+		"(*sluice/engine.capture).arrive", "(*sluice/engine.priority).weigh", "(*sluice/engine.PostedMembers).apply", "(*sluice/engine.worker).active", "sluice/engine.writeEvent", "(*sluice/sched.fastest).Pick"} {
 		if !w.reached[name] && !w.reached[strings.Replace(name, "*", "", 1)] {
 			t.Errorf("%s is not found among %d functions", name, len(w.reached))
 		}
