@@ -121,7 +121,7 @@ func perfOutput(c *cli.Context, f *result.File) (err error) {
 		return err
 	}
 	if c.Bool("quick") && len(f.Results) > 0 {
-		fmt.Fprintln(c.App.Writer, "--quick: short samples, and those that others on the machine disturbed are not repeated. Do not quote them.")
+		fmt.Fprintln(c.App.Writer, result.QuickNote)
 	}
 	if !f.Measured() {
 		return fmt.Errorf("nothing was measured: of what %s measures, all was skipped or is not what the options ask for", c.Command.Name)

@@ -25,9 +25,9 @@ import (
 func linkFlags(more ...cli.Flag) []cli.Flag {
 	return perfFlags(3, append([]cli.Flag{
 		&cli.StringFlag{Name: "carriers", Usage: "only these, a `LIST` of " + strings.Join(link.CarrierNames(), ",")},
-		&cli.IntFlag{Name: "generator-core", Usage: "core of the generator, and of client and server", Value: 0},
-		&cli.IntFlag{Name: "core", Usage: "core of what is measured", Value: 1},
-		&cli.DurationFlag{Name: "window", Usage: "length of one sample", Value: time.Second},
+		&cli.IntFlag{Name: "generator-core", Usage: "core `N` of the generator, and of client and server", Value: 0},
+		&cli.IntFlag{Name: "core", Usage: "core `N` of what is measured", Value: 1},
+		&cli.DurationFlag{Name: "window", Usage: "`TIME` that one sample takes; 200ms with --quick", Value: time.Second},
 		&cli.BoolFlag{Name: "no-install", Usage: "skip what needs Debian packages that are missing, rather than install them"},
 		&cli.BoolFlag{Name: "verify", Usage: "verify every checksum at the far ends; slower, for tests"},
 	}, more...)...)
@@ -105,7 +105,8 @@ func perfLinkCommand() *cli.Command {
 		Name: "link", Usage: "packets per second over real interfaces, beside the kernel, nftables, asavie and HAProxy",
 		UsageText: "sluice perf link [--flows LIST] [--sizes LIST] [--directions LIST] [--modes LIST] [--search] [--json FILE]",
 		Description: "Makes a lab of network namespaces, sends from a generator on one core and measures what each carrier brings to the\n" +
-			"other end on another core. Carriers take turns; their medians and the ratios within a repetition are shown.",
+			"other end on another core. Carriers take turns; their medians and the ratios within a repetition are shown. What no option\n" +
+			"says otherwise, --quick sends over 1000 connections and new ones, in frames of 64 bytes, without HTTP.",
 		Flags: linkFlags(
 			&cli.StringFlag{Name: "flows", Usage: "numbers of connections, and new for every packet a new one: `LIST`", Value: "1,1000,100000,new"},
 			&cli.StringFlag{Name: "sizes", Usage: "of frames: `LIST` of 64,imix,1500", Value: "64,imix,1500"},
@@ -159,6 +160,9 @@ func perfLinkCommand() *cli.Command {
 			if l.Rate < 0 || l.Loss < 0 || l.Loss > 1 {
 				return usagef("--rate cannot be negative, and --loss is between 0 and 100")
 			}
+			if r := l.RingSize; r != 0 && (r < 64 || r > 4096 || r&(r-1) != 0) {
+				return usagef("--ring-size %d is not 64, 128, 256, 512, 1024, 2048 or 4096", r)
+			}
 			if e, err := external(c); err != nil || e != nil {
 				if err != nil {
 					return err
@@ -196,7 +200,7 @@ func perfLatencyCommand() *cli.Command {
 		Name: "latency", Usage: "round trips through the engine, beside the kernel, nftables and HAProxy, idle and under load",
 		UsageText: "sluice perf latency [--loads LIST] [--polling LIST] [--cores LIST] [--json FILE]",
 		Description: "A client sends at scheduled times and a server answers; a late answer counts from when it was due. The load is half and 90% of\n" +
-			"what each carrier carries without loss.",
+			"what each carrier carries without loss. What no option says otherwise, --quick measures idle, with cores awake.",
 		Flags: linkFlags(
 			&cli.StringFlag{Name: "loads", Usage: "`LIST` of idle,half,90: parts of the loss-free rate", Value: "idle,half,90"},
 			&cli.StringFlag{Name: "polling", Usage: "of sluice: `LIST` of busy,adaptive,interrupt", Value: "busy,adaptive,interrupt"},

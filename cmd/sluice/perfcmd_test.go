@@ -111,6 +111,8 @@ func TestPerfCompareCommand(t *testing.T) {
 		{[]string{"pipeline", "now"}, "", "takes no argument", exitUsage},
 		{[]string{"scale", "--members", "1x"}, "", "is not a number", exitUsage},
 		{[]string{"scale", "--members", "1M"}, "", "60,000 members", exitUsage},
+		{[]string{"scale", "--base", "0"}, "", "--base 0", exitUsage},
+		{[]string{"link", "--ring-size", "100"}, "", "--ring-size 100 is not 64,", exitUsage},
 		{[]string{"other"}, "", `no command "other"`, exitUsage},
 	} {
 		stdout, _, err := perfRun(t, c.args...)

@@ -15,7 +15,8 @@ func perfCompareCommand() *cli.Command {
 		Name: "compare", Usage: "compare two files of results",
 		UsageText: "sluice perf compare OLD.json NEW.json [--fail-above PCT]",
 		Description: "Medians over the repetitions, their ratio, and whether the difference is one: by the Mann-Whitney U test at 95%; ~ says\n" +
-			"that it cannot be told from noise. Four repetitions of each are the least that can show a difference.",
+			"that it cannot be told from noise. Four repetitions of each are the least that can show a difference\n" +
+			"(or three of one and five of the other).",
 		Flags: []cli.Flag{
 			&cli.Float64Flag{Name: "fail-above", Usage: "exit with 1 if something is worse by more than `PCT` percent and that is not noise"},
 		},

@@ -27,7 +27,7 @@ func perfPipelineCommand() *cli.Command {
 			&cli.StringFlag{Name: "size", Usage: "`LIST` of " + strings.Join(pipeline.Sizes, ", ")},
 			&cli.StringFlag{Name: "family", Usage: "`LIST` of " + strings.Join(pipeline.Families, ", ") + ": IP versions of the connections"},
 			&cli.StringFlag{Name: "workers", Usage: "`LIST` of numbers"},
-			&cli.DurationFlag{Name: "duration", Usage: "of each measurement", DefaultText: "200ms with --quick, else 1s"},
+			&cli.DurationFlag{Name: "duration", Usage: "`TIME` that each measurement takes", DefaultText: "200ms with --quick, else 1s"},
 			&cli.StringFlag{Name: "cpuprofile", Usage: "write the CPU profile that the stages are from to `FILE`, for builds (go build -pgo) and pprof"},
 		),
 		Action: func(c *cli.Context) (err error) {
@@ -111,7 +111,7 @@ func perfScaleCommand() *cli.Command {
 			&cli.StringFlag{Name: "virtuals", Usage: "`LIST` of numbers of virtual addresses, each with a TCP and a UDP virtual server"},
 			&cli.StringFlag{Name: "rules", Usage: "`LIST` of numbers of rules of the XDP program"},
 			&cli.IntFlag{Name: "base", Usage: "connections `N` where they are not what varies", Value: 100_000},
-			&cli.DurationFlag{Name: "duration", Usage: "of each measurement", DefaultText: "200ms with --quick, else 1s"},
+			&cli.DurationFlag{Name: "duration", Usage: "`TIME` that each measurement takes", DefaultText: "200ms with --quick, else 1s"},
 		),
 		Action: func(c *cli.Context) (err error) {
 			if err := noArguments(c); err != nil {
@@ -128,7 +128,9 @@ func perfScaleCommand() *cli.Command {
 			if c.IsSet("mode") {
 				o.Modes = strings.Split(c.String("mode"), ",")
 			}
-			curves.Base = c.Int("base")
+			if curves.Base = c.Int("base"); curves.Base < 1 {
+				return usagef("--base %d is not a number of connections", curves.Base)
+			}
 			if err := perfRepetitions(c, &o); err != nil {
 				return err
 			}

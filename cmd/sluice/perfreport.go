@@ -17,7 +17,7 @@ func perfReportCommand() *cli.Command {
 		UsageText: "sluice perf report FILE.json … [-o REPORT.html] [--markdown REPORT.md]",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "out", Aliases: []string{"o"}, Usage: "write the page to `FILE`; it needs no other", Value: "sluice-perf.html"},
-			&cli.StringFlag{Name: "markdown", Usage: "write the table to `FILE` instead of standard output"},
+			&cli.StringFlag{Name: "markdown", Usage: "write the tables to `FILE` instead of standard output"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() == 0 {
@@ -54,6 +54,10 @@ func perfReport(c *cli.Context, files []*result.File) error {
 	} else if _, err := c.App.Writer.Write(table.Bytes()); err != nil {
 		return err
 	}
-	fmt.Fprintln(c.App.ErrWriter, "written:", c.String("out"))
+	written := c.String("out")
+	if name := c.String("markdown"); name != "" {
+		written += ", " + name
+	}
+	fmt.Fprintln(c.App.ErrWriter, "written:", written)
 	return nil
 }

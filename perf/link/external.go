@@ -35,11 +35,11 @@ func LinkExternal(ctx context.Context, o Options, l LinkOptions, e External, rec
 		return nil, err
 	}
 	in, err := net.InterfaceByName(e.In)
-	if err == nil {
-		_, err = net.InterfaceByName(e.Out)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("interfaces %s and %s: %w", e.In, e.Out, err)
+		return nil, fmt.Errorf("--in %s: %w", e.In, err)
+	}
+	if _, err = net.InterfaceByName(e.Out); err != nil {
+		return nil, fmt.Errorf("--out %s: %w", e.Out, err)
 	}
 	here := func(f func() error) error { return f() }
 	b := &bed{opt: &o, calm: raiseSession(), to: e.To, clientIf: e.In, serverIf: e.Out, atClients: here, atServers: here}

@@ -105,7 +105,7 @@ func (p *product) up(ctx context.Context, driver string, s setup) (err error) {
 		if i > 1 && v.Mode == "" {
 			continue
 		}
-		p.how += fmt.Sprintf("%s: %s %s %s; ", v.Name, v.Driver, v.XDP, v.Mode)
+		p.how += v.Name + ": " + strings.Join(strings.Fields(v.Driver+" "+v.XDP+" "+v.Mode), " ") + "; "
 	}
 	p.how = strings.TrimSuffix(p.how, "; ")
 	p.worker = tasksOf(p.process.PID(), "sluice-w")

@@ -3,8 +3,10 @@ package report
 import (
 	"bytes"
 	"fmt"
+	"html"
 	"image/color"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,7 +78,24 @@ func svg(p *plot.Plot, w, h vg.Length) (string, error) {
 	if at := strings.Index(s, "<svg"); at > 0 {
 		s = s[at:]
 	}
-	return strings.ReplaceAll(s, "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif"), nil
+	return strings.ReplaceAll(asWide(s), "font-family:Liberation Sans", "font-family:Liberation Sans,Arial,Helvetica,sans-serif"), nil
+}
+
+// text is what the library writes for a text; its size is in pixels.
+var text = regexp.MustCompile(`(<text [^>]*font-size:([0-9.]+)px[^>]*)>([^<]*)</text>`)
+
+// asWide has each text take the width that was reckoned with, also in a font that is wider: it would run into the bars.
+func asWide(s string) string {
+	return text.ReplaceAllStringFunc(s, func(found string) string {
+		part := text.FindStringSubmatch(found)
+		size, err := strconv.ParseFloat(part[2], 64)
+		if err != nil || part[3] == "" {
+			return found
+		}
+		sans := font.DefaultCache.Lookup(font.Font{Typeface: "Liberation", Variant: "Sans"}, vg.Length(size))
+		wide := sans.Width(html.UnescapeString(part[3])).Points()
+		return fmt.Sprintf(`%s textLength="%.4g" lengthAdjust="spacingAndGlyphs">%s</text>`, part[1], wide, part[3])
+	})
 }
 
 const (
@@ -185,8 +204,13 @@ func (c *curve) add(name string, x, y float64, samples []float64) {
 	}
 	s := &c.series[i]
 	low, high := result.Spread(samples)
-	s.XYs = append(s.XYs, plotter.XY{X: x, Y: y})
-	s.YErrors = append(s.YErrors, struct{ Low, High float64 }{y - low, high - y})
+	// A line goes from point to point in their order, which that of the cases need not be.
+	j := 0
+	for j < len(s.XYs) && s.XYs[j].X <= x {
+		j++
+	}
+	s.XYs = slices.Insert(s.XYs, j, plotter.XY{X: x, Y: y})
+	s.YErrors = slices.Insert(s.YErrors, j, struct{ Low, High float64 }{y - low, high - y})
 }
 
 func (c *curve) draw(m result.Metric) (string, error) {
@@ -210,11 +234,28 @@ func (c *curve) draw(m result.Metric) (string, error) {
 		}
 	}
 	if high/low > 20 { // powers
-		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, plot.LogTicks{Prec: -1}
+		p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, powers{}
 	}
 	p.Y.Min = 0
 	p.Y.Max *= 1.25 // room for the legend
 	return svg(p, width, 9*vg.Centimeter)
+}
+
+// powers are ticks whose labels are numbers as options take them: 1k, 10M.
+type powers struct{}
+
+func (powers) Ticks(low, high float64) []plot.Tick {
+	ticks := plot.LogTicks{Prec: -1}.Ticks(low, high)
+	for i := range ticks {
+		switch v := ticks[i].Value; {
+		case ticks[i].Label == "":
+		case v >= 1e6:
+			ticks[i].Label = fmt.Sprintf("%gM", v/1e6)
+		case v >= 1e3:
+			ticks[i].Label = fmt.Sprintf("%gk", v/1e3)
+		}
+	}
+	return ticks
 }
 
 // stages stacks the stages of each case.

@@ -39,7 +39,14 @@ func facts(h *result.Host) (f [][2]string) {
 		{"Kernel", h.Kernel}, {"Go", h.Go}, {"Huge pages", h.HugePages}, {"Governor", h.Governor}, {"Virtualisation", h.Virtualisation},
 		{"Driver", h.Driver}, {"Mode", h.Mode}, {"Load when it began", h.Load}, {"sluice", h.Sluice}, {"Date", h.Date}, {"Commands", strings.Join(h.Commands, "; ")},
 	} {
-		if x[1] != "" {
+		switch ways := strings.Split(x[1], " | "); {
+		case x[1] == "":
+		case x[0] == "Mode" && strings.Contains(x[1], ": "): // of each carrier
+			for _, way := range ways {
+				who, how, _ := strings.Cut(way, ": ")
+				f = append(f, [2]string{"Mode of " + who, how})
+			}
+		default:
 			f = append(f, x)
 		}
 	}
@@ -102,7 +109,7 @@ func HTML(w io.Writer, files []*result.File) error {
 }
 
 // The page is well-formed XML too, so that it can be checked.
-var page = template.Must(template.New("report").Funcs(template.FuncMap{"interrupted": result.InterruptedAt}).Parse(`<!DOCTYPE html>
+var page = template.Must(template.New("report").Funcs(template.FuncMap{"interrupted": result.InterruptedAt, "quick": func() string { return result.QuickNote }}).Parse(`<!DOCTYPE html>
 <html lang="en" xmlns="http://www.w3.org/1999/xhtml">
 <head>
 <meta charset="utf-8"/>
@@ -126,7 +133,8 @@ Each heading leads to its meaning, at the <a href="#words">end of the page</a>, 
 <table class="facts">{{range .Facts}}
 <tr><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}
 </table>
-{{if .Interrupted}}<p><strong>{{interrupted .Interrupted}}.</strong></p>
+{{if .Host.Quick}}<p class="note">{{quick}}</p>
+{{end}}{{if .Interrupted}}<p><strong>{{interrupted .Interrupted}}.</strong></p>
 {{end}}{{range .Tables}}<div class="wide"><table>
 <tr><th><a href="#cases">case</a></th>{{range .Columns}}<th title="{{.About}}"><a href="#{{.Name}}">{{.Title}}</a></th>{{end}}</tr>{{range .Rows}}
 <tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
@@ -153,6 +161,7 @@ Over interfaces the first word is the carrier: sluice, or what it is compared wi
 // Markdown writes the same without drawings.
 func Markdown(w io.Writer, files []*result.File) error {
 	var b strings.Builder
+	b.WriteString("# sluice perf\n\nMedians; ± is the distance of the farthest repetition. Headings and the words of cases are explained at the end.\n\n")
 	for i, f := range files {
 		if i > 0 {
 			b.WriteString("\n")
@@ -160,6 +169,9 @@ func Markdown(w io.Writer, files []*result.File) error {
 		fmt.Fprintf(&b, "## %s\n\n| | |\n|---|---|\n", f.Scenario)
 		for _, x := range facts(&f.Host) {
 			fmt.Fprintf(&b, "| %s | %s |\n", x[0], cell(x[1]))
+		}
+		if f.Host.Quick() {
+			b.WriteString("\n" + result.QuickNote + "\n")
 		}
 		for _, t := range tables(f) {
 			b.WriteString("\n| case")
@@ -184,7 +196,7 @@ func Markdown(w io.Writer, files []*result.File) error {
 			b.WriteString("\n**" + cell(result.InterruptedAt(f.Interrupted)) + ".**\n")
 		}
 	}
-	b.WriteString("\n## What the words mean\n\n")
+	b.WriteString("\n## What the words mean\n\nx is a ratio to what is named behind it, taken within one repetition.\n\n")
 	Metrics(&b, result.MetricsOf(files))
 	if words := result.WordsOf(files); len(words) > 0 {
 		b.WriteString("\n")

@@ -126,7 +126,7 @@ var known = []Metric{
 	{Name: "p99_us", Title: "p99 us", Unit: microseconds, Plot: true,
 		About: "99 of 100 answers came within this time"},
 	{Name: "p999_us", Title: "p99.9 us", Unit: microseconds,
-		About: "999 of 1,000 answers came within this time"},
+		About: "999 of 1,000 answers came within this time; of fewer than 1,000 probes, as with --quick, the slowest"},
 	{Name: "max_us", Title: "max us", Unit: microseconds,
 		About: "the slowest answer; one that did not come within 200 ms counts as that"},
 	{Name: "cpu_percent", Title: "CPU %", Unit: percent,
@@ -183,7 +183,7 @@ func Ratio(kind, carrier string) string {
 
 func carried(carrier string, g Group) Metric {
 	return Metric{Name: Ratio("", carrier), Title: "x " + carrier, Unit: ratio, Higher: true, Group: g,
-		About: "what sluice carries divided by what " + carrier + " does: packets or connections per second of CPU time, or HTTP requests a second"}
+		About: "what sluice carries divided by what " + carrier + " does: packets or connections per second of CPU time; with life=whole connections a second, over HTTP requests a second"}
 }
 
 func lossFree(carrier string) Metric {

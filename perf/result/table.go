@@ -57,6 +57,21 @@ func (f *File) WriteTable(w io.Writer) error {
 	return nil
 }
 
+// QuickNote is what to say with figures of a run with --quick.
+const QuickNote = "--quick: short samples, and those that others on the machine disturbed are not repeated. Do not quote them."
+
+// Quick reports whether any of the commands that a file is of had --quick.
+func (h *Host) Quick() bool {
+	for _, c := range h.Commands {
+		for _, w := range strings.Fields(c) {
+			if name, v, _ := strings.Cut(w, "="); (name == "--quick" || name == "-quick") && v != "false" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // InterruptedAt says what is in a file of a run that was interrupted at a step.
 func InterruptedAt(step string) string {
 	return fmt.Sprintf("interrupted at %q: every figure is of measurements that had ended; cases may have fewer of them than others", step)
