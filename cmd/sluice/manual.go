@@ -73,6 +73,9 @@ func flagDoc(f cli.Flag) (words, def, text string) {
 	if _, isBool := f.(*cli.BoolFlag); !isBool {
 		def = d.GetValue()
 	}
+	if t, is := f.(*cli.DurationFlag); is && t.DefaultText != "" { // which other options have a say in
+		def = t.DefaultText
+	}
 	return words, def, text
 }
 

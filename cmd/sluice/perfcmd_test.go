@@ -134,3 +134,33 @@ func TestPerfNumber(t *testing.T) {
 		}
 	}
 }
+
+// Two runs of one program on a machine that has become slower differ; compare says what else does. One repetition each tells nothing.
+func TestPerfCompareNotes(t *testing.T) {
+	write := func(by float64, runs int) string {
+		rec := result.NewRecorder("pipeline", result.Host{CPU: "x"})
+		for i := range runs {
+			rec.Add("nat/flows=1", result.Metrics{"ns_per_packet": by * (20 + float64(i)/10), "floor_ns_per_packet": by * (6 + float64(i)/100), "to_floor": 4})
+		}
+		name := filepath.Join(t.TempDir(), "x.json")
+		ok(t, rec.File().WriteFile(name))
+		return name
+	}
+	const moved, few = "note: the machine was not the same", "note: too few repetitions"
+	for _, c := range []struct {
+		before, after string
+		moved, few    bool
+	}{
+		{write(1, 5), write(1.1, 5), true, false},
+		{write(1, 5), write(1, 5), false, false},
+		{write(1, 1), write(1.1, 1), false, true},
+		{write(1, 3), write(1.1, 4), false, true},
+		{write(1, 3), write(1.1, 5), true, false},
+	} {
+		stdout, _, err := perfRun(t, "compare", c.before, c.after)
+		ok(t, err)
+		if strings.Contains(stdout, moved) != c.moved || strings.Contains(stdout, few) != c.few {
+			t.Errorf("want notes %v, %v:\n%s", c.moved, c.few, stdout)
+		}
+	}
+}

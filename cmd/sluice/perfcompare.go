@@ -54,6 +54,9 @@ func perfCompare(c *cli.Context, oldName, newName string) error {
 		}
 	}
 	both, onlyOld, onlyNew := result.Compare(before, after)
+	for _, n := range compareNotes(both) {
+		fmt.Fprintln(w, "note:", n)
+	}
 	var worse []string
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(tw, "CASE\tMETRIC\tOLD\tNEW\tRATIO\tCHANGE\tP")
@@ -80,6 +83,28 @@ func perfCompare(c *cli.Context, oldName, newName string) error {
 		return fmt.Errorf("%s and %s have no case in common", oldName, newName)
 	}
 	return nil
+}
+
+// compareNotes say what stands between the figures and a verdict about sluice: a machine that is another by what does not hang on
+// sluice, and too few repetitions.
+func compareNotes(both []result.Comparison) (notes []string) {
+	var moved []string
+	enough := len(both) == 0
+	for i := range both {
+		x := &both[i]
+		n, m := len(x.Old), len(x.New)
+		enough = enough || n >= 3 && m >= 3 && n+m >= 8
+		if x.Differs && (x.Metric == "floor_ns_per_packet" || x.Metric == "gomap_ns" || strings.HasPrefix(x.Case, "anchor/")) {
+			moved = append(moved, fmt.Sprintf("%s %s %s", x.Case, result.MetricOf(x.Metric).Title, x.Change()))
+		}
+	}
+	if len(moved) > 0 {
+		notes = append(notes, "the machine was not the same: what does not hang on sluice has changed too ("+strings.Join(moved, ", ")+"). Judge by the ratios (x ...)")
+	}
+	if !enough {
+		notes = append(notes, "too few repetitions to tell anything from noise: give both runs --runs 5")
+	}
+	return notes
 }
 
 // value is a median with the spread of its samples.

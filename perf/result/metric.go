@@ -140,11 +140,11 @@ var known = []Metric{
 
 	// Ratios of sluice to a carrier, within one repetition (perf/link).
 	carried("forward", Main),
-	carried("forward-inline", Detail),
+	carried("forward-inline", Main),
 	carried("nftables", Main),
 	carried("nftables-inline", Main),
 	carried("asavie", Main),
-	carried("asavie-ports", Detail),
+	carried("asavie-ports", Main),
 	carried("rings", Main),
 	carried("haproxy", Main),
 	carried("haproxy-http", Main),
