@@ -65,7 +65,7 @@ var (
 // changes is what changing plain packets needs beside them.
 type changes struct {
 	records    *flow.Record
-	mem        *byte // of all frames; that each head lies within is what ParsePlains has seen
+	mem        *byte // of all frames; that each head lies within is what parsing has seen
 	nodes      *node
 	addrs      *flow.Addr
 	macs       *uint64

@@ -237,18 +237,10 @@ func (w *worker) mayLook(port uint16) {
 // there, so that nothing is written over that is still to be read.
 func (w *worker) parseFrames(from, to int, port uint16) {
 	for from < to {
-		j, plain := w.n&(burstSize-1), 0
-		if rewrite.MayBePlain(w.region.Head(w.descs[from].Addr)) { // else the call would be for nothing
-			plain = rewrite.ParsePlains(w.region.Bytes(), rewriteFrames(w.descs[from:to]), w.cfg.plainMost, w.pkts[j:], w.keys[j:])
+		if w.parsePlain(&w.descs[from&(burstSize-1)], port) {
+			from++
+			continue
 		}
-		if j != from {
-			copy(w.descs[j:], w.descs[from:from+plain])
-			for i := range plain {
-				w.ports[(j+i)&(burstSize-1)] = port
-			}
-		}
-		w.n += plain
-		from += plain
 		if n := w.parseOpenings(from, to, port); n > 0 {
 			from += n
 			continue
@@ -266,13 +258,20 @@ func (w *worker) parseFrames(from, to int, port uint16) {
 
 // parse adds one frame to the burst, or disposes of it.
 func (w *worker) parse(d *rings.Desc, port uint16) {
-	j := w.n & (burstSize - 1)
-	if rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, w.cfg.plainMost, &w.pkts[j], &w.keys[j]) {
-		w.descs[j], w.ports[j] = *d, port
-		w.n++
-		return
+	if !w.parsePlain(d, port) {
+		w.parseAny(*d, port)
 	}
-	w.parseAny(*d, port)
+}
+
+// parsePlain is parse for a packet that is plain; it reports whether it is.
+func (w *worker) parsePlain(d *rings.Desc, port uint16) bool {
+	j := w.n & (burstSize - 1)
+	if !rewrite.ParsePlain(w.region.Head(d.Addr), d.Len, w.cfg.plainMost, &w.pkts[j], &w.keys[j]) {
+		return false
+	}
+	w.descs[j], w.ports[j] = *d, port
+	w.n++
+	return true
 }
 
 // parseAny is parse for a packet that is not plain.

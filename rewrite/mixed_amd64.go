@@ -1,6 +1,13 @@
 package rewrite
 
-import "sluice/flow"
+import (
+	"golang.org/x/sys/cpu"
+
+	"sluice/flow"
+)
+
+// vectors says whether the processor has the instructions of mixedVectors: all since 2011.
+var vectors = cpu.X86.HasAVX
 
 // mixedVectors is placeMixedEach; pkts and keys are those of frames, the first of which is number from of the burst.
 //

@@ -2,7 +2,7 @@
 #include "textflag.h"
 
 // What ParsePlain and ParseRegular do, and the table's hash, for packet after packet until one is neither plain nor regular. Offsets
-// in the frame are those of plain_amd64.s: EtherType at 12, IPv4 header at 14, ports at 34. With a tag AX is 4 bytes into the
+// in the frame are those of plain.go: EtherType at 12, IPv4 header at 14, ports at 34. With a tag AX is 4 bytes into the
 // frame, and behind an IPv6 header 20 bytes further still, so that they are the same for all.
 
 // EtherType and the byte 0x45, neither "more fragments" nor an offset: of bytes 12 to 27 these are compared, with these.

@@ -50,26 +50,6 @@ func MayBePlain(h *Head) bool {
 	return binary.BigEndian.Uint16(h[etherLen-2:]) == etherIPv4 && h[plainTTL+1] != flow.ICMP
 }
 
-// ParsePlains is ParsePlain for the frames of mem, in order, up to the first that is not plain. It returns how many are; pkts and
-// keys are theirs. Behind the beginning of every frame are HeadLen bytes of mem.
-func ParsePlains(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key) int {
-	frames = frames[:min(len(frames), len(pkts), len(keys))]
-	if len(frames) == 0 {
-		return 0
-	}
-	return parsePlains(mem, frames, most, pkts, keys)
-}
-
-// parseEach is ParsePlains in Go.
-func parseEach(mem []byte, frames []Frame, most uint32, pkts []Packet, keys []flow.Key) int {
-	for i, f := range frames {
-		if !ParsePlain((*Head)(mem[f.Addr:]), f.Len, most, &pkts[i], &keys[i]) {
-			return i
-		}
-	}
-	return len(frames)
-}
-
 // ParsePlain is Parse for a plain packet: not a SYN, not about to end (its TTL is above 1), and not larger than most bytes from
 // its IP header on. n is the frame's length. It reports whether it is one with all lengths right; if not, p and k are not
 // valid, and Parse says what it is. p is then marked as Plain.

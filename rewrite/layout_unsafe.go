@@ -6,7 +6,7 @@ import (
 	"sluice/flow"
 )
 
-// The layouts that plain_amd64.s knows.
+// The layouts that placing_amd64.s and mixed_amd64.s know.
 var (
 	_ [16]byte = [unsafe.Sizeof(Frame{})]byte{}
 	_ [8]byte  = [unsafe.Offsetof(Frame{}.Len)]byte{}
