@@ -30,12 +30,14 @@ func FuzzEveryMode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, n uint8, in []byte) {
 		m, workers, tags := settings(n)
 		b := newEveryBed(t, m, workers, tags, rand.New(rand.NewPCG(0, 0)))
+		held := false // a part whose sum is wrong may wait for its first, and leave with a packet that came with a right one
 		for frames := 0; len(in) > 3 && frames < 100; frames++ {
 			port, worker, size := int(in[0]&1), int(in[0]>>1)%workers, int(binary.BigEndian.Uint16(in[1:]))
 			in = in[3:]
 			frame := in[:min(size, len(in), 1600)]
 			in = in[len(frame):]
 			right := rightSums(frame)
+			held = held || !right && isPart(frame)
 			if !b.wire(worker, port).Send(frame) {
 				t.Fatal("the wire is full")
 			}
@@ -44,7 +46,7 @@ func FuzzEveryMode(f *testing.F) {
 			}
 			for i := range workers * 3 {
 				b.wire(i/3, i%3).Recv(func(g []byte) {
-					if i%3 != host && right && !rightSums(g) {
+					if i%3 != host && right && !held && !rightSums(g) {
 						t.Fatalf("%s: %x\nhas become\n%x", m.name, frame, g)
 					}
 				})
@@ -64,4 +66,11 @@ func rightSums(b []byte) bool {
 	var k flow.Key
 	v := rewrite.Parse(b, &p, &k)
 	return v.IsPacket() && rewrite.Verify(b, &p, v == rewrite.Fragment) == rewrite.SumsRight
+}
+
+// isPart reports whether a packet is part of a datagram.
+func isPart(b []byte) bool {
+	var p rewrite.Packet
+	var k flow.Key
+	return rewrite.Parse(b, &p, &k) == rewrite.Fragment
 }

@@ -60,6 +60,7 @@ func (w *worker) run(clock *clock, ready chan<- error) {
 		a.next(slept)
 		away := w.sleep()
 		a.last = clock.nanos()
+		w.now = clock.millis(a.last) // messages come before the next step: what they order or tell of is of now
 		w.runtime.priority.asleep += a.last - slept
 		if away {
 			stay.slept(slept, a.last)

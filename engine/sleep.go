@@ -101,7 +101,7 @@ func (w *worker) sleep() bool {
 // sleepLimit is the time until a step has something to do although nothing comes.
 func (w *worker) sleepLimit() time.Duration {
 	switch p := w.persist; {
-	case w.runtime.givenClock, w.leaving != nil, w.fragments.table.Len() > 0, w.table.Shrink() < wholeTimeouts,
+	case w.runtime.givenClock, w.leaving != nil, w.fragments.table.Len() > 0, w.table.Shrink() < wholeTimeouts, w.owes(),
 		p != nil && p.table != nil && p.table.Len() > 0:
 		return sleepTime
 	}
@@ -110,4 +110,18 @@ func (w *worker) sleepLimit() time.Duration {
 		limit = max(time.Millisecond, time.Duration(at-w.now)*time.Millisecond)
 	}
 	return limit
+}
+
+// owes reports whether frames wait to go back to other workers: for room in a ring, or for sent ones to come back. Nothing wakes
+// us for either, while the others may wait for them with empty fill rings, or with a change of the workers that cannot end.
+func (w *worker) owes() bool {
+	if len(w.unreturned) > 0 {
+		return true
+	}
+	for i := range w.peers {
+		if p := &w.peers[i]; p.owed >= burstSize && !p.retired {
+			return true
+		}
+	}
+	return false
 }
