@@ -53,7 +53,7 @@ const (
 	sleepTime = 100 * time.Millisecond
 	// longSleep bounds it at all times, should a driver have a reason to be looked at that it does not tell. Each waking has Go's monitor
 	// awake some 25 times (docs/design/005-runtime.md).
-	longSleep = 5 * time.Second
+	longSleep = 2 * time.Second
 	// memorySleepTime bounds it where a queue cannot be polled.
 	memorySleepTime = time.Millisecond
 )
