@@ -52,6 +52,7 @@ type bed struct {
 	live   *gen.Live
 	target gen.Target // without its port
 	to     netip.Addr // the virtual server
+	direct netip.Addr // a server that is no member
 	dir    string     // for configurations
 	// The far ends: interfaces, and how to get to their namespaces.
 	clientIf, serverIf   string
@@ -90,11 +91,29 @@ func openBed(ctx context.Context, o *Options) (_ *bed, err error) {
 	if err := b.atClients(func() (err error) { b.live, err = gen.OpenLive(b.clientIf); return err }); err != nil {
 		return nil, err
 	}
+	if err := b.addDirect(); err != nil {
+		return nil, err
+	}
 	if b.target.SrcMAC, err = b.Client.MAC("eth0"); err != nil {
 		return nil, err
 	}
 	b.target.DstMAC, err = b.Balancer.MAC(b.Outside)
 	return b, err
+}
+
+// addDirect adds the server for carriers that do not translate. If it were a member, what is left there of the clients' closed connections (TIME_WAIT)
+// would meet connections through others from the same ports, for which the client has other timestamps and sequence numbers, as it knows
+// them by another address: each would be tried again after a second (tcp_timewait_state_process, net/ipv4/tcp_minisocks.c).
+func (b *bed) addDirect() error {
+	b.direct = netip.MustParseAddr("192.168.20.200")
+	if err := b.Servers.Addr("eth0", netip.PrefixFrom(b.direct, lab.ServerNet.Bits()).String()); err != nil {
+		return err
+	}
+	mac, err := b.Servers.MAC("eth0")
+	if err != nil {
+		return err
+	}
+	return b.Balancer.Neighbour(b.Inside, b.direct, mac)
 }
 
 func (b *bed) close() error {

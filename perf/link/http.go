@@ -122,7 +122,7 @@ func (b *bed) httpCarrier(ctx context.Context, p placement, c carrier, rec *resu
 	modes[c.name+"/http/"+p.name] = r.mode()
 	to := b.VIP4
 	if c.direct {
-		to = b.ServerAddr4[0]
+		to = b.direct
 	}
 	for kind := range rates {
 		used, at := cpuTime(r.tasks()), time.Now()
