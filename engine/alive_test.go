@@ -25,6 +25,16 @@ func (b *bench) asleep() {
 	}
 }
 
+// activity is what the only worker did.
+func (b *bench) activity() Activity {
+	b.t.Helper()
+	as, err := b.Activities(b.t.Context())
+	if err != nil || len(as) != 1 {
+		b.t.Fatal(as, err)
+	}
+	return as[0]
+}
+
 // An idle worker is left alone: it sleeps on while it is seen to live and has nothing new to tell of. Nothing is lost of what it did.
 func TestSleepingWorkerIsLeftAlone(t *testing.T) {
 	bn := resting(t)
@@ -32,26 +42,18 @@ func TestSleepingWorkerIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, p := bn.workers[0], &Pulse{}
-	activity := func() Activity {
-		t.Helper()
-		as, err := bn.Activities(t.Context())
-		if err != nil || len(as) != 1 {
-			t.Fatal(as, err)
-		}
-		return as[0]
-	}
 	for range 3 { // the first answer is its own; a pause while it gives it is another reason to ask
 		bn.asleep()
-		activity()
+		bn.activity()
 	}
 	bn.asleep()
-	before, beat := activity(), w.runtime.beat.Load()
+	before, beat := bn.activity(), w.runtime.beat.Load()
 	for range 20 {
 		time.Sleep(time.Millisecond)
 		if !p.Lives(bn.Engine, time.Now()) {
 			t.Error("a worker that sleeps is taken for dead")
 		}
-		a := activity()
+		a := bn.activity()
 		if a.At <= before.At || a.Began != before.Began || a.Busy != before.Busy || a.RxPackets != before.RxPackets || a.LargestPause != 0 {
 			t.Errorf("%+v after %+v", a, before)
 		}
@@ -67,7 +69,7 @@ func TestSleepingWorkerIsLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	bn.asleep()
-	if a := activity(); a.RxPackets != before.RxPackets+7 {
+	if a := bn.activity(); a.RxPackets != before.RxPackets+7 {
 		t.Errorf("%d packets, then %d", before.RxPackets, a.RxPackets)
 	}
 	if err := bn.Stop(t.Context()); err != nil {

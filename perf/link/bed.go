@@ -52,7 +52,7 @@ type bed struct {
 	live   *gen.Live
 	target gen.Target // without its port
 	to     netip.Addr // the virtual server
-	direct netip.Addr // a server that is no member
+	direct netip.Addr // a server that is no member, for HTTP
 	dir    string     // for configurations
 	// The far ends: interfaces, and how to get to their namespaces.
 	clientIf, serverIf   string
@@ -101,7 +101,7 @@ func openBed(ctx context.Context, o *Options) (_ *bed, err error) {
 	return b, err
 }
 
-// addDirect adds the server for carriers that do not translate. If it were a member, what is left there of the clients' closed connections (TIME_WAIT)
+// addDirect adds the server that HTTP by carriers that do not translate goes to. If it were a member, what is left there of the clients' closed connections (TIME_WAIT)
 // would meet connections through others from the same ports, for which the client has other timestamps and sequence numbers, as it knows
 // them by another address: each would be tried again after a second (tcp_timewait_state_process, net/ipv4/tcp_minisocks.c).
 func (b *bed) addDirect() error {
