@@ -47,6 +47,7 @@ type Config struct {
 	unpooled    pool // of virtual servers in mode Forward
 	snatPools   []snatPool
 	tunnels     []rewrite.Tunnel // by node id
+	tunnelHeads []tunnelHeads    // likewise; nil: no virtual server has tunnels
 	tunnelEnds  services         // of all of them, the far ones
 	hasTunnels  bool             // there is one
 	sourceRates *sourceRates     // nil: no virtual server has a limit

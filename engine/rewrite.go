@@ -46,6 +46,11 @@ func (w *worker) rewriteSet(set uint64, tcp bool) {
 		} else if w.ahead.first != 0 && w.sendFirst(i, rec) {
 			set &= set - 1
 			continue
+		} else if rec.Kind() == flow.Tunnelled {
+			if set &= set - 1; !w.steadyTunnel(i, ref, rec) {
+				w.rewriteOne(i, ref, rec)
+			}
+			continue
 		} else if rest := w.changeRegulars(&c, set); rest != set {
 			set = rest
 			continue

@@ -98,6 +98,7 @@ func (c *Config) compileTunnels(spec *Spec, dict *Dictionary) error {
 		if !v.exists || v.Mode != Tunnel {
 			continue
 		}
+		c.makeTunnelHeads()
 		var err error
 		v.pool.eachServing(func(m *member) {
 			if m.Hop.OK && c.tunnels[m.id].Src == (flow.Addr{}) {

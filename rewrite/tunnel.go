@@ -81,9 +81,12 @@ func MSSOf(mtu int, v6 bool) uint16 {
 
 // Entropy is a number that packets of one connection share and those of others seldom do, for Encapsulate. For the parts
 // of a datagram it has to come of the tuple without ports: later parts have none.
-func Entropy(k *flow.Key) uint32 {
-	hi, lo := bits.Mul64(k.Src.Lo^k.Src.Hi^0x9e3779b97f4a7c15, k.Dst.Lo^bits.RotateLeft64(k.Dst.Hi, 32)^0xbf58476d1ce4e5b9)
-	x := (hi ^ lo ^ uint64(k.Ports)<<8 ^ uint64(k.Proto)) * 0x94d049bb133111eb
+func Entropy(k *flow.Key) uint32 { return EntropyOf(&k.Src, &k.Dst, k.Ports, k.Proto) }
+
+// EntropyOf is Entropy of a tuple that is in no Key: to make one would cost more.
+func EntropyOf(src, dst *flow.Addr, ports uint32, proto uint8) uint32 {
+	hi, lo := bits.Mul64(src.Lo^src.Hi^0x9e3779b97f4a7c15, dst.Lo^bits.RotateLeft64(dst.Hi, 32)^0xbf58476d1ce4e5b9)
+	x := (hi ^ lo ^ uint64(ports)<<8 ^ uint64(proto)) * 0x94d049bb133111eb
 	return uint32((x ^ x>>32) * 0xd6e8feb86659fd93 >> 32)
 }
 
