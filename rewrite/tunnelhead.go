@@ -103,8 +103,8 @@ func (t *TunnelHead) Sum(b []byte) uint32 {
 	return sum
 }
 
-// Encapsulate is Tunnel.Encapsulate for a regular packet of size bytes that the headers are for, all of it in one buffer. h is the
-// memory from TunnelRoom bytes in front of its IP header on; the frame begins added bytes in front of that.
+// Encapsulate is Tunnel.Encapsulate for a regular packet of size bytes that the headers are for, all of it in one buffer; its TTL is
+// above 1. h is the memory from TunnelRoom bytes in front of its IP header on; the frame begins added bytes in front of that.
 func (t *TunnelHead) Encapsulate(h *LongHead, size int, entropy uint32, id uint16, sum uint32) (added int) {
 	be, le := binary.BigEndian, binary.LittleEndian
 	ip := h[TunnelRoom:]
@@ -114,7 +114,7 @@ func (t *TunnelHead) Encapsulate(h *LongHead, size int, entropy uint32, id uint1
 		ip[ttl6]--
 	} else {
 		tos, flags = uint32(ip[1]), uint32(be.Uint16(ip[fragment4:]))
-		word := le.Uint32(ip[ttl4:]) // as in forwardPlain
+		word := le.Uint32(ip[ttl4:]) // as forwardPlain does it
 		le.PutUint32(ip[ttl4:], (word-1)&0xffff|^foldSwapped(^word>>16+swappedTTL)<<16)
 	}
 	*(*[TunnelRoom]byte)(h[:]) = t.bytes
