@@ -240,6 +240,17 @@ func (b *twins) vary(f []byte) []byte {
 		f = slices.Insert(f, 12, 0x81, 0, byte(r.IntN(2))<<5, byte(r.IntN(50)))
 	case 15:
 		b.now += uint64(r.IntN(3000))
+	case 16: // service, flow label, flags
+		f[l3+1] = byte(r.Uint32())
+		if !v6 {
+			f[l3+6] ^= 0x40
+		}
+	case 17: // an option
+		if !v6 {
+			f[l3]++
+			be.PutUint16(f[l3+2:], be.Uint16(f[l3+2:])+4)
+			f = slices.Insert(f, l4, 1, 1, 1, 0)
+		}
 	}
 	return f
 }
@@ -273,10 +284,14 @@ func (b *twins) once() {
 			to = b.wired[r.IntN(2)]
 		}
 		b.play(to, b.vary(bytes.Clone(s.frame)))
-	case b.mode == DirectReturn && port == inside: // the client goes on as if it had been answered
+	case (b.mode == DirectReturn || b.mode == Tunnel) && port == inside: // the client goes on as if it had been answered
 		var burst [][]byte
 		for range 1 + r.IntN(6) {
-			if f, ok := b.back(b.out[port][r.IntN(len(b.out[port]))]); ok {
+			f := b.out[port][r.IntN(len(b.out[port]))]
+			if b.mode == Tunnel {
+				f = b.uncovered(f)
+			}
+			if f, ok := b.back(f); ok {
 				if f, ok = b.back(f); ok {
 					burst = append(burst, b.vary(f))
 				}
@@ -331,8 +346,11 @@ func steadySpecs() map[string]struct {
 		"nat": {a4(1), outside}, "fullnat": {oneArm(1, 1024, 65535), outside}, "direct": {direct(1), outside},
 		"router": {withRoutes(routed(1, Router, false)), inside}, "router-snat": {withRoutes(routed(1, Router, true)), inside},
 		"firewall": {withRoutes(routed(1, Firewall, false)), inside}, "forward": {forwarding(1, false), inside}, "forward-snat": {forwarding(1, true), inside},
-		"ipip": {tunnelled(1, rewrite.IPIP, false), outside}, "vlan": {vlans(1, blue), outside}, "vlan-same": {vlans(1, lime), outside},
+		"vlan": {vlans(1, blue), outside}, "vlan-same": {vlans(1, lime), outside},
 		"vlan-untagged": {vlans(1, inside), outside}, "qinq": {vlans(1, qinq), outside},
+	}
+	for name, spec := range tunnelSpecs() {
+		specs[name] = s{spec, outside}
 	}
 	for name, x := range specs {
 		x.spec.DropOutside = name == "router" || name == "fullnat"
@@ -392,7 +410,7 @@ func steadyWays(t *testing.T) {
 				b.once()
 			}
 			s := b.stats()
-			if s.ToServer < 500 || s.ToClient < 500 && !slices.Contains([]string{"direct", "ipip"}, name) {
+			if s.ToServer < 500 || s.ToClient < 500 && x.spec.Virtuals[0].Mode != DirectReturn && x.spec.Virtuals[0].Mode != Tunnel {
 				t.Errorf("%d packets to servers, %d to clients, dropped %v", s.ToServer, s.ToClient, s.Drops)
 			}
 			b.close()
@@ -424,6 +442,9 @@ func elsewhere(s Spec) Spec {
 		s.Pools[i].Members = slices.Clone(s.Pools[i].Members)
 		s.Pools[i].Members[0].Hop.OK = false
 		s.Pools[i].Members[1].Hop.MAC[5] ^= 0x40
+	}
+	if s.Virtuals[0].Mode == Tunnel {
+		elsewhereInTunnels(&s)
 	}
 	s.Routes = slices.Clone(s.Routes)
 	for i := range s.Routes {
