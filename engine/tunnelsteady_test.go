@@ -39,21 +39,21 @@ func tunnelSpecs() map[string]Spec {
 	change("gue-crossed-nosum", "gue-crossed", policy(rewrite.SetDF, ChecksumOff))
 	change("ipip-small", "ipip-clear", func(s *Spec) { s.Ports[inside].MTU = 96 })
 	change("gue-small", "gue-crossed", func(s *Spec) { s.Ports[inside].MTU = 128 })
-	for _, name := range []string{"ipip", "gue-crossed"} {
-		specs[name+"-vlan"] = onVLANs(tunnelled(1, specs[name].Pools[0].Tunnel.Kind, name != "ipip"), [2][]uint16{{clientTag}, {20}})
-	}
+	specs["ipip-vlan"] = onVLANs(tunnelled(1, rewrite.IPIP, false), [2][]uint16{{clientTag}, {20}})
+	specs["gue-crossed-vlan"] = onVLANs(tunnelled(1, rewrite.GUE, true), [2][]uint16{{clientTag}, {20}})
+	specs["gue-qinq"] = onVLANs(tunnelled(1, rewrite.GUE, false), [2][]uint16{{clientTag}, {30, 40}})
 	return specs
 }
 
 // clientTag is that of the frames from clients, where ports are VLANs.
 const clientTag = 10
 
-// elsewhereInTunnels gives new connections another encapsulation, and members links that take less.
+// elsewhereInTunnels gives the one pool another encapsulation, and all members links that take less.
 func elsewhereInTunnels(s *Spec) {
 	s.Ports = slices.Clone(s.Ports)
 	s.Ports[inside].MTU -= 20
 	s.Pools[0].Tunnel.Kind = 1 - s.Pools[0].Tunnel.Kind
-	s.Pools[1].Tunnel.Port++
+	s.Pools[0].Tunnel.Port++
 }
 
 // uncovered is the frame of what a frame has in a tunnel, or else the frame.
@@ -71,9 +71,9 @@ func (b *twins) uncovered(f []byte) []byte {
 	if f[at]>>4 == 6 {
 		etherType = 0x86dd
 	}
-	inner := append(binary.BigEndian.AppendUint16(slices.Clone(f[:outer.L3-2]), etherType), f[at:outer.End]...)
+	inner := append(binary.BigEndian.AppendUint16(slices.Clone(f[:12]), etherType), f[at:outer.End]...)
 	if outer.L3 > 14 {
-		binary.BigEndian.PutUint16(inner[14:], clientTag)
+		inner = withTags(inner, []uint16{clientTag})
 	}
 	return inner
 }

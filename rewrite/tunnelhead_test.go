@@ -73,6 +73,29 @@ func TestTunnelHead(t *testing.T) {
 	}
 }
 
+// A sum of GUE's UDP that comes out as 0 is sent as 0xffff.
+func TestTunnelHeadZeroSum(t *testing.T) {
+	for way := range 4 {
+		ends, v6 := fuzzEnds(way&1 != 0, ICMPOther, false), way&2 != 0
+		tun := Tunnel{Src: ends.Src, Dst: ends.Dst, Kind: GUE, MTU: 1500}
+		inner := basicPacket(v6, flow.TCP).with(func(p *testPacket) { p.payload = make([]byte, 8) })
+		frame := inner.build(t)
+		p, _ := parsed(t, frame, OK)
+		for n := range 2 {
+			b := append(make([]byte, TunnelRoom), frame...)
+			start, why := tun.Encapsulate(b, TunnelRoom, &p, 7, 1)
+			sum := b[start+etherLen+tun.Overhead()-gueLen-2:][:2]
+			if zero := sum[0] == 0xff && sum[1] == 0xff; why != Done || zero != (n == 1) {
+				t.Fatalf("%q: a checksum of % x", why, sum)
+			}
+			if !headTwin(t, &tun, frame, &p, 7, 1) {
+				t.Fatal("not taken")
+			}
+			copy(frame[p.End-2:], sum) // an even offset of the datagram: with the checksum there it becomes 0
+		}
+	}
+}
+
 // disturb changes what a header says of service, flow, flags, hops and checksums, right or wrong.
 func disturb(r *rand.Rand, frame []byte, p *Packet) {
 	h := frame[p.L3:]
