@@ -203,7 +203,7 @@ func TestStages(t *testing.T) {
 	}
 	o := tiny()
 	o.Connections, o.Patterns, o.Sizes = []int{1000}, Patterns[:1], Sizes[:1]
-	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), 0)
+	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), nil, nil)
 	points, err := o.points()
 	if err != nil {
 		t.Fatal(err)
