@@ -73,8 +73,11 @@ func wrongFlag(c *cli.Context, err error, _ bool) error {
 func noFlag(c *cli.Context, name string) error {
 	subject, help, flags := "no flag %s", "sluice help", c.App.Flags
 	if c.Command != nil && c.Command.Name != c.App.Name {
-		subject = strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ") + " has no flag %s"
-		help, flags = c.Command.HelpName+" --help", c.Command.Flags
+		path := strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ")
+		if c.Command.Name == "help" { // the library has one of them for all levels
+			path = "help"
+		}
+		subject, help, flags = path+" has no flag %s", c.App.Name+" "+path+" --help", c.Command.Flags
 	}
 	var names []string
 	for _, f := range flags {
