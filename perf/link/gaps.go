@@ -12,8 +12,8 @@ import (
 const (
 	// takenTime is how long a core is watched: 50 ticks of a kernel with 250 a second.
 	takenTime = 200 * time.Millisecond
-	// takenLeast is less than the kernel's tick takes, 10 to 30 us on a virtual machine and some 5 on another. Gaps of 1 to 4 us came up to five
-	// thousand times a second on a 2-core virtual machine: its host's short exits, which a round trip hardly shows.
+	// takenLeast is less than the kernel's tick takes on a virtual machine, 10 to 30 us; a shorter one hardly shows in a round trip. Nor do gaps of
+	// 1 to 4 us, which came up to five thousand times a second on a 2-core virtual machine, from its host.
 	takenLeast = 5 * time.Microsecond
 	// takenMost is more than there can be of the least length.
 	takenMost = int(takenTime / takenLeast)
