@@ -33,7 +33,7 @@ var connectionKinds = []struct {
 	time    func(*Options) time.Duration // that it should take, for the plan
 }{
 	{"proto=udp/flows=new", udpNew, roomyRate, func(o *Options) time.Duration { return sampleTime + o.Window }},
-	{"proto=tcp/flows=new/life=whole", tcpWhole, roomyRate, func(o *Options) time.Duration { return blindWindows * (pacedTime + o.Window) }},
+	{"proto=tcp/flows=new/life=whole", tcpWhole, roomyRate, func(o *Options) time.Duration { return lifeWindows * (pacedTime + o.Window) }},
 	{"proto=udp/flows=new/table=full", udpFull, fullTable, func(o *Options) time.Duration {
 		return secondsOf(fillPackets, fillRate) + fillTime + sampleTime + o.Window
 	}},

@@ -23,8 +23,8 @@ const (
 	sampleTime = liveSetup + settling + 80*time.Millisecond
 	pacedTime  = liveSetup + 30*time.Millisecond
 	fillTime   = 100 * time.Millisecond // besides the packets
-	// searchWindows are how many rates a search of the loss-free one tries, from one that is near and from one that is anywhere.
-	searchWindows, blindWindows = 9, 12
+	// How many windows a search of the loss-free rate takes: from one that is near, for whole TCP lives, and for loads of latency.
+	searchWindows, lifeWindows, loadWindows = 9, 12, 15
 )
 
 // upTime is what a carrier takes to come up and go down, with a table for so many connections.
@@ -225,9 +225,12 @@ func (l *LatencyOptions) plan(o *Options) (p plan) {
 				t := upTime(c.name, latencyRoom) + o.Window
 				if loadParts[k.load] > 0 {
 					t += fillTime + 2*settling
+					if c.name == "sluice" { // its counters have the probes too, so that they are waited for in vain
+						t += agreement
+					}
 					if !searched[c.name+way] {
 						searched[c.name+way] = true
-						search += blindWindows * (pacedTime + o.Window)
+						search += loadWindows * (pacedTime + o.Window)
 					}
 				}
 				p.add(1, t)
