@@ -16,8 +16,9 @@ type Drift struct {
 }
 
 // driftPercent is from where on the anchors' difference is remarked. Of 49 pairs a second or two apart on a 2-core virtual machine, which are
-// noise and not drift, half differed by less than 1.5%, nine of ten by less than 5%, and the farthest by 11%; another program that wants
-// one of the cores, or a host that gives it to a neighbour, makes it 20 to 50%. Below this a reader would be warned of nothing.
+// noise and not drift, half differed by less than 1.5%, nine of ten by less than 7%, and the farthest by 11%; of 14 with a program of normal
+// priority coming and going on the generator's core, the farthest by 6%, as the session goes before it. Below this a reader would be warned
+// of nothing. What is above is another machine: virtual ones drift by tens of percent within an hour.
 const driftPercent = 15
 
 // drifts compares the anchors before and after each repetition.
