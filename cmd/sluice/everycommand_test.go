@@ -101,6 +101,7 @@ func TestEveryWordIsSuggested(t *testing.T) {
 			t.Errorf("sluice %s: %v, want %s", strings.Join(args, " "), err, want)
 		}
 	}
+	wrong([]string{"--versoin"}, "--version")
 	eachCommand(newApp().Commands, "", func(path string, c *cli.Command) {
 		words := strings.Fields(path)
 		typo := words[len(words)-1] + "z"
@@ -111,6 +112,44 @@ func TestEveryWordIsSuggested(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A flag that is like none is refused in our words, which say where to look, by every command, the program itself and its help; so are
+// values that are missing or of another kind.
+func TestNoFlagIsLikeIt(t *testing.T) {
+	refused := func(want string, args ...string) {
+		t.Helper()
+		app := newApp()
+		app.Setup()
+		var said strings.Builder
+		app.Writer, app.ErrWriter = &said, &said
+		prepare(app.Commands)
+		err := app.RunContext(t.Context(), flagsFirst(app, append([]string{"sluice"}, args...)))
+		if exitCode(err) != exitUsage || err.Error() != want || said.Len() > 0 {
+			t.Errorf("sluice %s: exit code %d, %v, want %s; it said %q", strings.Join(args, " "), exitCode(err), err, want, &said)
+		}
+	}
+	refused("no flag --qqqqq; `sluice help` lists what there is", "--qqqqq")
+	refused("no flag -q; `sluice help` lists what there is", "-q")
+	paths := []string{"help"}
+	eachCommand(newApp().Commands, "", func(path string, c *cli.Command) {
+		paths = append(paths, path)
+		for _, f := range c.Flags {
+			switch f.(type) {
+			case *cli.StringFlag, *cli.IntFlag, *cli.Float64Flag, *cli.DurationFlag:
+				refused(dashed(f.Names()[0])+" needs a value", append(strings.Fields(path), "--"+f.Names()[0])...)
+			case *cli.BoolFlag:
+				refused(fmt.Sprintf("%s is given or not, or is true or false; it cannot be %q", dashed(f.Names()[0]), "maybe"),
+					append(strings.Fields(path), "--"+f.Names()[0]+"=maybe")...)
+			}
+		}
+	})
+	for _, path := range paths {
+		refused(path+" has no flag --qqqqq; `sluice "+path+" --help` lists what there is", append(strings.Fields(path), "--qqqqq")...)
+	}
+	if code := run(t.Context(), []string{"sluice", "help", "perf", "--qqqqq"}); code != exitUsage {
+		t.Errorf("sluice help perf --qqqqq: exit code %d", code)
+	}
 }
 
 // captureStopped begins a capture, sees it listed, and has another command end it.

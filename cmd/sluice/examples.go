@@ -119,6 +119,8 @@ func addExamples(commands []*cli.Command, parent string) {
 			}
 			c.Description = text + "Examples:" + b.String()
 		}
-		addExamples(c.Subcommands, path)
+		if c.Name != "help" { // as in prepare
+			addExamples(c.Subcommands, path)
+		}
 	}
 }

@@ -64,6 +64,7 @@ func main() {
 // run is the program with its exit code.
 func run(ctx context.Context, args []string) int {
 	app := newApp()
+	app.Setup() // which adds the library's own command, help
 	prepare(app.Commands)
 	addExamples(app.Commands, "")
 	err := app.RunContext(ctx, flagsFirst(app, args))
@@ -93,7 +94,9 @@ func exitCode(err error) int {
 func prepare(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = wrongFlag
-		prepare(c.Subcommands)
+		if c.Name != "help" { // the library's, which is a command of itself
+			prepare(c.Subcommands)
+		}
 	}
 }
 

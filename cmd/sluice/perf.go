@@ -21,7 +21,8 @@ func perfCommand() *cli.Command {
 		Name: "perf", Usage: "measure what sluice carries on this machine",
 		Description: "Scenarios print a table of medians with their spread and write JSON with --json FILE. compare and report read\n" +
 			"such files. docs/PERFORMANCE.md has the method, and like a report what every heading and every word of a case means. A scenario\n" +
-			"that is interrupted keeps what it has measured, and exits with 1.",
+			"says on standard error how long it should take and how far it is. One that is interrupted, or ended by an error, keeps what it\n" +
+			"has measured, and exits with 1.",
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return noCommand(c, "perf")
@@ -76,24 +77,42 @@ func perfProgress(c *cli.Context, steps int) *result.Progress {
 	return result.NewProgress(w, w == os.Stderr && err == nil, steps)
 }
 
-// perfEnd prints and writes what a scenario has measured. Of one that ended with err because it was interrupted that is what had
-// come to its end; lab says what became of its network, and others are the errors that were not of the interruption.
+// perfEnd prints and writes what a scenario has measured. Of one that was interrupted, or ended by an error, that is what had come to its
+// end before; lab says what became of the network of one that was interrupted, and others are the errors that were not of the interruption.
 func perfEnd(c *cli.Context, f *result.File, err error, lab string, others error) error {
 	if err == nil {
 		return perfOutput(c, f)
 	}
-	if f == nil || f.Interrupted == "" {
+	if f == nil {
 		return err
+	}
+	if f.Error != "" || f.Interrupted == "" { // all was measured in the latter case, and then something could not be put back
+		if !f.Measured() {
+			return err
+		}
+		kept := perfOutput(c, f)
+		if f.Error != "" && kept == nil {
+			kept = fmt.Errorf("it ended at %q; what had been measured is above%s", f.Interrupted, perfWritten(c))
+		}
+		return errors.Join(err, kept)
 	}
 	measured := "nothing had been measured"
 	if f.Measured() {
 		err, measured = perfOutput(c, f), "what had been measured is above"
-		if name := c.String("json"); name != "" && err == nil {
-			measured += " and in " + name
+		if err == nil {
+			measured += perfWritten(c)
 		}
 		others = errors.Join(err, others)
 	}
 	return errors.Join(fmt.Errorf("interrupted at %q: %s%s", f.Interrupted, measured, lab), others)
+}
+
+// perfWritten says where else the results are.
+func perfWritten(c *cli.Context) string {
+	if name := c.String("json"); name != "" {
+		return " and in " + name
+	}
+	return ""
 }
 
 // otherErrors are those among joined errors that are not that a context has ended.

@@ -45,7 +45,9 @@ func linkOptions(c *cli.Context) (o link.Options, err error) {
 	}
 	o.Quick, o.Window, o.Install, o.Verify = c.Bool("quick"), c.Duration("window"), !c.Bool("no-install"), c.Bool("verify")
 	o.GeneratorCore, o.CarrierCore = c.Int("generator-core"), c.Int("core")
-	o.Carriers = words(c.String("carriers"))
+	if o.Carriers = words(c.String("carriers")); c.IsSet("carriers") && len(o.Carriers) == 0 {
+		return o, oneOf("carriers", o.Carriers, link.CarrierNames())
+	}
 	o.Progress = perfProgress(c, 0)
 	if o.Quick && !c.IsSet("runs") {
 		o.Runs = 1
@@ -61,9 +63,6 @@ func linkOptions(c *cli.Context) (o link.Options, err error) {
 	}
 	if err := usable(o.GeneratorCore, o.CarrierCore); err != nil {
 		return o, err
-	}
-	if err := link.CheckCarriers(o.Carriers); err != nil {
-		return o, usageError{err}
 	}
 	return o, nil
 }
@@ -82,9 +81,14 @@ func usable(cores ...int) error {
 	return nil
 }
 
-// words splits a list at its commas.
-func words(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' })
+// words splits a list at its commas; a word counts once.
+func words(s string) (list []string) {
+	for _, w := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' }) {
+		if !slices.Contains(list, w) {
+			list = append(list, w)
+		}
+	}
+	return list
 }
 
 // oneOf refuses words that are not known.
@@ -106,9 +110,10 @@ func perfLinkCommand() *cli.Command {
 		UsageText: "sluice perf link [--flows LIST] [--sizes LIST] [--directions LIST] [--modes LIST] [--search] [--json FILE]",
 		Description: "Makes a lab of network namespaces, sends from a generator on one core and measures what each carrier brings to the\n" +
 			"other end on another core. Carriers take turns; their medians and the ratios within a repetition are shown. What no option\n" +
-			"says otherwise, --quick sends over 1000 connections and new ones, in frames of 64 bytes, without HTTP.",
+			"says otherwise, --quick sends over 1000 connections and new ones, in frames of 64 bytes, without HTTP. An empty list of\n" +
+			"--flows leaves the packets out: HTTP alone is measured then.",
 		Flags: linkFlags(
-			&cli.StringFlag{Name: "flows", Usage: "numbers of connections, and new for every packet a new one: `LIST`", Value: "1,1000,100000,new"},
+			&cli.StringFlag{Name: "flows", Usage: "numbers of connections, and new for every packet a new one: `LIST`; an empty one is for HTTP alone", Value: "1,1000,100000,new"},
 			&cli.StringFlag{Name: "sizes", Usage: "of frames: `LIST` of 64,imix,1500", Value: "64,imix,1500"},
 			&cli.StringFlag{Name: "directions", Usage: "`LIST` of one-way,both: requests alone, or requests and their answers", Value: "one-way,both"},
 			&cli.StringFlag{Name: "modes", Usage: "of AF_XDP for sluice: `LIST` of auto,copy,generic,zero-copy", Value: "auto,generic,zero-copy"},
@@ -143,7 +148,7 @@ func perfLinkCommand() *cli.Command {
 				quick("sizes", &l.Sizes, "64")
 				quick("modes", &l.Modes, "auto")
 				if !c.IsSet("no-http") {
-					l.HTTP = false
+					l.HTTP = len(flows) == 0
 				}
 			}
 			if l.Flows, err = flowCounts(flows); err != nil {
@@ -167,9 +172,15 @@ func perfLinkCommand() *cli.Command {
 				if err != nil {
 					return err
 				}
+				if len(l.Flows) == 0 {
+					return usagef("--in and --out measure packets: --flows takes one or more numbers, or new")
+				}
 				return perfLink(c, "link", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 					return link.LinkExternal(ctx, o, l, *e, rec)
 				})
+			}
+			if err := link.CheckLink(&o, &l); err != nil {
+				return usageError{err}
 			}
 			return perfLink(c, "link", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) { return link.Link(ctx, o, l, rec) })
 		},
@@ -184,6 +195,11 @@ func external(c *cli.Context) (*link.External, error) {
 	}
 	if e.In == "" || e.Out == "" {
 		return nil, usagef("--in and --out go together")
+	}
+	for _, flag := range []string{"carriers", "modes", "ring-size"} {
+		if c.IsSet(flag) {
+			return nil, usagef("--%s is about carriers of the lab; what is between --in and --out is brought up by others", flag)
+		}
 	}
 	var err error
 	if e.To, err = netip.ParseAddr(c.String("to")); err != nil || !e.To.Is4() {
@@ -232,6 +248,9 @@ func perfLatencyCommand() *cli.Command {
 			if l.Rate < 1 || l.Rate > 100_000 || l.Loss < 0 || l.Loss > 1 {
 				return usagef("--probes is between 1 and 100000, and --loss between 0 and 100")
 			}
+			if err := link.CheckLatency(&o, &l); err != nil {
+				return usageError{err}
+			}
 			return perfLink(c, "latency", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 				return link.Latency(ctx, o, l, rec)
 			})
@@ -253,6 +272,9 @@ func perfConnectionsCommand() *cli.Command {
 			if k.Loss < 0 || k.Loss > 1 {
 				return usagef("--loss is between 0 and 100")
 			}
+			if err := link.CheckConnections(&o); err != nil {
+				return usageError{err}
+			}
 			return perfLink(c, "connections", &o, func(ctx context.Context, rec *result.Recorder) (link.Modes, error) {
 				return link.Connections(ctx, o, k, rec)
 			})
@@ -260,7 +282,7 @@ func perfConnectionsCommand() *cli.Command {
 	}
 }
 
-// flowCounts reads numbers of connections; new is 0.
+// flowCounts reads numbers of connections; new is 0. An empty list is none.
 func flowCounts(list []string) (flows []int, err error) {
 	for _, w := range list {
 		n := 0
@@ -270,9 +292,6 @@ func flowCounts(list []string) (flows []int, err error) {
 			}
 		}
 		flows = append(flows, n)
-	}
-	if len(flows) == 0 {
-		return nil, usagef("--flows takes one or more numbers, or new")
 	}
 	return flows, nil
 }
@@ -284,7 +303,11 @@ func perfLink(c *cli.Context, name string, o *link.Options, scenario func(contex
 	}
 	ctx, end := heedMore(c.Context)
 	defer end()
-	rec := result.NewRecorder(name, perfHost())
+	host, err := perfHost(), error(nil)
+	if host.Taken, err = link.CoreTaken(o.CarrierCore); err != nil {
+		return err
+	}
+	rec := result.NewRecorder(name, host)
 	modes, err := scenario(ctx, rec)
 	o.Progress.Done()
 	lab, left := "", error(nil)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,6 +36,7 @@ func linkRun(t *testing.T, args ...string) *result.File {
 		t.Fatalf("%s: %v\n%s", cmd, err, out)
 	}
 	t.Logf("%s", out)
+	counted(t, string(out))
 	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
 		t.Errorf("left behind: %s", left)
 	}
@@ -42,6 +44,23 @@ func linkRun(t *testing.T, args ...string) *result.File {
 	explained(t, f)
 	measured[f.Scenario] = f
 	return f
+}
+
+// counted asserts that a scenario says beforehand how long it takes, and that its steps are as many as it said.
+func counted(t *testing.T, said string) {
+	t.Helper()
+	if !regexp.MustCompile(`(?m)^about \d+ (seconds?|minutes?): \d+ (samples?|cases?)`).MatchString(said) {
+		t.Errorf("nothing says how long it takes:\n%s", said)
+	}
+	steps := regexp.MustCompile(`(?m)^ *\d+s \[(\d+)/(\d+)\] `).FindAllStringSubmatch(said, -1)
+	for i, step := range steps {
+		if step[1] != strconv.Itoa(i+1) || step[2] != strconv.Itoa(len(steps)) {
+			t.Errorf("step %d of %d is called %s of %s", i+1, len(steps), step[1], step[2])
+		}
+	}
+	if len(steps) == 0 {
+		t.Errorf("no steps:\n%s", said)
+	}
 }
 
 // explained asserts that a report can say what every metric and every word of a file means.
@@ -138,6 +157,9 @@ func TestPerfLink(t *testing.T) {
 	has(t, f, "sluice/flows=64/mode=generic", "mpps")
 	if has(t, f, "anchor/before", "mpps"); f.Find("sluice/flows=64").Metrics["to_rings"] <= 0 {
 		t.Error("no ratio to our own rings")
+	}
+	if g := f.Host.Taken; g == nil || g.Core != 1 || g.LongestUs < g.P99us {
+		t.Errorf("how often the core was taken away: %+v", g)
 	}
 	// A veth has no zero-copy, and that is said rather than measured as something else.
 	if len(f.Skipped) != 1 || f.Skipped[0].Case != "sluice/flows=64/mode=zero-copy" || !strings.Contains(f.Skipped[0].Reason, "zero-copy") {
@@ -239,6 +261,46 @@ func TestPerfLinkKeepsWhatItHas(t *testing.T) {
 	}
 }
 
+// A carrier that cannot come up any more, in the middle, ends a scenario with what had been measured before: here the one that says what is
+// wrong is the harness, whose configurations have gone.
+func TestPerfLinkEndsByAnError(t *testing.T) {
+	needCarriers(t)
+	dir := t.TempDir()
+	name := filepath.Join(dir, "out.json")
+	cmd := exec.Command(program(t), "perf", "link", "--quick", "--window", "50ms", "--runs", "1000", "--flows", "64", "--directions", "one-way", "--no-install",
+		"--carriers", "forward-inline,sluice", "--json", name)
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	var out output
+	cmd.Stdout, cmd.Stderr = &out, &out
+	before := labs(t)
+	ok(t, cmd.Start())
+	eventually(t, "the second repetition", func() bool { return strings.Contains(out.String(), "run 2 of 1000") })
+	gone, err := filepath.Glob(filepath.Join(dir, "sluice-perf-*"))
+	if err != nil || len(gone) != 1 {
+		t.Fatal(gone, err)
+	}
+	ok(t, os.RemoveAll(gone[0]))
+	ended := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(2 * stopTime):
+		_ = cmd.Process.Kill()
+		t.Fatalf("it did not end:\n%s", &out)
+	}
+	f := must(result.ReadFile(name))(t)
+	if code := cmd.ProcessState.ExitCode(); code != exitFailed || f.Interrupted == "" || !strings.Contains(f.Error, "no such file") ||
+		!strings.Contains(out.String(), "ended by an error at") || !strings.Contains(out.String(), "what had been measured is above and in "+name) {
+		t.Errorf("exit code %d, %q at %q:\n%s", code, f.Error, f.Interrupted, &out)
+	}
+	if r := has(t, f, "forward-inline/flows=64", "mpps"); len(r.Samples["mpps"]) < 1 {
+		t.Errorf("%+v", r)
+	}
+	if left := cmdLabs(t, cmd.Process.Pid, before); left != "" {
+		t.Errorf("left behind: %s", left)
+	}
+}
+
 func TestPerfPipelineKeepsWhatItHas(t *testing.T) {
 	_, f, _, _ := interruptedRun(t, "run 4 of 1000", "pipeline", "--connections", "100", "--runs", "1000", "--duration", "20ms")
 	if r := has(t, f, "nat/flows=100/workers=1", "ns_per_packet", "to_floor"); len(r.Samples["ns_per_packet"]) < 3 {
@@ -332,7 +394,7 @@ func TestPerfHTTP(t *testing.T) {
 	if _, err := exec.LookPath("wrk"); err != nil {
 		t.Skip(err)
 	}
-	f := linkRun(t, "link", "--quick", "--window", "1s", "--flows", "64", "--directions", "one-way", "--no-http=false", "--carriers", "haproxy-http")
+	f := linkRun(t, "link", "--quick", "--window", "1s", "--flows", ",", "--carriers", "haproxy-http") // HTTP alone
 	for _, kind := range []string{"keep-alive", "close"} {
 		for _, placement := range []string{"balancer-alone", "client-alone"} {
 			has(t, f, "haproxy-http/http="+kind+"/placement="+placement, "requests_per_second", "cpu_percent")

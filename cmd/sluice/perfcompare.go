@@ -48,9 +48,9 @@ func perfCompare(c *cli.Context, oldName, newName string) error {
 	for _, d := range result.Differences(&before.Host, &after.Host) {
 		fmt.Fprintln(w, "note:", d)
 	}
-	for _, f := range []struct{ name, at string }{{oldName, before.Interrupted}, {newName, after.Interrupted}} {
-		if f.at != "" {
-			fmt.Fprintf(w, "note: %s: %s\n", f.name, result.InterruptedAt(f.at))
+	for i, f := range []*result.File{before, after} {
+		for _, note := range f.Notes() {
+			fmt.Fprintf(w, "note: %s: %s\n", []string{oldName, newName}[i], note)
 		}
 	}
 	both, onlyOld, onlyNew := result.Compare(before, after)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,23 +64,32 @@ func perfPipelineCommand() *cli.Command {
 
 // perfPipelineOptions are what the flags say.
 func perfPipelineOptions(c *cli.Context, o *pipeline.Options) (err error) {
-	words := func(name string, into *[]string) {
-		if c.IsSet(name) {
-			*into, o.Variations = strings.Split(c.String(name), ","), false
+	for _, list := range []struct {
+		name  string
+		into  *[]string
+		known []string
+	}{{"mode", &o.Modes, pipeline.Modes()}, {"pattern", &o.Patterns, pipeline.Patterns}, {"size", &o.Sizes, pipeline.Sizes}, {"family", &o.Families, pipeline.Families}} {
+		if c.IsSet(list.name) {
+			*list.into, o.Variations = words(c.String(list.name)), false
+			if err := oneOf(list.name, *list.into, list.known); err != nil {
+				return err
+			}
 		}
 	}
-	words("mode", &o.Modes)
-	words("pattern", &o.Patterns)
-	words("size", &o.Sizes)
-	words("family", &o.Families)
-	if o.Connections, err = perfNumbers(c, "connections", o.Connections); err != nil {
-		return err
-	}
-	if o.Workers, err = perfNumbers(c, "workers", o.Workers); err != nil {
-		return err
-	}
-	if c.IsSet("connections") || c.IsSet("workers") {
-		o.Variations = false
+	for _, list := range []struct {
+		name, also string
+		into       *[]int
+		most       int
+	}{{"connections", ", or new", &o.Connections, mostConnections}, {"workers", "", &o.Workers, runtime.NumCPU()}} {
+		if *list.into, err = perfNumbers(c, list.name, *list.into, list.most, list.also != ""); err != nil {
+			return err
+		}
+		if len(*list.into) == 0 {
+			return usagef("--%s takes one or more numbers%s", list.name, list.also)
+		}
+		if c.IsSet(list.name) {
+			o.Variations = false
+		}
 	}
 	return perfRepetitions(c, o)
 }
@@ -118,18 +129,29 @@ func perfScaleCommand() *cli.Command {
 				return err
 			}
 			curves, o := pipeline.DefaultCurves(c.Bool("quick"))
-			for name, list := range map[string]*[]int{
-				"workers": &curves.Workers, "connections": &curves.Connections, "members": &curves.Members, "virtuals": &curves.Virtuals, "rules": &curves.Rules,
-			} {
-				if *list, err = perfNumbers(c, name, *list); err != nil {
+			points := 0
+			for _, list := range []struct {
+				name string
+				into *[]int
+				most int
+			}{{"workers", &curves.Workers, runtime.NumCPU()}, {"connections", &curves.Connections, mostConnections}, {"members", &curves.Members, pipeline.MostMembers},
+				{"virtuals", &curves.Virtuals, pipeline.MostVirtuals}, {"rules", &curves.Rules, pipeline.MostRules}} {
+				if *list.into, err = perfNumbers(c, list.name, *list.into, list.most, false); err != nil {
+					return err
+				}
+				points += len(*list.into)
+			}
+			if points == 0 {
+				return usagef("nothing to measure: --workers, --connections, --members, --virtuals and --rules are all empty")
+			}
+			if c.IsSet("mode") {
+				o.Modes = words(c.String("mode"))
+				if err := oneOf("mode", o.Modes, pipeline.Modes()); err != nil {
 					return err
 				}
 			}
-			if c.IsSet("mode") {
-				o.Modes = strings.Split(c.String("mode"), ",")
-			}
-			if curves.Base = c.Int("base"); curves.Base < 1 {
-				return usagef("--base %d is not a number of connections", curves.Base)
+			if curves.Base = c.Int("base"); curves.Base < 1 || curves.Base > mostConnections {
+				return usagef("--base %d is not between 1 and %d connections", curves.Base, mostConnections)
 			}
 			if err := perfRepetitions(c, &o); err != nil {
 				return err
@@ -152,8 +174,11 @@ func noArguments(c *cli.Context) error {
 	return nil
 }
 
-// perfNumbers is a list of numbers with k and M; new is 0. An empty list is none.
-func perfNumbers(c *cli.Context, name string, otherwise []int) ([]int, error) {
+// mostConnections are the most that a scenario on memory rings takes.
+const mostConnections = pipeline.MostConnections
+
+// perfNumbers is a list of numbers with k and M, up to a most; new, where it may be, is 0. An empty list is none.
+func perfNumbers(c *cli.Context, name string, otherwise []int, most int, withNew bool) ([]int, error) {
 	if !c.IsSet(name) {
 		return otherwise, nil
 	}
@@ -163,7 +188,12 @@ func perfNumbers(c *cli.Context, name string, otherwise []int) ([]int, error) {
 		if err != nil {
 			return nil, usagef("--%s: %w", name, err)
 		}
-		if n >= 0 {
+		switch {
+		case n == pipeline.Each && !withNew:
+			return nil, usagef("--%s takes numbers, and not new", name)
+		case n > most:
+			return nil, usagef("--%s: %s is not between 1 and %d", name, strings.TrimSpace(word), most)
+		case n >= 0 && !slices.Contains(list, n):
 			list = append(list, n)
 		}
 	}

@@ -42,12 +42,19 @@ func nearest(word string, names []string) (best string) {
 
 // wrongFlag makes a usage error of what the library found wrong with the flags, and names the flag that was meant.
 func wrongFlag(c *cli.Context, err error, _ bool) error {
+	if name, is := strings.CutPrefix(err.Error(), "flag needs an argument: -"); is {
+		return usagef("%s needs a value", dashed(strings.TrimLeft(name, "-")))
+	}
 	if value, name, is := cutValue(err.Error()); is && c.Command != nil {
 		switch flagNamed(c.Command.Flags, name).(type) {
 		case *cli.DurationFlag:
 			return usagef("%s %q is no time: write it with its unit, such as 10s, 5m or 1h30m", dashed(name), value)
 		case *cli.IntFlag, *cli.Int64Flag, *cli.UintFlag:
 			return usagef("%s %q is no whole number", dashed(name), value)
+		case *cli.Float64Flag:
+			return usagef("%s %q is no number", dashed(name), value)
+		case *cli.BoolFlag:
+			return usagef("%s is given or not, or is true or false; it cannot be %q", dashed(name), value)
 		}
 	}
 	if c.Command != nil && c.Command.Name == "weight" {
@@ -56,23 +63,43 @@ func wrongFlag(c *cli.Context, err error, _ bool) error {
 		}
 	}
 	rest, unknown := strings.CutPrefix(err.Error(), "flag provided but not defined: -")
-	if !unknown || c.Command == nil {
+	if !unknown {
 		return usageError{err}
 	}
+	return noFlag(c, strings.TrimLeft(rest, "-"))
+}
+
+// noFlag refuses a flag that the command of c, or the program, does not have, and names the one that was meant.
+func noFlag(c *cli.Context, name string) error {
+	subject, help, flags := "no flag %s", "sluice help", c.App.Flags
+	if c.Command != nil && c.Command.Name != c.App.Name {
+		path := strings.TrimPrefix(c.Command.HelpName, c.App.Name+" ")
+		if c.Command.Name == "help" { // the library has one of them for all levels
+			path = "help"
+		}
+		subject, help, flags = path+" has no flag %s", c.App.Name+" "+path+" --help", c.Command.Flags
+	}
 	var names []string
-	for _, f := range c.Command.Flags {
+	for _, f := range flags {
 		names = append(names, f.Names()[0])
 	}
-	if best := nearest(strings.TrimLeft(rest, "-"), names); best != "" {
-		return usagef("%w; did you mean --%s?", err, best)
+	list := "`" + help + "` lists what there is"
+	if best := nearest(name, names); best != "" {
+		return usagef(subject+"; did you mean --%s? %s", dashed(name), best, list)
 	}
-	return usageError{err}
+	return usagef(subject+"; %s", dashed(name), list)
 }
 
 // cutValue takes value and flag out of what the library says about a value that it cannot read.
 func cutValue(text string) (value, name string, is bool) {
 	rest, is := strings.CutPrefix(text, `invalid value "`)
+	if !is {
+		rest, is = strings.CutPrefix(text, `invalid boolean value "`)
+	}
 	value, rest, found := strings.Cut(rest, `" for flag -`)
+	if !found {
+		value, rest, found = strings.Cut(value, `" for -`) // of booleans
+	}
 	name, _, _ = strings.Cut(rest, ":")
 	return value, name, is && found
 }

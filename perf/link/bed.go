@@ -8,7 +8,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"sluice/perf/gen"
@@ -133,6 +132,19 @@ func (b *bed) close() error {
 // ErrLeft is in the error of a scenario that could not put everything back as it was.
 var ErrLeft = errors.New("something is left of the lab, which the next run of a scenario with one takes down")
 
+// end takes everything down after a scenario that ended with err, and marks the record of one that ended by it.
+func (b *bed) end(ctx context.Context, rec *result.Recorder, err error) error {
+	b.opt.failed(ctx, rec, err)
+	return errors.Join(err, b.close())
+}
+
+// failed marks the record of a scenario that an error has ended, other than that of an interrupt.
+func (o *Options) failed(ctx context.Context, rec *result.Recorder, err error) {
+	if err != nil && ctx.Err() == nil {
+		rec.Fail(o.Progress.Now(), err)
+	}
+}
+
 // sink puts a new sink at the far ends.
 func (b *bed) sink(answer bool) (*gen.Sink, error) {
 	s, err := gen.NewSink(gen.SinkConfig{Clients: lab.Sources, Servers: lab.ServerNet, Answer: answer, Verify: b.opt.Verify})
@@ -166,13 +178,3 @@ func (o *Options) wanted(name string) bool {
 }
 
 func (o *Options) step(format string, args ...any) { o.Progress.Step(format, args...) }
-
-// CheckCarriers refuses names that are none.
-func CheckCarriers(names []string) error {
-	for _, n := range names {
-		if !slices.Contains(CarrierNames(), n) {
-			return fmt.Errorf("no carrier %q; there are %s", n, strings.Join(CarrierNames(), ", "))
-		}
-	}
-	return nil
-}

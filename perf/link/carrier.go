@@ -70,12 +70,11 @@ func CarrierNames() (names []string) {
 }
 
 func find(name string) carrier {
-	for _, c := range carriers() {
-		if c.name == name {
-			return c
-		}
+	c, ok := carrierNamed(name)
+	if !ok {
+		panic("no carrier " + name)
 	}
-	panic("no carrier " + name)
+	return c
 }
 
 // errAbsent is the reason of a carrier that cannot be had here; the case is skipped with it.

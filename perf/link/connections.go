@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"time"
 
 	"sluice/perf/gen"
 	"sluice/perf/result"
@@ -21,6 +21,8 @@ const (
 	fullTable = 1 << 18
 	roomyRate = 2 << 20 // connections: more than are opened within a sample and the time that they are kept
 	fillRate  = 400_000
+	// fillPackets are more than the table holds.
+	fillPackets = fullTable + fullTable/4
 )
 
 // connectionKinds are the cases, each with what it does to a carrier.
@@ -28,10 +30,13 @@ var connectionKinds = []struct {
 	name    string
 	measure func(context.Context, *bed, carrier, running, ConnectionsOptions) (sample, error)
 	room    int
+	time    func(*Options) time.Duration // that it should take, for the plan
 }{
-	{"proto=udp/flows=new", udpNew, roomyRate},
-	{"proto=tcp/flows=new/life=whole", tcpWhole, roomyRate},
-	{"proto=udp/flows=new/table=full", udpFull, fullTable},
+	{"proto=udp/flows=new", udpNew, roomyRate, func(o *Options) time.Duration { return sampleTime + o.Window }},
+	{"proto=tcp/flows=new/life=whole", tcpWhole, roomyRate, func(o *Options) time.Duration { return lifeWindows * (pacedTime + o.Window) }},
+	{"proto=udp/flows=new/table=full", udpFull, fullTable, func(o *Options) time.Duration {
+		return secondsOf(fillPackets, fillRate) + fillTime + sampleTime + o.Window
+	}},
 }
 
 // connectionCarriers are those that keep connections.
@@ -49,7 +54,7 @@ func tcpWhole(ctx context.Context, b *bed, c carrier, r running, o ConnectionsOp
 
 // udpFull fills the table first, and then goes on.
 func udpFull(ctx context.Context, b *bed, c carrier, r running, _ ConnectionsOptions) (sample, error) {
-	load := b.load(gen.Load{Rate: fillRate, Packets: fullTable + fullTable/4})
+	load := b.load(gen.Load{Rate: fillRate, Packets: fillPackets})
 	load.Length = settling + 2*secondsOf(load.Packets, load.Rate)
 	if _, err := b.paced(ctx, c, r, load, requests); err != nil {
 		return sample{}, err
@@ -66,7 +71,8 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = b.end(ctx, rec, err) }()
+	o.begin(connectionsPlan(&o))
 	modes := Modes{}
 	for run := range o.Runs {
 		if err := b.anchor(ctx, rec, "before"); err != nil {
@@ -74,10 +80,7 @@ func Connections(ctx context.Context, o Options, k ConnectionsOptions, rec *resu
 		}
 		for _, kind := range connectionKinds {
 			rates := map[string]float64{}
-			for _, c := range o.turn(run) {
-				if !slices.Contains(connectionCarriers, c.name) {
-					continue
-				}
+			for _, c := range o.connectionsTurn(run) {
 				name := c.name + "/" + kind.name
 				o.step("run %d of %d: %s", run+1, o.Runs, name)
 				r, err := c.up(ctx, b, setup{core: o.CarrierCore, connections: kind.room})

@@ -47,9 +47,13 @@ func LinkExternal(ctx context.Context, o Options, l LinkOptions, e External, rec
 	if b.live, err = gen.OpenLive(e.In); err != nil {
 		return nil, errors.Join(err, b.calm())
 	}
-	defer func() { err = errors.Join(err, b.live.Close(), b.calm()) }()
+	defer func() {
+		o.failed(ctx, rec, err)
+		err = errors.Join(err, b.live.Close(), b.calm())
+	}()
 	c := carrier{name: e.Name, up: func(context.Context, *bed, setup) (running, error) { return outside{}, nil }}
 	l.Modes = slices.Clone(l.Modes[:1])
+	o.begin(l.externalPlan(&o))
 	modes := Modes{}
 	for run := range o.Runs {
 		for _, k := range l.cases() {

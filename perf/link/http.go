@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,6 +44,7 @@ var httpKinds = []string{"keep-alive", "close"}
 
 const (
 	httpConnections = 32
+	httpRoom        = 1 << 18 // connections that a carrier must be able to hold
 	nginxText       = `worker_processes 1;
 daemon off;
 pid %[1]s/nginx.pid;
@@ -63,11 +63,9 @@ var requestsLine = regexp.MustCompile(`Requests/sec:\s+([0-9.]+)`)
 
 // http measures requests per second with one client thread, 32 connections and one server process.
 func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Modes) error {
-	for _, program := range []string{"nginx", "wrk", "taskset"} {
-		if _, err := exec.LookPath(program); err != nil {
-			rec.Skip("http", err.Error())
-			return nil
-		}
+	if err := httpMissing(); err != nil {
+		rec.Skip("http", err.Error())
+		return nil
 	}
 	for _, p := range b.opt.placements() {
 		server, err := b.nginx(ctx, p.server)
@@ -78,10 +76,7 @@ func (b *bed) http(ctx context.Context, run int, rec *result.Recorder, modes Mod
 		for _, kind := range httpKinds {
 			rates[kind] = map[string]float64{}
 		}
-		for _, c := range b.opt.turn(run) {
-			if !slices.Contains(httpCarriers, c.name) {
-				continue
-			}
+		for _, c := range b.opt.httpTurn(run) {
 			b.opt.step("run %d of %d: %s over HTTP, %s", run+1, b.opt.Runs, c.name, p.name)
 			if err := b.httpCarrier(ctx, p, c, rec, modes, rates); err != nil {
 				return errors.Join(fmt.Errorf("%s over HTTP: %w", c.name, err), server.Stop(stopTime))
@@ -108,7 +103,7 @@ func httpCase(carrier, kind string, p placement) string {
 }
 
 func (b *bed) httpCarrier(ctx context.Context, p placement, c carrier, rec *result.Recorder, modes Modes, rates map[string]map[string]float64) (err error) {
-	r, err := c.up(ctx, b, setup{core: p.balancer, connections: 1 << 18, polling: p.polling, mode: p.mode, shared: true, stacks: true})
+	r, err := c.up(ctx, b, setup{core: p.balancer, connections: httpRoom, polling: p.polling, mode: p.mode, shared: true, stacks: true})
 	if absent(err) {
 		for kind := range rates {
 			rec.Skip(httpCase(c.name, kind, p), err.Error())
@@ -174,8 +169,7 @@ func (b *bed) nginx(ctx context.Context, core int) (*lab.Process, error) {
 
 // wrk asks for a page as often as it can and returns requests per second.
 func (b *bed) wrk(ctx context.Context, core int, to netip.Addr, closing bool) (float64, error) {
-	seconds := max(1, int(b.opt.Window.Round(time.Second)/time.Second))
-	args := []string{"-c", strconv.Itoa(core), "wrk", "-t1", fmt.Sprintf("-c%d", httpConnections), fmt.Sprintf("-d%ds", seconds)}
+	args := []string{"-c", strconv.Itoa(core), "wrk", "-t1", fmt.Sprintf("-c%d", httpConnections), fmt.Sprintf("-d%.0fs", b.opt.httpSeconds().Seconds())}
 	if closing {
 		args = append(args, "-H", "Connection: close")
 	}

@@ -33,6 +33,9 @@ var latencyCarriers = append([]string{"sluice"}, latencyPeers...)
 // latencyPeers are those of them that ratios are given to.
 var latencyPeers = []string{"forward", "forward-inline", "nftables", "nftables-inline", "haproxy"}
 
+// latencyRoom is how many connections a carrier must be able to hold.
+const latencyRoom = 1 << 18
+
 func secondsOf(n, rate int) time.Duration {
 	return time.Duration(n) * time.Second / time.Duration(rate)
 }
@@ -61,7 +64,8 @@ func Latency(ctx context.Context, o Options, l LatencyOptions, rec *result.Recor
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = b.end(ctx, rec, err) }()
+	o.begin(l.plan(&o))
 	modes := Modes{}
 	free := map[string]float64{} // loss-free rate by carrier, found once
 	for run := range o.Runs {
@@ -150,16 +154,13 @@ func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, k latencyCase,
 		defer release()
 	}
 	of := map[string]result.Metrics{}
-	for _, c := range b.opt.turn(run) {
-		if !slices.Contains(latencyCarriers, c.name) || c.proxy && k.proto != "tcp" {
-			continue
-		}
+	list, without := k.turn(b.opt, run)
+	for _, c := range without {
+		rec.Skip(k.name(c.name, ""), "a proxy carries no packets of a generator: it is measured idle")
+	}
+	for _, c := range list {
 		for _, way := range k.ways(l, c) {
 			name := k.name(c.name, way)
-			if c.proxy && k.load != "idle" {
-				rec.Skip(name, "a proxy carries no packets of a generator: it is measured idle")
-				continue
-			}
 			b.opt.step("run %d of %d: %s", run+1, b.opt.Runs, name)
 			m, err := b.latency(ctx, l, c, way, k, free, modes)
 			if absent(err) {
@@ -193,7 +194,7 @@ func (b *bed) latencyCase(ctx context.Context, l *LatencyOptions, k latencyCase,
 }
 
 func (b *bed) latency(ctx context.Context, l *LatencyOptions, c carrier, way string, k latencyCase, free map[string]float64, modes Modes) (_ result.Metrics, err error) {
-	s := setup{core: b.opt.CarrierCore, connections: 1 << 18, confined: k.load == "idle"}
+	s := setup{core: b.opt.CarrierCore, connections: latencyRoom, confined: k.load == "idle"}
 	if polling, is := strings.CutPrefix(way, "/polling="); is {
 		s.polling = polling
 	}

@@ -14,7 +14,7 @@ import (
 
 // LinkOptions are those of Link.
 type LinkOptions struct {
-	Flows      []int    // connections, 0 for every packet a new one
+	Flows      []int    // connections, 0 for every packet a new one; none: HTTP alone
 	Sizes      []string // 64, imix, 1500
 	Directions []string // one-way, both
 	Modes      []string // of AF_XDP, for the product: auto, copy, generic, zero-copy
@@ -78,6 +78,9 @@ func (k linkCase) carries(c carrier) bool {
 // cases are all combinations of flows at the first size and direction, then other sizes and directions at 1000 flows, or
 // the first number given.
 func (o *LinkOptions) cases() (list []linkCase) {
+	if len(o.Flows) == 0 {
+		return nil
+	}
 	middle := o.Flows[0]
 	if slices.Contains(o.Flows, 1000) {
 		middle = 1000
@@ -134,7 +137,8 @@ func Link(ctx context.Context, o Options, l LinkOptions, rec *result.Recorder) (
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, b.close()) }()
+	defer func() { err = b.end(ctx, rec, err) }()
+	o.begin(l.plan(&o))
 	modes := Modes{}
 	for run := range o.Runs {
 		if err := b.anchor(ctx, rec, "before"); err != nil {
@@ -169,7 +173,7 @@ func (b *bed) anchor(ctx context.Context, rec *result.Recorder, when string) err
 	if err = errors.Join(err, r.down()); err != nil {
 		return fmt.Errorf("anchor: %w", err)
 	}
-	rec.Add("anchor/"+when, result.Metrics{"mpps": s.rate / 1e6})
+	rec.Add("anchor/"+when, result.Metrics{"mpps": s.rate / 1e6, "core_percent": 100 * s.share})
 	return nil
 }
 
@@ -188,10 +192,7 @@ func (o *Options) turn(run int) []carrier {
 func (b *bed) linkCase(ctx context.Context, l *LinkOptions, k linkCase, run int, rec *result.Recorder, modes Modes) error {
 	load := b.load(gen.Load{Flows: k.flows, Sizes: frameSizes[k.size], Rate: l.Rate})
 	rates, free := map[string]float64{}, map[string]float64{}
-	for _, c := range b.opt.turn(run) {
-		if !k.carries(c) {
-			continue
-		}
+	for _, c := range k.turn(b.opt, run) {
 		name := c.name + "/" + k.name()
 		b.opt.step("run %d of %d: %s", run+1, b.opt.Runs, name)
 		m, err := b.carried(ctx, l, k, c, load, modes)

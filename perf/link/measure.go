@@ -264,12 +264,15 @@ func differ(before, now totals, c gen.SinkCounts) (mismatch error) {
 	return mismatch
 }
 
+// fillPace is how many packets per second every carrier can follow.
+const fillPace = 150_000
+
 // fill makes a carrier know all flows of a load, at a rate that each can follow.
 func (b *bed) fill(ctx context.Context, c carrier, r running, load gen.Load) error {
 	if load.Flows == 0 {
 		return nil
 	}
-	load.InTurn, load.Packets, load.Rate, load.Sizes = true, 2*load.Flows, 150_000, nil
+	load.InTurn, load.Packets, load.Rate, load.Sizes = true, 2*load.Flows, fillPace, nil
 	load.Length = time.Second + 3*time.Second*time.Duration(load.Packets)/time.Duration(load.Rate)
 	_, err := b.paced(ctx, c, r, load, requests)
 	return err

@@ -3,7 +3,10 @@ package pipeline
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -203,7 +206,7 @@ func TestStages(t *testing.T) {
 	}
 	o := tiny()
 	o.Connections, o.Patterns, o.Sizes = []int{1000}, Patterns[:1], Sizes[:1]
-	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), 0)
+	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), nil, nil)
 	points, err := o.points()
 	if err != nil {
 		t.Fatal(err)
@@ -272,6 +275,70 @@ func TestAttribute(t *testing.T) {
 	}})
 	if total != 4 || counts["lookup_ns"] != 1 || counts["schedule_ns"] != 1 || counts["rewrite_ns"] != 1 || counts[generatorStage] != 1 {
 		t.Errorf("%v of %d", counts, total)
+	}
+}
+
+// Stages with too few samples, and those that are none, are what is left over; the sum stays, and fewer samples are less sure.
+func TestShares(t *testing.T) {
+	of, off := shares(map[string]int64{"parse_ns": 100, "rings_ns": stageSamples, "timers_ns": stageSamples - 1, "": 10, "other_ns": 5, generatorStage: 36}, 200, 20)
+	if of["stage_samples"] != 200 || of["parse_ns"] != 10 || of["rings_ns"] != 2.5 || math.Abs(of["other_ns"]-3.9) > 1e-9 || len(of) != 4 {
+		t.Errorf("%v", of)
+	}
+	if _, ok := off[generatorStage]; ok || len(off) != 3 || math.Abs(off["parse_ns"]-2*math.Sqrt(0.5/100)) > 1e-9 || off["rings_ns"] <= off["parse_ns"] || off["rings_ns"] > 0.4 {
+		t.Errorf("%v", off)
+	}
+}
+
+// What is told beforehand counts the steps that come, also where a case does not fit into memory, and the curve of rules has its own.
+func TestExpected(t *testing.T) {
+	var text strings.Builder
+	o := tiny()
+	o.Connections, o.Patterns, o.Sizes, o.Runs, o.Duration = []int{100, 5000}, Patterns[:1], Sizes[:1], 2, 5*time.Millisecond
+	o.Progress = func(n int) *result.Progress { return result.NewProgress(&text, false, n) }
+	if _, err := Scale(t.Context(), Curves{Connections: []int{100, 5000, MostConnections}, Rules: []int{1, 2}, Base: 100}, o, result.Host{}); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(text.String()), "\n")
+	last := lines[len(lines)-1]
+	if !regexp.MustCompile(`^about \d+ seconds?: [45] cases, 2 repetitions of each$`).MatchString(lines[0]) {
+		t.Errorf("%s", lines[0])
+	}
+	if free := available(); free > 0 && free < 30<<30 && !strings.Contains(last, "[11/11] run 2 of 2: program/rules=2") {
+		t.Errorf("it ends with %s", last)
+	}
+	long := o
+	long.Duration = time.Second
+	points, err := o.points()
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, _ := o.expected(points, nil)
+	slow, what := long.expected(points, []int{10_000})
+	if slow < short+time.Duration(2*len(points))*2*time.Second || what != fmt.Sprintf("%d cases, 2 repetitions of each", len(points)+1) {
+		t.Errorf("%s, and %s: %s", short, slow, what)
+	}
+}
+
+// An error in the middle keeps what was measured before, and the file says which it was.
+func TestErrorKeepsWhatItHas(t *testing.T) {
+	o := tiny()
+	o.Connections, o.Patterns, o.Sizes, o.Runs, o.Duration = []int{100}, Patterns[:1], Sizes[:1], 1, 5*time.Millisecond
+	f, err := Scale(t.Context(), Curves{Connections: o.Connections, Rules: []int{MostRules + 1}, Base: 100}, o, result.Host{})
+	if err == nil || f == nil || !strings.Contains(f.Error, "30001 rules") || f.Interrupted == "" || f.Find("nat/flows=100/workers=1") == nil {
+		t.Errorf("%v, %+v", err, f)
+	}
+	// Packets that went elsewhere than the figures say are no figures.
+	points, err := o.points()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSession(t.Context(), &o, result.NewRecorder("x", result.Host{}), points, nil)
+	if err := s.measureAll(points, func(*point, cost, result.Metrics) {}); err != nil {
+		t.Fatal(err)
+	}
+	s.beds[points[0].key()].lanes[0].sent++
+	if f, err := s.end(nil); err == nil || f != nil || !strings.Contains(err.Error(), "the figures are not of what they say") {
+		t.Errorf("%v, %v", f, err)
 	}
 }
 

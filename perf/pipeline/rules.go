@@ -19,8 +19,8 @@ func (s *session) rules(list []int) error {
 	}
 	var sets []set
 	for _, n := range list {
-		if n < 1 || n > 30_000 {
-			return fmt.Errorf("%d rules: curves go from 1 to 30,000", n)
+		if n < 1 || n > MostRules {
+			return fmt.Errorf("%d rules: curves go from 1 to %d", n, MostRules)
 		}
 		c := set{name: fmt.Sprintf("program/rules=%d", n)}
 		for i := range uint32(n) {
@@ -46,9 +46,7 @@ func (s *session) rules(list []int) error {
 			if err := s.ctx.Err(); err != nil {
 				return err
 			}
-			if run == 0 {
-				s.progress.Step("%s", c.name)
-			}
+			s.progress.Step("run %d of %d: %s", run+1, s.opt.Runs, c.name) // 10,000 rules take seconds to load
 			const repeat = 4096
 			took, err := rings.ProgramCost(c.rules, c.frames, repeat)
 			if errors.Is(err, errors.ErrUnsupported) {

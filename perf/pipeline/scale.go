@@ -92,8 +92,8 @@ func (c *Curves) curves(o *Options) (all []curve, err error) {
 			return nil, err
 		}
 		for _, p := range cv.points {
-			if p.connections == Each || p.members < 1 || p.members > 60_000 || p.virtuals < 1 || p.virtuals > 30_000 {
-				return nil, fmt.Errorf("%s: curves go over 1 or more connections, 1 to 60,000 members and 1 to 30,000 virtual servers", p.name())
+			if p.connections == Each || p.members < 1 || p.members > MostMembers || p.virtuals < 1 || p.virtuals > MostVirtuals {
+				return nil, fmt.Errorf("%s: curves go over 1 or more connections, 1 to %d members and 1 to %d virtual servers", p.name(), MostMembers, MostVirtuals)
 			}
 		}
 	}
@@ -124,7 +124,7 @@ func Scale(ctx context.Context, c Curves, o Options, host result.Host) (*result.
 	}
 	host.Driver = "memory rings"
 	rec := result.NewRecorder("scale", host)
-	s := newSession(ctx, &o, rec, len(points)*(o.Runs+1)+len(c.Rules))
+	s := newSession(ctx, &o, rec, points, c.Rules)
 	readings := map[string][]reading{}
 	err = s.measureAll(points, func(p *point, cost cost, m result.Metrics) {
 		readings[p.name()] = append(readings[p.name()], reading{m["ns_per_packet"], cost.ns, p.workers})

@@ -52,6 +52,14 @@ type Options struct {
 // Each stands for a number of connections in Options: every packet is the first of one.
 const Each = 0
 
+// The most that can be asked for.
+const (
+	MostConnections = 100_000_000
+	MostMembers     = 60_000
+	MostVirtuals    = 30_000
+	MostRules       = 30_000
+)
+
 // variationsAt is the number of connections at which patterns and sizes are varied.
 const variationsAt = 1_000_000
 
@@ -59,7 +67,7 @@ const variationsAt = 1_000_000
 func Default(quick bool) Options {
 	if quick {
 		return Options{Modes: []string{baseline}, Connections: []int{1000, variationsAt, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1], Workers: []int{1},
-			Duration: 200 * time.Millisecond, Stages: time.Second}
+			Duration: 200 * time.Millisecond, Stages: 3 * time.Second}
 	}
 	return Options{Modes: []string{baseline}, Connections: []int{1, 1000, 100_000, 1_000_000, 10_000_000, Each}, Patterns: Patterns[:1], Sizes: Sizes[:1],
 		Workers: []int{1}, Variations: true, Duration: time.Second, Stages: 4 * time.Second}
@@ -69,6 +77,9 @@ func Default(quick bool) Options {
 func EveryMode(quick bool) Options {
 	o := Default(quick)
 	o.Modes, o.Connections, o.Variations = Modes(), []int{100_000}, false
+	if quick {
+		o.Stages = time.Second // of so many cases, within the 60 seconds
+	}
 	return o
 }
 
@@ -166,8 +177,8 @@ func (o *Options) Check() error {
 func (o *Options) valid(all []point) error {
 	for _, p := range all {
 		switch {
-		case p.connections < 0 || p.connections > 100_000_000:
-			return fmt.Errorf("%d connections: there can be 1 to 100,000,000", p.connections)
+		case p.connections < 0 || p.connections > MostConnections:
+			return fmt.Errorf("%d connections: there can be 1 to %d", p.connections, MostConnections)
 		case p.workers < 1 || p.workers > runtime.NumCPU():
 			return fmt.Errorf("%d workers: this machine has cores for 1 to %d", p.workers, runtime.NumCPU())
 		case p.connections != Each && p.connections < p.workers*burst && p.workers > 1:
@@ -204,7 +215,7 @@ func Run(ctx context.Context, o Options, host result.Host) (*result.File, error)
 	}
 	host.Driver = "memory rings"
 	rec := result.NewRecorder("pipeline", host)
-	s := newSession(ctx, &o, rec, len(all)*(o.Runs+2))
+	s := newSession(ctx, &o, rec, all, nil)
 	nat := map[string]float64{} // of the repetition in hand, by the rest of the name
 	err = s.measureAll(all, func(p *point, _ cost, m result.Metrics) {
 		_, rest, _ := strings.Cut(p.name(), "/")
@@ -217,13 +228,21 @@ func Run(ctx context.Context, o Options, host result.Host) (*result.File, error)
 	return s.end(err)
 }
 
-// end closes a session. What was measured is handed over also where an error, or the end of the context, left others out.
+// end closes a session. What was measured is handed over also where an error, or the end of the context, left others out; not where
+// nothing did, and packets or connections then turn out not to be what the figures say.
 func (s *session) end(err error) (*result.File, error) {
-	if err != nil && s.ctx.Err() != nil {
-		s.rec.Interrupt(s.progress.Now())
-	}
 	s.progress.Done()
-	return s.rec.File(), errors.Join(err, s.close())
+	wrong := s.close()
+	switch {
+	case err == nil && wrong != nil:
+		return nil, wrong
+	case err == nil:
+	case s.ctx.Err() != nil:
+		s.rec.Interrupt(s.progress.Now())
+	default:
+		s.rec.Fail(s.progress.Now(), errors.Join(err, wrong))
+	}
+	return s.rec.File(), errors.Join(err, wrong)
 }
 
 // session is the beds and maps of a run.
@@ -239,12 +258,24 @@ type session struct {
 	profiles []*profile.Profile
 }
 
-func newSession(ctx context.Context, o *Options, rec *result.Recorder, steps int) *session {
+func newSession(ctx context.Context, o *Options, rec *result.Recorder, all []point, rules []int) *session {
 	s := &session{ctx: ctx, opt: o, rec: rec, beds: map[string]*bed{}, maps: map[string]*goMap{}}
 	if o.Progress != nil {
+		steps := len(all)*s.stepsOfPoint() + len(rules)*o.Runs
 		s.progress = o.Progress(steps)
+		expected, what := o.expected(all, rules)
+		s.progress.Begin(steps, expected, what)
 	}
 	return s
+}
+
+// stepsOfPoint are those that prepare a point, measure it, and find its stages.
+func (s *session) stepsOfPoint() int {
+	n := 1 + s.opt.Runs
+	if s.opt.Stages > 0 {
+		n++
+	}
+	return n
 }
 
 // measureAll prepares every point, then measures each in turn as often as asked for, then profiles each. more adds to what
@@ -263,6 +294,7 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 			return fmt.Errorf("%s: %w", p.name(), err)
 		case why != "":
 			s.rec.Skip(p.name(), why)
+			s.progress.Leave(s.stepsOfPoint() - 1)
 		default:
 			ready = append(ready, p)
 		}
@@ -285,20 +317,19 @@ func (s *session) measureAll(all []point, more func(*point, cost, result.Metrics
 			break
 		}
 		s.progress.Step("stages of %s", p.name())
-		m, prof, err := s.beds[p.key()].stages(s.ctx, loads[p.name()], s.opt.Stages)
+		m, off, prof, err := s.beds[p.key()].stages(s.ctx, loads[p.name()], s.opt.Stages)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", p.name(), err)
 		}
 		s.profiles = append(s.profiles, prof)
 		if len(m) == 0 {
 			s.rec.Skip(p.name()+" by stage", "the worker got too little of a core to be profiled")
 			continue
 		}
-		if m[""] > 0 {
-			m["other_ns"] += m[""]
-		}
-		delete(m, "")
 		s.rec.Add(p.name(), m)
+		for stage, part := range off {
+			s.rec.Uncertain(p.name(), stage, part)
+		}
 	}
 	return errors.Join(s.ctx.Err(), s.writeProfile())
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -16,8 +17,8 @@ import (
 
 // The breakdown by stage comes from a CPU profile of a run of its own, beside the measured ones: the engine is the same,
 // with nothing added to it, and what a stage costs while the others fill and empty the caches between its turns is
-// what is wanted. A sample counts for the innermost function on its stack that is a stage. At 100 samples a second the
-// figures are good to a few percent of the whole.
+// what is wanted. A sample counts for the innermost function on its stack that is a stage. At 100 samples a second a stage
+// that has few of them is off by much: each figure has what it may be off beside it.
 
 // stages maps functions, by the end of their names, to metrics.
 var stages = map[string]string{
@@ -60,28 +61,47 @@ const generatorStage = "generator"
 // minSamples is the least that says anything: the figures are then good to some 7 percent of the whole.
 const minSamples = 50
 
+// stageSamples is the least that a stage is shown with: its standard error is then 20%. One with fewer goes to what is left over.
+const stageSamples = 25
+
+// shares are the nanoseconds of each stage, of perPacket for all samples, and for each the part of it that 19 of 20 such counts are
+// within: twice the standard error of a binomial count. What belongs to no stage, and stages with too few samples, are "other_ns".
+func shares(counts map[string]int64, total int64, perPacket float64) (of result.Metrics, off map[string]float64) {
+	kept := map[string]int64{}
+	for stage, k := range counts {
+		switch {
+		case stage == generatorStage:
+		case stage == "", k < stageSamples:
+			kept["other_ns"] += k
+		default:
+			kept[stage] += k
+		}
+	}
+	of, off = result.Metrics{"stage_samples": float64(total)}, map[string]float64{}
+	for stage, k := range kept {
+		of[stage] = perPacket * float64(k) / float64(total)
+		off[stage] = 2 * math.Sqrt((1-float64(k)/float64(total))/float64(k))
+	}
+	return of, off
+}
+
 // patience is how many times as long as asked for a profile may take on a machine that gives the worker little of a core.
 const patience = 4
 
 // stages profiles runs until the worker has had about d of a core, and returns the nanoseconds per packet of each stage, the
-// generator left out; what belongs to none is under the empty name. It returns none of them when the samples are too few. The
-// profile has the samples of workers.
-func (b *bed) stages(ctx context.Context, t *traffic, d time.Duration) (result.Metrics, *profile.Profile, error) {
+// generator left out, and what each may be off. It returns none of them when the samples are too few. The profile has the samples of
+// workers.
+func (b *bed) stages(ctx context.Context, t *traffic, d time.Duration) (of result.Metrics, off map[string]float64, p *profile.Profile, err error) {
 	p, ns, err := b.profile(ctx, t, d)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	counts, total := attribute(p)
 	if total < minSamples {
-		return nil, p, nil
+		return nil, nil, p, nil
 	}
-	of := result.Metrics{}
-	for stage, k := range counts {
-		if stage != generatorStage {
-			of[stage] = ns * float64(k) / float64(total)
-		}
-	}
-	return of, p, nil
+	of, off = shares(counts, total, ns)
+	return of, off, p, nil
 }
 
 // profile profiles runs, and tells the nanoseconds per packet of them.

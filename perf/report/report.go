@@ -37,7 +37,7 @@ func facts(h *result.Host) (f [][2]string) {
 	for _, x := range [][2]string{
 		{"CPU", h.CPU}, {"Cores", fmt.Sprint(h.Cores)}, {"Second-level cache", bytesOf(uint64(h.L2Bytes))}, {"Memory", bytesOf(h.MemoryBytes)},
 		{"Kernel", h.Kernel}, {"Go", h.Go}, {"Huge pages", h.HugePages}, {"Governor", h.Governor}, {"Virtualisation", h.Virtualisation},
-		{"Driver", h.Driver}, {"Mode", h.Mode}, {"Load when it began", h.Load}, {"sluice", h.Sluice}, {"Date", h.Date}, {"Commands", strings.Join(h.Commands, "; ")},
+		{"Driver", h.Driver}, {"Mode", h.Mode}, {"Load when it began", h.Load}, {"Core", takenOf(h)}, {"sluice", h.Sluice}, {"Date", h.Date}, {"Commands", strings.Join(h.Commands, "; ")},
 	} {
 		switch ways := strings.Split(x[1], " | "); {
 		case x[1] == "":
@@ -51,6 +51,14 @@ func facts(h *result.Host) (f [][2]string) {
 		}
 	}
 	return f
+}
+
+// takenOf says how often the carriers' core was taken away, where that was measured.
+func takenOf(h *result.Host) string {
+	if h.Taken == nil {
+		return ""
+	}
+	return h.Taken.String()
 }
 
 func bytesOf(n uint64) string {
@@ -109,7 +117,7 @@ func HTML(w io.Writer, files []*result.File) error {
 }
 
 // The page is well-formed XML too, so that it can be checked.
-var page = template.Must(template.New("report").Funcs(template.FuncMap{"interrupted": result.InterruptedAt, "quick": func() string { return result.QuickNote }}).Parse(`<!DOCTYPE html>
+var page = template.Must(template.New("report").Funcs(template.FuncMap{"quick": func() string { return result.QuickNote }}).Parse(`<!DOCTYPE html>
 <html lang="en" xmlns="http://www.w3.org/1999/xhtml">
 <head>
 <meta charset="utf-8"/>
@@ -134,7 +142,7 @@ Each heading leads to its meaning, at the <a href="#words">end of the page</a>, 
 <tr><td>{{index . 0}}</td><td>{{index . 1}}</td></tr>{{end}}
 </table>
 {{if .Host.Quick}}<p class="note">{{quick}}</p>
-{{end}}{{if .Interrupted}}<p><strong>{{interrupted .Interrupted}}.</strong></p>
+{{end}}{{range .Notes}}<p><strong>{{.}}.</strong></p>
 {{end}}{{range .Tables}}<div class="wide"><table>
 <tr><th><a href="#cases">case</a></th>{{range .Columns}}<th title="{{.About}}"><a href="#{{.Name}}">{{.Title}}</a></th>{{end}}</tr>{{range .Rows}}
 <tr>{{range .}}<td>{{.}}</td>{{end}}</tr>{{end}}
@@ -192,8 +200,8 @@ func Markdown(w io.Writer, files []*result.File) error {
 				fmt.Fprintf(&b, "- %s: %s\n", s.Case, s.Reason)
 			}
 		}
-		if f.Interrupted != "" {
-			b.WriteString("\n**" + cell(result.InterruptedAt(f.Interrupted)) + ".**\n")
+		for _, note := range f.Notes() {
+			b.WriteString("\n**" + cell(note) + ".**\n")
 		}
 	}
 	b.WriteString("\n## What the words mean\n\nx is a ratio to what is named behind it, taken within one repetition.\n\n")

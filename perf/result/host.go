@@ -30,6 +30,8 @@ type Host struct {
 	Driver         string   `json:"driver,omitempty"`
 	Mode           string   `json:"mode,omitempty"`
 	Commands       []string `json:"commands"`
+	// Taken is how often the carriers' core was taken away, of the scenarios that have one.
+	Taken *Taken `json:"core_taken,omitempty"`
 }
 
 // ThisHost describes the machine. version is that of sluice, commands are what was called. What the system does not tell is

@@ -104,6 +104,8 @@ var known = []Metric{
 	{Name: "allocations_per_packet", Title: "allocs/packet", Unit: "per packet",
 		About: "allocations on the Go heap for one packet; it should be 0"},
 
+	{Name: "stage_samples", Title: "samples", Unit: "samples", Info: true, Group: Stage,
+		About: "samples of the CPU profile that the stages are from, those of the generator among them; ± at a stage is what 19 of 20 such profiles are within"},
 	stage("parse_ns", "parse ns", "reading the headers"),
 	stage("lookup_ns", "look-up ns", "finding the connection in the table"),
 	stage("steer_ns", "steer ns", "finding the worker that owns the packet, and handing it over"),
@@ -111,7 +113,7 @@ var known = []Metric{
 	stage("rewrite_ns", "rewrite ns", "tracking the connection's state and changing the packet"),
 	stage("rings_ns", "rings ns", "receiving, sending and taking frames back"),
 	stage("timers_ns", "timers ns", "ending connections whose time is over"),
-	stage("other_ns", "other ns", "all else, such as counters and the clock"),
+	stage("other_ns", "other ns", "all else, such as counters and the clock, and stages with fewer than 25 samples"),
 
 	{Name: "requests_per_second", Title: "requests/s", Unit: "requests/s", Higher: true, Plot: true,
 		About: "HTTP requests answered per second, to one client thread with 32 connections"},

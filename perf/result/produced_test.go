@@ -20,7 +20,7 @@ var made = map[string]string{
 	"link.linkCase":    "perf/link: TestRatiosAreKnown",
 	"link.latencyCase": "perf/link: TestRatiosAreKnown",
 	"link.Connections": "perf/link: TestRatiosAreKnown",
-	"pipeline.stages":  "perf/pipeline: TestMetricsAreKnown",
+	"pipeline.shares":  "perf/pipeline: TestMetricsAreKnown",
 	"pipeline.Scale":   "perf/pipeline: TestMetricsAreKnown",
 }
 

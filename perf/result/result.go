@@ -28,9 +28,12 @@ type File struct {
 	Results  []Result `json:"results"`
 	// Skipped are cases that could not be run here.
 	Skipped []Skip `json:"skipped,omitempty"`
-	// Interrupted is the step at which the run was ended from outside, if it was. Every sample is of a measurement that had come to its
-	// end; cases may have fewer of them than others.
+	// Interrupted is the step at which the run was ended before its time, if it was: from outside, or by an error, which Error then tells.
+	// Every sample is of a measurement that had come to its end; cases may have fewer of them than others.
 	Interrupted string `json:"interrupted,omitempty"`
+	Error       string `json:"error,omitempty"`
+	// Drift has the repetitions in which the machine did not stay the same.
+	Drift []Drift `json:"drift,omitempty"`
 }
 
 // Result is one case. Its name is words and key=value, separated by slashes: "nat/flows=1000000/workers=1",
@@ -41,6 +44,8 @@ type Result struct {
 	Metrics Metrics `json:"metrics"`
 	// Samples are the values behind each median, one per repetition, in the order they were taken.
 	Samples map[string][]float64 `json:"samples,omitempty"`
+	// Errors are of metrics that a single count gave, the stages: the part of the value that 19 of 20 such counts are within.
+	Errors map[string]float64 `json:"errors,omitempty"`
 }
 
 // Skip is a case that was not run, and why.
@@ -81,8 +86,22 @@ func (r *Recorder) Skip(name, reason string) {
 	}
 }
 
+// Uncertain notes how far off a metric of a case may be that a single count gave, as a part of its value; the case has been added.
+func (r *Recorder) Uncertain(name, metric string, part float64) {
+	res := &r.file.Results[r.index[name]]
+	if res.Errors == nil {
+		res.Errors = map[string]float64{}
+	}
+	res.Errors[metric] = part
+}
+
 // Interrupt notes at which step the run was ended from outside.
 func (r *Recorder) Interrupt(step string) { r.file.Interrupted = step }
+
+// Fail notes at which step the run was ended by an error.
+func (r *Recorder) Fail(step string, err error) {
+	r.file.Interrupted, r.file.Error = step, err.Error()
+}
 
 // File closes the record: medians of what was added.
 func (r *Recorder) File() *File {
@@ -92,6 +111,7 @@ func (r *Recorder) File() *File {
 			res.Metrics[k] = Median(v)
 		}
 	}
+	r.file.Drift = r.file.drifts()
 	return &r.file
 }
 

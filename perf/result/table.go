@@ -49,8 +49,13 @@ func (f *File) WriteTable(w io.Writer) error {
 			return err
 		}
 	}
-	if f.Interrupted != "" {
-		if _, err := fmt.Fprintln(w, InterruptedAt(f.Interrupted)); err != nil {
+	if f.Scenario == "latency" && f.Host.Taken != nil { // what its tails are made of
+		if _, err := fmt.Fprintln(w, f.Host.Taken); err != nil {
+			return err
+		}
+	}
+	for _, note := range f.Notes() {
+		if _, err := fmt.Fprintln(w, note); err != nil {
 			return err
 		}
 	}
@@ -72,9 +77,19 @@ func (h *Host) Quick() bool {
 	return false
 }
 
-// InterruptedAt says what is in a file of a run that was interrupted at a step.
-func InterruptedAt(step string) string {
-	return fmt.Sprintf("interrupted at %q: every figure is of measurements that had ended; cases may have fewer of them than others", step)
+// Notes are what a reader of the figures must know, a line each: that the run was ended before its time, and that the machine drifted.
+func (f *File) Notes() (notes []string) {
+	const rest = "every figure is of measurements that had ended; cases may have fewer of them than others"
+	switch {
+	case f.Error != "":
+		notes = append(notes, fmt.Sprintf("ended by an error at %q (%s): %s", f.Interrupted, strings.ReplaceAll(f.Error, "\n", "; "), rest))
+	case f.Interrupted != "":
+		notes = append(notes, fmt.Sprintf("interrupted at %q: %s", f.Interrupted, rest))
+	}
+	for _, d := range f.Drift {
+		notes = append(notes, d.Note)
+	}
+	return notes
 }
 
 // Columns are the metrics of the given groups that any result has, in their order.
@@ -90,7 +105,7 @@ func (f *File) Columns(groups ...Group) []string {
 	return inOrder(slices.Collect(maps.Keys(all)))
 }
 
-// Cell is a metric's median with its spread, or nothing when the case does not have it.
+// Cell is a metric's median with its spread, or what it may be off, or nothing when the case does not have it.
 func (r *Result) Cell(name string) string {
 	v, ok := r.Value(name)
 	if !ok {
@@ -98,6 +113,9 @@ func (r *Result) Cell(name string) string {
 	}
 	if s := FormatSpread(r.Values(name)); s != "" && s != "±0%" {
 		return FormatValue(v) + " " + s
+	}
+	if off := r.Errors[name]; off > 0 {
+		return fmt.Sprintf("%s ±%.0f%%", FormatValue(v), 100*off)
 	}
 	return FormatValue(v)
 }
