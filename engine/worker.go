@@ -84,13 +84,13 @@ type worker struct {
 	outerID    uint16   // of the last packet that went into a tunnel
 	capture    *capture // nil but while packets are captured
 	sentEchoes answers
-	// sentUnmatched are the answers to packets for no virtual server, RSTs and ICMP errors alike.
-	sentUnmatched answers
-	sums          []sums      // by port
-	checked       []SumPolicy // by port; nil: no packet's checksum is looked at but samples'
+	sums       []sums      // by port
+	checked    []SumPolicy // by port; nil: no packet's checksum is looked at but samples'
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 	placed   int // packets of the burst that have come with a note about their member
+	// sentUnmatched are the answers to packets for no virtual server, RSTs and ICMP errors alike.
+	sentUnmatched answers
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)
