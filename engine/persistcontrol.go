@@ -364,7 +364,7 @@ func (w *worker) exportPersistence(out *encoder) {
 	out.count(w.persist.table.Cap())
 	out.b = w.persist.table.AppendState(out.b)
 	out.count(len(w.persist.stats))
-	out.fixed(w.persist.stats)
+	out.counters(w.persist.stats)
 }
 
 // restorePersistence is the successor's side.
@@ -385,7 +385,7 @@ func (w *worker) restorePersistence(in *decoder) (err error) {
 	}
 	p := w.persist
 	list := make([]PersistenceStats, in.limited(in.count(), 8))
-	in.fixed(list)
+	in.counters(list)
 	for len(p.stats) < len(list) {
 		p.stats = append(p.stats, PersistenceStats{})
 	}

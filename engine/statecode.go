@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/binary"
 	"fmt"
+	"reflect"
 )
 
 // encoder writes a state, little-endian: numbers of 8 bytes, texts and byte strings behind their length, and values of fixed
@@ -29,8 +30,9 @@ func (e *encoder) fixed(v any) {
 
 // decoder reads what encoder wrote. After its first error it gives zeros.
 type decoder struct {
-	b   []byte
-	err error
+	b    []byte
+	err  error
+	maps map[reflect.Type]counterMap // of the predecessor's counters
 }
 
 func (d *decoder) fail(format string, args ...any) {

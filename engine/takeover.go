@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"reflect"
 	"slices"
-	"strings"
 
 	"sluice/flow"
 	"sluice/rings"
@@ -25,34 +22,13 @@ import (
 // frames, the ledgers of its queues, counters, half-open counts, the way back to clients of one-packet servers. Its size
 // does not depend on the number of connections. Turns of pools and connections of members go along, so that schedulers go on.
 
-// stateVersion changes whenever the meaning of a state does; what counters there are is seen by itself.
-const stateVersion = 4
+// stateVersion changes whenever the meaning of a state does, but not when counters come and go (countercode.go).
+const stateVersion = 5
 
 // Layout describes all that predecessor and successor must agree on to share memory and state. Processes with different
 // layouts cannot take over from each other.
 func Layout() string {
-	h := fnv.New32a()
-	for _, t := range []reflect.Type{reflect.TypeFor[Stats](), reflect.TypeFor[ServiceStats](), reflect.TypeFor[PersistenceStats](), reflect.TypeFor[rings.QueueStats]()} {
-		fmt.Fprintln(h, describeType(t))
-	}
-	for r := range Reason(numReasons) {
-		fmt.Fprintln(h, r)
-	}
-	return fmt.Sprintf("%s, engine state %d, counters %08x, %d bins", flow.Layout(), stateVersion, h.Sum32(), Bins)
-}
-
-func describeType(t reflect.Type) string {
-	switch t.Kind() {
-	case reflect.Struct:
-		var fields []string
-		for i := range t.NumField() {
-			fields = append(fields, t.Field(i).Name+" "+describeType(t.Field(i).Type))
-		}
-		return "{" + strings.Join(fields, "; ") + "}"
-	case reflect.Array:
-		return fmt.Sprintf("[%d]%s", t.Len(), describeType(t.Elem()))
-	}
-	return t.Kind().String()
+	return fmt.Sprintf("%s, engine state %d, %d bins", flow.Layout(), stateVersion, Bins)
 }
 
 // References are the ids that the configuration names or a connection uses: what a successor whose configuration does not
@@ -98,6 +74,7 @@ func (p *Pause) Export(b []byte) ([]byte, error) {
 	cfg := e.Config()
 	out := encoder{b: b}
 	out.text(Layout())
+	out.counterNames()
 	for _, v := range []int{len(e.workers), e.opt.Region.Frames(), e.opt.Region.FrameSize(), len(cfg.Ports), int(cfg.owners.end), cfg.sources.Bits4, cfg.sources.Bits6} {
 		out.count(v)
 	}
@@ -141,14 +118,14 @@ func (w *worker) export(out *encoder) error {
 		out.count(s.HeldFill)
 		out.count(s.HeldTx)
 		out.u64(s.Foreign)
-		out.fixed(&s.Stats)
+		out.counters(&s.Stats)
 		out.bytes(s.Held)
 	}
-	out.fixed(&w.stats)
+	out.counters(&w.stats)
 	out.count(len(w.virtual))
-	out.fixed(w.virtual)
+	out.counters(w.virtual)
 	out.count(len(w.node))
-	out.fixed(w.node)
+	out.counters(w.node)
 	out.count(len(w.half.virtual))
 	out.fixed(w.half.virtual)
 	snat := 0 // whether there are SNAT ports in use
@@ -189,6 +166,7 @@ func (p *Pause) Import(state []byte) error {
 	if l := in.text(); l != Layout() {
 		return fmt.Errorf("%w: it has %s, this version %s", ErrState, l, Layout())
 	}
+	in.counterNames()
 	for _, v := range []struct {
 		what string
 		n    int
@@ -255,7 +233,7 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 		var s rings.QueueState
 		port, number := in.count(), in.count()
 		s.HeldFill, s.HeldTx, s.Foreign = in.count(), in.count(), in.u64()
-		in.fixed(&s.Stats)
+		in.counters(&s.Stats)
 		s.Held = in.bytes()
 		// A worker that was scaled has them in another order.
 		i := slices.IndexFunc(w.rx, func(q PortQueue) bool { return q.Port == port && q.Number == number })
@@ -277,11 +255,11 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 			return err
 		}
 	}
-	in.fixed(&w.stats)
+	in.counters(&w.stats)
 	for _, list := range []*[]ServiceStats{&w.virtual, &w.node} {
 		n := in.limited(in.count(), 8)
 		*list = grow(*list, n)
-		in.fixed((*list)[:n])
+		in.counters((*list)[:n])
 	}
 	n := in.limited(in.count(), 4)
 	w.half.virtual = append(w.half.virtual, make([]int32, max(0, n-len(w.half.virtual)))...)

@@ -25,9 +25,6 @@ type hop struct {
 // MakeChains gives the region room for the links of chains, 8 bytes a frame. It must come before the region's first use.
 func (r *Region) MakeChains() {
 	r.links = make([]hop, r.Frames())
-	for 1<<r.shift < r.frameSize {
-		r.shift++
-	}
 }
 
 // Chains reports whether there may be chains.

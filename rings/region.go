@@ -3,6 +3,7 @@ package rings
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,7 @@ type Region struct {
 	frameSize int
 	pages     Pages
 	links     []hop // of chains, by frame; nil: there are none (chain.go)
-	shift     uint8 // frame number from address; only with links
+	shift     uint8 // frame number from address
 }
 
 // Pages says what kind of memory a mapping got.
@@ -43,12 +44,15 @@ func NewRegion(frames, frameSize int, huge bool, folders ...string) (*Region, er
 	if err != nil {
 		return nil, err
 	}
-	return &Region{mem: m.Bytes[:frames*frameSize], fd: m.FD, frameSize: frameSize, pages: m.Pages}, nil
+	return &Region{mem: m.Bytes[:frames*frameSize], fd: m.FD, frameSize: frameSize, shift: shiftOf(frameSize), pages: m.Pages}, nil
 }
+
+// shiftOf is by how many bits a frame's number has to be shifted to be its address.
+func shiftOf(frameSize int) uint8 { return uint8(bits.TrailingZeros(uint(frameSize))) }
 
 // NewHeapRegion makes a region in ordinary memory, for the drivers that need no kernel.
 func NewHeapRegion(frames, frameSize int) *Region {
-	return &Region{mem: make([]byte, frames*frameSize), fd: -1, frameSize: frameSize, pages: PagesHeap}
+	return &Region{mem: make([]byte, frames*frameSize), fd: -1, frameSize: frameSize, shift: shiftOf(frameSize), pages: PagesHeap}
 }
 
 // Frames is the number of frames.

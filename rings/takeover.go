@@ -56,7 +56,7 @@ func ImportRegion(fd, frames, frameSize int, pages Pages) (*Region, error) {
 	if err != nil {
 		return nil, fmt.Errorf("frames: %w", err)
 	}
-	return &Region{mem: m.Bytes[:frames*frameSize], fd: fd, frameSize: frameSize, pages: pages}, nil
+	return &Region{mem: m.Bytes[:frames*frameSize], fd: fd, frameSize: frameSize, shift: shiftOf(frameSize), pages: pages}, nil
 }
 
 // ImportMapping maps all of the memory that another process made with MapShared or MapFile, at least size bytes, and has

@@ -21,10 +21,10 @@ func (q *XSK) Refill(p *Pool) int {
 	n := min(want, p.Len(), int(q.fill.room(uint32(want))))
 	if n > 0 {
 		frames := p.free[len(p.free)-n:]
-		for i := len(frames) - 1; i >= 0; i-- { // the hottest first
-			q.held[frames[i]/uint64(q.region.frameSize)] = 1
-			q.fill.put(frames[i])
+		for _, addr := range frames {
+			q.held[addr>>q.region.shift] = 1
 		}
+		q.fill.putBackwards(frames) // the hottest first
 		p.free = p.free[:len(p.free)-n]
 		q.heldFill += n
 		q.fill.publish()
@@ -54,21 +54,28 @@ func (q *XSK) Receive(burst []Desc) int {
 	if q.cfg.MultiBuffer {
 		return q.receiveChains(burst)
 	}
-	out := 0
-	for range n {
-		d := q.rx.get()
-		i := d.Addr / uint64(q.region.frameSize)
-		if i >= uint64(len(q.held)) || q.held[i] == 0 {
+	burst = burst[:n]
+	q.rx.getAll(burst)
+	q.rx.release()
+	out := q.taken(burst)
+	q.heldFill -= out
+	q.stats.RxPackets += uint64(out)
+	return out
+}
+
+// taken notes that the frames of burst are ours again. It leaves out those that the kernel did not have, and returns how many remain.
+func (q *XSK) taken(burst []Desc) int {
+	held, shift, out := q.held, q.region.shift&63, 0
+	for _, d := range burst {
+		i := d.Addr >> shift
+		if i >= uint64(len(held)) || held[i] == 0 {
 			q.foreign++
 			continue
 		}
-		q.held[i] = 0
+		held[i] = 0
 		burst[out] = d
 		out++
 	}
-	q.rx.release()
-	q.heldFill -= out
-	q.stats.RxPackets += uint64(out)
 	return out
 }
 
@@ -81,10 +88,11 @@ func (q *XSK) Transmit(burst []Desc) int {
 		return q.transmitChains(burst)
 	}
 	n := min(len(burst), int(q.tx.room(uint32(len(burst)))))
-	for i := range n {
+	held, shift := q.held, q.region.shift&63
+	for i := range burst[:n] {
 		d := burst[i]
 		d.Options = 0
-		q.held[d.Addr/uint64(q.region.frameSize)] = 1
+		held[d.Addr>>shift] = 1
 		q.tx.put(d)
 	}
 	q.heldTx += n
@@ -145,15 +153,15 @@ func (q *XSK) Reclaim(p *Pool) int {
 		return 0
 	}
 	out := 0
+	held, shift := q.held, q.region.shift&63
 	for range n {
-		addr := q.region.Base(q.completion.get())
-		i := addr / uint64(q.region.frameSize)
-		if i >= uint64(len(q.held)) || q.held[i] == 0 {
+		i := q.completion.get() >> shift
+		if i >= uint64(len(held)) || held[i] == 0 {
 			q.foreign++
 			continue
 		}
-		q.held[i] = 0
-		p.Put(addr)
+		held[i] = 0
+		p.Put(i << shift)
 		out++
 	}
 	q.completion.release()
