@@ -88,7 +88,7 @@ func (f *File) spec(t *topology, workers int, generation uint64) engine.Spec {
 			Name: v.Name, Addr: v.Address.Addr(), Port: v.Address.Port(), Proto: v.number(), Pool: pools[v.Pool],
 			Destinations: v.Destinations, Ingress: f.portIndex(v.Port),
 			Allow: v.Allow, Deny: v.Deny, SourceRate: v.SourceRate,
-			Timeouts: v.Timeouts.compile(), UnmatchedHost: v.Unmatched == UnmatchedHost, Echo: v.Echo.compile(),
+			Timeouts: v.Timeouts.compile(), Unmatched: v.Unmatched.compile(), Echo: v.Echo.compile(),
 			MidStream: v.MidStream.compile(), OnePacket: v.OnePacket, ResetExpired: v.ResetExpired, HalfOpenLimit: v.HalfOpenLimit,
 			Limit: v.ConnectionLimit, Rate: v.RateLimit, ResetRefused: v.Refused == RefusedReset, Stateless: v.TableFull == TableFullForward,
 			SNAT: v.SNAT, Mode: v.Mode.compile(), Hairpin: v.Hairpin.compile(), MSSClamp: v.MSSClamp,

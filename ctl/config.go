@@ -330,8 +330,9 @@ const (
 	AddressManaged  AddressHandling = "managed"
 	AddressExternal AddressHandling = "external"
 
-	UnmatchedDrop Unmatched = "drop"
-	UnmatchedHost Unmatched = "host"
+	UnmatchedDrop  Unmatched = "drop"
+	UnmatchedReset Unmatched = "reset"
+	UnmatchedHost  Unmatched = "host"
 
 	ChecksumAuto      Checksum = "auto"
 	ChecksumTrust     Checksum = "trust"

@@ -108,6 +108,8 @@ func TestProblems(t *testing.T) {
 			[]string{"4:48: virtual-servers[0].address: 172.16.10.255 is the broadcast address of a port's network"}},
 		{"unmatched differs", two("address: 10.0.0.1:80", "address: 10.0.0.1:81, unmatched: host"),
 			[]string{`5:72: virtual-servers[1].unmatched: unmatched is host here and drop in virtual server "a" (line 4), which has the same address 10.0.0.1`}},
+		{"unmatched without answers", "engine: {icmp-rate: 0}\n" + vs("10.0.0.1:80, unmatched: reset"),
+			[]string{"5:72: virtual-servers[0].unmatched: the engine answers nothing with engine.icmp-rate 0; allow some, or write drop or host"}},
 		{"port differs", two("address: 10.0.0.1:80", "address: 10.0.0.1:81, port: eth2"), []string{"5:67: virtual-servers[1].port: port is eth2 here and eth1 in"}},
 		{"handling differs", two("address: 10.0.0.1:80", "address: 10.0.0.1:81, address-handling: external"),
 			[]string{"5:79: virtual-servers[1].address-handling: address-handling is external here and managed in"}},

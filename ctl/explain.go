@@ -19,7 +19,7 @@ type ExplainView struct {
 	Protocol    string `json:"protocol"`
 	Source      string `json:"source"`
 	Destination string `json:"destination"`
-	Verdict     string `json:"verdict"`          // connect | forward | host | echo | reset | drop
+	Verdict     string `json:"verdict"`          // connect | forward | host | echo | reset | unreachable | drop
 	Reason      string `json:"reason,omitempty"` // of a drop or reset: as /v1/drops names it
 	Text        string `json:"text"`             // the verdict in a sentence
 	Port        string `json:"port"`             // that it arrives on, or is taken to
@@ -142,7 +142,8 @@ func Explained(q *engine.Question, e *engine.Explanation) ExplainView {
 		VirtualServer: e.Virtual, OtherAddresses: e.Further, Pool: e.Pool, Scheduler: e.Scheduler, Priority: e.Priority, Turn: e.Turn,
 		Member: e.Member, Mode: e.Mode, Stateless: e.Stateless, Tunnel: tunnelView(e.Tunnel), ToServer: rewriteView(q.Proto, e.ToServer), ToClient: rewriteView(q.Proto, e.ToClient),
 	}
-	if e.Decision == engine.DecideDrop || e.Decision == engine.DecideReset {
+	switch e.Decision {
+	case engine.DecideDrop, engine.DecideReset, engine.DecideUnreachable:
 		v.Reason = e.Reason
 	}
 	if e.Existing != nil {
@@ -200,8 +201,11 @@ func explainText(e *engine.Explanation) string {
 		return "answered as a ping"
 	}
 	what := "dropped"
-	if e.Decision == engine.DecideReset {
+	switch e.Decision {
+	case engine.DecideReset:
 		what = "answered with a RST"
+	case engine.DecideUnreachable:
+		what = "answered as unreachable, by ICMP"
 	}
 	for _, r := range engine.Reasons() {
 		if r.Name == e.Reason {

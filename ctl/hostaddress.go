@@ -12,7 +12,7 @@ import (
 )
 
 // A virtual server on an address of the host itself takes more from the host than its ports: what comes to the address by a port
-// and is for no virtual server goes where unmatched says, and drop is the default. The file cannot tell, as it seldom has the host's
+// and is for no virtual server goes where unmatched says: to nobody, but for unmatched: host. The file cannot tell, as it seldom has the host's
 // addresses, so whatever looks at the host says so: check, run, reload and doctor.
 
 // OwnVirtual is an address of the host that a virtual server takes.
@@ -21,13 +21,14 @@ type OwnVirtual struct {
 	Interface string // that has it
 	Virtual   string // name of the virtual server
 	Key       string // of the address in the file
-	Whole     bool   // all ports of the virtual server's protocol are taken, so that unmatched changes little
+	Unmatched Unmatched
+	Whole     bool // all ports of the virtual server's protocol are taken, so that unmatched changes little
 	Managed   bool
 }
 
 // text says what is lost, and mend what to do about it.
 func (o *OwnVirtual) text() string {
-	what := "unmatched is drop: the host cannot be reached there by any port of sluice but for its virtual servers, not even by ssh"
+	what := "unmatched is " + string(o.Unmatched) + ": the host cannot be reached there by any port of sluice but for its virtual servers, not even by ssh"
 	if o.Whole {
 		what = "virtual server " + o.Virtual + " takes all its ports: the host cannot be reached there by any port of sluice, not even by ssh"
 	}
@@ -81,7 +82,7 @@ func (f *File) ownVirtuals() (out []OwnVirtual, err error) {
 		for j, d := range v.Destinations {
 			a := d.Prefix.Addr()
 			whole := d.AnyPort() && (v.Protocol == TCP || v.Protocol == AnyProtocol)
-			if !d.IsAddress() || said[a] || v.Unmatched != UnmatchedDrop && !whole {
+			if !d.IsAddress() || said[a] || v.Unmatched == UnmatchedHost && !whole {
 				continue
 			}
 			for _, k := range list {
@@ -103,7 +104,7 @@ func (f *File) ownVirtuals() (out []OwnVirtual, err error) {
 					continue
 				}
 				said[a] = true
-				out = append(out, OwnVirtual{a, link.Name, v.Name, fmt.Sprintf("virtual-servers[%d]%s", i, v.endKeys[j]), whole, v.AddressHandling == AddressManaged})
+				out = append(out, OwnVirtual{a, link.Name, v.Name, fmt.Sprintf("virtual-servers[%d]%s", i, v.endKeys[j]), v.Unmatched, whole, v.AddressHandling == AddressManaged})
 				break
 			}
 		}

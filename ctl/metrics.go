@@ -28,6 +28,8 @@ var (
 	descHanded      = desc("handed_over_packets_total", "Packets given to the worker that owns them.", "worker")
 	descAnswered    = desc("answered_packets_total", "Packets that became a RST, an ICMP error or an echo reply.", "worker")
 	descUnsent      = desc("unsent_packets_total", "Packets, of those dropped, that were lost on their way out, after they had been counted as going on.", "worker")
+	descWaiting     = desc("waiting_parts", "Parts of datagrams that wait for their first.", "worker")
+	descDatagrams   = desc("fragmented_datagrams", "Datagrams of which some parts have come and others have not.", "worker")
 	descDropped     = desc("dropped_packets_total", "Packets dropped, by reason.", "reason")
 
 	descBusy         = desc("worker_busy_seconds_total", "Time in steps that found work.", "worker")
@@ -115,6 +117,8 @@ func (c *collectorOf) Collect(ch chan<- prometheus.Metric) {
 		count(descHandedIn, w.HandedIn, id)
 		count(descAnswered, w.Answered, id)
 		count(descUnsent, w.Unsent, id)
+		gauge(descWaiting, float64(w.Waiting), id)
+		gauge(descDatagrams, float64(w.Datagrams), id)
 		ch <- prometheus.MustNewConstMetric(descBusy, prometheus.CounterValue, w.BusySeconds, id)
 		gauge(descLargestPause, float64(w.LargestPauseUS)/1e6, id)
 	}

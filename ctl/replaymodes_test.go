@@ -359,6 +359,7 @@ func replayModeCases(t testing.TB) []replayCase {
 		{name: "hairpin", config: "modes.yaml", events: hairpin()},
 		{name: "direct-return", config: "modes.yaml", events: direct()},
 		{name: "echo", config: "modes.yaml", events: echoes(t)},
+		{name: "unmatched", config: "unmatched.yaml", events: refusals(t)},
 		{name: "icmp-errors", config: "modes.yaml", events: icmpErrors(t)},
 		{name: "fragments", config: "modes.yaml", events: fragments(t)},
 		{name: "vlans", config: "vlans.yaml", events: vlans(t)},

@@ -122,6 +122,7 @@ func (v *validator) checkVirtualServers() {
 		v.checkSNATOf(s, at)
 		v.checkUntranslated(s, at)
 		v.checkEcho(s, at)
+		v.checkUnmatched(s, at)
 	}
 	if len(v.file.VirtualServers) == 0 {
 		v.warn("virtual-servers", "no virtual server: all traffic goes to the kernel")
@@ -213,8 +214,8 @@ func (v *validator) checkAddress(s *VirtualServer, a netip.Addr, key string, own
 	switch port, ok := own[a]; {
 	case ok && port < 0:
 		v.errorf(key, "%s is the broadcast address of a port's network", a)
-	case ok && s.Unmatched == UnmatchedDrop:
-		v.warn(key, "%s is the own address of port %q, and unmatched is drop: the host is not reached by it, not even by ssh; set unmatched: host and address-handling: external", a, v.file.portName(port))
+	case ok && (s.Unmatched == UnmatchedDrop || s.Unmatched == UnmatchedReset):
+		v.warn(key, "%s is the own address of port %q, and unmatched is %s: the host is not reached by it, not even by ssh; set unmatched: host and address-handling: external", a, v.file.portName(port), s.Unmatched)
 	case ok && s.AddressHandling == AddressManaged:
 		v.warn(key, "%s is the own address of port %q: address-handling should be external", a, v.file.portName(port))
 	}

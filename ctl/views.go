@@ -230,6 +230,8 @@ type WorkerView struct {
 	Dropped     uint64   `json:"dropped"`
 	Unsent      uint64   `json:"unsent"` // frames of those dropped that were lost on their way out, and are counted as going on too
 	Sleeps      uint64   `json:"sleeps"`
+	Waiting     int      `json:"waiting_parts"`        // of datagrams, for their first part
+	Datagrams   int      `json:"fragmented_datagrams"` // of which some parts have come and others have not
 
 	PacketsPerSecond float64 `json:"packets_per_second"` // received, over the last second
 	BusyShare        float64 `json:"busy_share"`         // of the last second, in steps that found work: 0 to 1
@@ -412,6 +414,7 @@ func (s *Server) workerViews(snaps []engine.Snapshot) []WorkerView {
 			Worker: n.Worker, Core: n.Core, Queues: []string{}, Connections: n.Connections, Capacity: n.Capacity,
 			FreeFrames: n.FreeFrames, Received: n.RxPackets, ToServer: n.ToServer, ToClient: n.ToClient, ToHost: n.ToHost,
 			Sent: n.TxPackets, HandedOut: n.HandedOut, HandedIn: n.HandedIn, Answered: n.Answered, Dropped: n.Dropped(), Unsent: n.Unsent, Sleeps: n.Sleeps,
+			Waiting: n.Waiting, Datagrams: n.Datagrams,
 			Mode: pollingNames[n.Polling], BusySeconds: n.Busy.Seconds(), HandedShare: float64(n.HandedOut) / float64(max(n.RxPackets, 1)),
 		}
 		var largest pause

@@ -13,7 +13,7 @@ import (
 
 // access is what sources may open connections: the longest prefix that holds the source decides.
 type access struct {
-	prefixes networks // host marks those that are denied
+	prefixes networks // what is unmatched in those that are denied is the host's, as a mark
 	others   bool     // what is in no prefix may
 }
 
@@ -24,11 +24,15 @@ func (v *VirtualSpec) compileAccess() (*access, error) {
 	}
 	a := &access{others: len(v.Allow) == 0}
 	for denied, list := range map[bool][]netip.Prefix{false: v.Allow, true: v.Deny} {
+		mark := UnmatchedDrop
+		if denied {
+			mark = UnmatchedHost
+		}
 		for _, p := range list {
 			if !p.IsValid() || denied && slices.Contains(v.Allow, p) {
 				return nil, fmt.Errorf("virtual server %s: source prefix %s is no prefix, or both allowed and denied", v.Name, p)
 			}
-			a.prefixes.add(flow.AddrFrom(p.Addr()), prefixBits(p), 0, span{}, denied)
+			a.prefixes.add(flow.AddrFrom(p.Addr()), prefixBits(p), 0, span{}, mark)
 		}
 	}
 	return a, a.prefixes.sort()
@@ -36,7 +40,7 @@ func (v *VirtualSpec) compileAccess() (*access, error) {
 
 func (a *access) permits(source flow.Addr) bool {
 	if n := a.prefixes.longest(source, 0); n != nil {
-		return !n.host
+		return n.unmatched != UnmatchedHost
 	}
 	return a.others
 }

@@ -153,6 +153,10 @@ func (w *worker) explainJudged(a *asked) {
 		}
 	case sentenceReset:
 		a.decision, a.why = DecideReset, NoConnection
+	case sentenceUnmatched:
+		if a.decision, a.why = unmatchedDecision(a.key.Proto), a.judged.why; !w.sentUnmatched.left(w.now, w.cfg.icmpRate) {
+			a.decision, a.why = DecideDrop, UnmatchedRate
+		}
 	default:
 		a.decision, a.why = DecideDrop, a.judged.why
 	}
@@ -220,7 +224,7 @@ func (a *asked) explanation() Explanation {
 	}
 	a.groups(&e)
 	switch e.Decision {
-	case DecideDrop, DecideReset:
+	case DecideDrop, DecideReset, DecideUnreachable:
 		e.Reason = a.why.String()
 		return e
 	case DecideEcho:

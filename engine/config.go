@@ -445,7 +445,7 @@ func (c *Config) compileAnswers() error {
 					v.Name, c.virtuals[other].Name, m.Name, port)
 				return
 			}
-			c.answers.add(m.addr, port, v.Proto, uint32(id), false)
+			c.answers.add(m.addr, port, v.Proto, uint32(id), UnmatchedDrop)
 			c.answers.slot(m.addr, uint32(v.Proto)<<16|uint32(port)).node = m.id
 		})
 		if err != nil {

@@ -154,6 +154,7 @@ type Snapshot struct {
 	Capacity    int
 	FreeFrames  int
 	Waiting     int // parts of datagrams that wait for their first
+	Datagrams   int // of which some parts have come and others have not
 	Queues      []QueueSnapshot
 	Virtual     []ServiceStats // by virtual server id
 	Node        []ServiceStats // by node id, SNAT addresses among them
@@ -175,7 +176,7 @@ func (w *worker) snapshot(s *Snapshot) {
 	s.Stats, s.Worker, s.Core, s.Leaving = w.stats, w.id, w.runtime.core, w.leaving != nil
 	s.Polling, s.Busy, s.Pauses = w.runtime.polling, time.Duration(w.runtime.activity.busy), w.runtime.activity.Pauses
 	s.Connections, s.Capacity, s.FreeFrames = w.table.Len(), w.table.Cap(), w.pool.Len()
-	s.Waiting = w.fragments.table.Held()
+	s.Waiting, s.Datagrams = w.fragments.table.Held(), w.fragments.table.Len()
 	for i := range w.rx {
 		q := &w.rx[i]
 		s.Queues = append(s.Queues, QueueSnapshot{q.Port, q.Queue, q.Queue.Stats(), q.Queue.Held()})

@@ -21,15 +21,17 @@ const (
 	DecideForward Decision = "forward" // along a connection, or to a member without one
 	DecideHost    Decision = "host"    // to the kernel
 	DecideReset   Decision = "reset"   // nowhere: a RST is the answer
-	DecideEcho    Decision = "echo"    // nowhere: it is a ping and answered
-	DecideDrop    Decision = "drop"
+	// DecideUnreachable: nowhere: an ICMP error says that the port or the protocol has nobody.
+	DecideUnreachable Decision = "unreachable"
+	DecideEcho        Decision = "echo" // nowhere: it is a ping and answered
+	DecideDrop        Decision = "drop"
 )
 
 // Explanation says where a packet goes and why. It comes from the same tables and functions as the packet path, and takes
 // nothing: see peek.go.
 type Explanation struct {
 	Decision Decision
-	Reason   string // for a drop or a RST: the name of the Reason that would be counted; for the host: why
+	Reason   string // for a drop, a RST or an ICMP error: the name of the Reason that would be counted; for the host: why
 	Bin      int    // of the client's end
 	Worker   int    // owner of the connection
 	Ingress  string // port that the packet is taken to arrive on

@@ -65,14 +65,14 @@ func crowded(scheduler string, workers int) Spec {
 		VirtualSpec{Name: "any", Addr: at(104), Pool: 3},
 		VirtualSpec{Name: "full6", Addr: vip6, Port: 443, Proto: flow.TCP, Pool: 1, SNAT: "out", Mode: FullNAT},
 		VirtualSpec{Name: "sctp", Addr: vip, Port: 9899, Proto: flow.SCTP, Pool: 3},
-		VirtualSpec{Name: "unmatched", Addr: at(105), Port: 80, Proto: flow.TCP, Pool: 3, UnmatchedHost: true},
+		VirtualSpec{Name: "unmatched", Addr: at(105), Port: 80, Proto: flow.TCP, Pool: 3, Unmatched: UnmatchedHost},
 		VirtualSpec{Name: "near", Addr: at(106), Port: 80, Proto: flow.TCP, Pool: 5, Hairpin: HairpinSNAT, SNAT: "out", HalfOpenLimit: 4},
 		VirtualSpec{Name: "direct", Addr: at(109), Port: 80, Proto: flow.TCP, Pool: 5, Mode: DirectReturn, Echo: EchoWhileUp},
 		VirtualSpec{Name: "denied", Addr: at(110), Port: 80, Proto: flow.TCP, Pool: 5, Deny: []netip.Prefix{netip.MustParsePrefix("172.16.10.0/27")}},
 		VirtualSpec{Name: "slow", Addr: at(111), Port: 80, Proto: flow.TCP, Pool: 5, SourceRate: 1, Echo: EchoEngine},
 		VirtualSpec{Name: "range", Proto: flow.TCP, Pool: 5, Destinations: []Destination{{netip.PrefixFrom(at(112), 32), flow.PortRange{First: 100, Last: 200}}}},
 		VirtualSpec{Name: "network", Proto: 0, Pool: 5, Ingress: outside, Destinations: []Destination{{netip.MustParsePrefix("10.20.0.0/16"), flow.PortRange{}}}},
-		VirtualSpec{Name: "refused", Addr: at(107), Port: 80, Proto: flow.TCP, Pool: 5, Hairpin: HairpinRefuse},
+		VirtualSpec{Name: "refused", Addr: at(107), Port: 80, Proto: flow.TCP, Pool: 5, Hairpin: HairpinRefuse, Unmatched: UnmatchedReset},
 	)
 	single := PoolSpec{Name: "single", Scheduler: scheduler}
 	near := PoolSpec{Name: "near", Scheduler: scheduler}
@@ -189,7 +189,7 @@ func (x *explaining) settled() {
 func foretold(e *Explanation, cfg *Config, arrived int) (f fate) {
 	f.how = e.Decision
 	switch e.Decision {
-	case DecideDrop, DecideReset:
+	case DecideDrop, DecideReset, DecideUnreachable:
 		for i, r := range Reasons() {
 			if r.Name == e.Reason {
 				f.why = Reason(i)
@@ -260,6 +260,13 @@ func (x *explaining) sent(worker, port int, frame []byte) (f fate) {
 				f.why = Reason(i)
 			}
 		}
+	case after.ICMPSent > before.ICMPSent:
+		f = fate{how: DecideUnreachable}
+		for i := range after.Refused {
+			if after.Refused[i] > before.Refused[i] {
+				f.why = Reason(i)
+			}
+		}
 	case after.Echoes > before.Echoes:
 		f = fate{how: DecideEcho}
 	case after.ToHost > before.ToHost:
@@ -305,7 +312,7 @@ func (x *explaining) try(q Question, from [6]byte, flags string, seq uint32) (fa
 		}
 	}
 	kind := string(want.how)
-	if want.how == DecideDrop || want.how == DecideReset {
+	if want.how == DecideDrop || want.how == DecideReset || want.how == DecideUnreachable {
 		kind += " " + want.why.String()
 	}
 	for what, is := range map[string]bool{"existing " + e.Side: e.Existing != nil, "starts anew": e.Replaces != nil && e.Replaces.Closed(), "gives way": e.Replaces != nil && e.Replaces.HalfOpen(), "stateless": e.Stateless, "connect": e.Decision == DecideConnect, "tried": len(e.Tried) > 0,
@@ -387,6 +394,9 @@ func (x *explaining) question() Question {
 		}
 	}
 	q.Proto, q.Src, q.Dst = v.Proto, x.client(v.Addr.Is6()), netip.AddrPortFrom(v.Addr, v.Port)
+	if v.Unmatched == UnmatchedReset && x.rng.IntN(2) == 0 {
+		q.Proto, q.Dst = []uint8{flow.TCP, flow.UDP, flow.SCTP}[x.rng.IntN(3)], netip.AddrPortFrom(v.Addr, 33434)
+	}
 	if v.Echo != EchoKernel && x.rng.IntN(2) == 0 {
 		q.Proto, q.Dst = flow.ICMP, netip.AddrPortFrom(v.Addr, 0)
 	}
@@ -474,7 +484,7 @@ func TestExplainAgrees(t *testing.T) {
 		}
 	}
 	for _, what := range []string{"forward", "connect", "host", "existing client", "existing server", "starts anew", "gives way", "stateless", "tried", "second group", "fallback", "SNAT", "IPv6",
-		"drop no_member", "drop member_limit", "reset virtual_limit", "drop half_open_virtual", "drop half_open_source", "drop snat_exhausted", "drop hairpin_refused", "drop bad_source", "drop no_virtual_server", "drop untranslatable", "drop source_denied", "drop source_rate", "drop echo_refused", "drop echo_rate", "echo", "direct-return", "network"} {
+		"drop no_member", "drop member_limit", "reset virtual_limit", "drop half_open_virtual", "drop half_open_source", "drop snat_exhausted", "drop hairpin_refused", "drop bad_source", "drop no_virtual_server", "reset no_virtual_server", "unreachable no_virtual_server", "drop unmatched_rate", "drop untranslatable", "drop source_denied", "drop source_rate", "drop echo_refused", "drop echo_rate", "echo", "direct-return", "network"} {
 		if kinds[what] == 0 {
 			t.Errorf("nothing of %q was met", what)
 		}

@@ -26,7 +26,7 @@ func (c *Config) addDestinations(v *virtual, id uint32) error {
 			c.services.networks.addThrough(flow.AddrFrom(d.Prefix.Addr()), prefixBits(d.Prefix), uint16(v.Ingress), spanOf(d, v.Proto, id))
 			continue
 		}
-		if other := c.services.addDestination(d, v.Proto, uint16(v.Ingress), id, v.UnmatchedHost); other != 0 {
+		if other := c.services.addDestination(d, v.Proto, uint16(v.Ingress), id, v.Unmatched); other != 0 {
 			return fmt.Errorf("virtual server %s: %s already has %s", v.Name, c.virtuals[other].Name, d)
 		}
 	}
@@ -54,7 +54,7 @@ func (c *Config) addDraining(v *VirtualSpec) {
 		if addr := flow.AddrFrom(d.Prefix.Addr()); d.IsAddress() {
 			c.services.addAddress(addr)
 		} else if v.Ingress >= 0 && v.Ingress < len(c.Ports) {
-			c.services.networks.add(addr, prefixBits(d.Prefix), uint16(v.Ingress), span{}, false)
+			c.services.networks.add(addr, prefixBits(d.Prefix), uint16(v.Ingress), span{}, UnmatchedDrop)
 		}
 	}
 }
@@ -113,7 +113,7 @@ func (s *services) addEnd(d Destination, proto uint8, id uint32) {
 		s.spans.pending = append(s.spans.pending, pendingSpan{addr: addr, span: sp})
 		return
 	}
-	s.add(addr, sp.first, proto, id, false)
+	s.add(addr, sp.first, proto, id, UnmatchedDrop)
 }
 
 // merge is sort for spans that may overlap, which become one.
@@ -140,9 +140,9 @@ func (c *Config) find(k *flow.Key, ingress uint16) uint32 {
 	return id
 }
 
-// covered reports whether a packet that arrived on a port goes to a virtual address or prefix, and whether what no virtual
-// server wants there is the host's.
-func (c *Config) covered(k *flow.Key, ingress uint16) (virtual, host bool) {
+// covered reports whether a packet that arrived on a port goes to a virtual address or prefix, and what becomes of what no
+// virtual server wants there.
+func (c *Config) covered(k *flow.Key, ingress uint16) (virtual bool, rest Unmatched) {
 	if c.serverEnds.entries != nil && c.fromServer(k, ingress) {
 		return c.services.address(k.Dst)
 	}

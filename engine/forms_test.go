@@ -133,7 +133,7 @@ func TestForms(t *testing.T) {
 func TestPrefixBounds(t *testing.T) {
 	spec := a4(1)
 	spec.Ports[outside].Addr4 = netip.MustParseAddr("10.20.0.1")
-	spec.Virtuals = []VirtualSpec{{Name: "net", Destinations: dests(t, "10.20.0.0/16:80"), Ingress: outside, Proto: flow.TCP, UnmatchedHost: true}}
+	spec.Virtuals = []VirtualSpec{{Name: "net", Destinations: dests(t, "10.20.0.0/16:80"), Ingress: outside, Proto: flow.TCP, Unmatched: UnmatchedHost}}
 	b := newBench(t, spec, 100, 1024)
 	to := func(dst string, port uint16) []byte {
 		p := fromClient(77, "S")

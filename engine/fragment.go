@@ -233,7 +233,7 @@ func (w *worker) passPart(d rings.Desc) {
 		if w.cfg.persists && w.partViaEntry(d, &k, n) {
 			return
 		}
-		if virtual, host := w.cfg.covered(&k, n.port); virtual && !host && !w.partToHost(&k) {
+		if virtual, rest := w.cfg.covered(&k, n.port); virtual && rest != UnmatchedHost && !w.partToHost(&k) {
 			w.drop(d, Fragmented)
 		} else {
 			w.toHost(d)

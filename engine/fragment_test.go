@@ -247,6 +247,9 @@ func TestFragmentReasons(t *testing.T) {
 	if n := b.Engine.workers[0].fragments.table.Held(); n != fragmentsWaiting {
 		t.Errorf("%d wait", n)
 	}
+	if snaps, err := b.Snapshots(t.Context()); err != nil || snaps[0].Waiting != fragmentsWaiting || snaps[0].Datagrams < fragmentsWaiting {
+		t.Errorf("%d parts of %d datagrams wait, it is said: %v", snaps[0].Waiting, snaps[0].Datagrams, err)
+	}
 	if s := b.stats(); s.Opened != 1 || s.ToHost != 0 {
 		t.Errorf("%+v", s)
 	}

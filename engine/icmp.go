@@ -148,6 +148,12 @@ func (w *worker) answerAbout(p *rewrite.Packet, d rings.Desc, port uint16, about
 		w.drop(d, why)
 		return
 	}
+	w.answerBy(&a, p, d, port, why)
+}
+
+// answerBy sends a, made about the packet p of d, back by port, which that came in by. The frame becomes the answer.
+func (w *worker) answerBy(a *rewrite.ErrorAnswer, p *rewrite.Packet, d rings.Desc, port uint16, why Reason) {
+	b := w.region.Packet(d)
 	w.capture.note(w, d, why)
 	frame := w.region.Frame(d.Addr)
 	n := a.Build(frame[d.Addr-w.region.Base(d.Addr):], b, p)

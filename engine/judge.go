@@ -9,14 +9,15 @@ import (
 type sentence uint8
 
 const (
-	sentenceDrop    sentence = iota // why says the reason; a router's answer may be due (dropOr)
-	sentenceHost                    // to the kernel
-	sentenceConnect                 // it begins a connection to virtual server id
-	sentenceAdopt                   // a connection to virtual server id is taken over in its middle
-	sentenceOne                     // to a member of virtual server id, without an entry
-	sentenceAnswer                  // a member's answer to such a packet
-	sentenceEcho                    // it is answered as a ping
-	sentenceReset                   // it is answered with a RST
+	sentenceDrop      sentence = iota // why says the reason; a router's answer may be due (dropOr)
+	sentenceHost                      // to the kernel
+	sentenceConnect                   // it begins a connection to virtual server id
+	sentenceAdopt                     // a connection to virtual server id is taken over in its middle
+	sentenceOne                       // to a member of virtual server id, without an entry
+	sentenceAnswer                    // a member's answer to such a packet
+	sentenceEcho                      // it is answered as a ping
+	sentenceReset                     // it is answered with a RST
+	sentenceUnmatched                 // it is answered as by a host where nobody listens
 )
 
 // judgement is a sentence with what belongs to it.
@@ -37,9 +38,11 @@ func (w *worker) judge(i int) judgement {
 		id = w.learned(i)
 	}
 	if id == 0 {
-		if virtual, host := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
+		if virtual, rest := w.cfg.covered(k, w.ports[i]); virtual && isICMP(k.Proto) {
 			return w.judgeEcho(i)
-		} else if virtual && !host {
+		} else if virtual && rest == UnmatchedReset {
+			return w.judgeUnmatched(i)
+		} else if virtual && rest == UnmatchedDrop {
 			return dropped(NoVirtualServer)
 		} else if w.cfg.inSNATRange(k) {
 			return dropped(NoConnection)

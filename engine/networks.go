@@ -25,14 +25,15 @@ type lengths []uint8
 
 // network is a prefix on an ingress port.
 type network struct {
-	addr     flow.Addr
-	ingress  uint16
-	bits     uint8 // of the mapped address: an IPv4 prefix has 96 more than it says
-	used     bool
-	host     bool  // what no virtual server wants is the kernel's
-	classes  uint8 // that its spans have, a bit each
-	through  bool  // not ours: what no virtual server wants is nobody's (transparent modes)
-	first, n uint32
+	addr    flow.Addr
+	ingress uint16
+	bits    uint8 // of the mapped address: an IPv4 prefix has 96 more than it says
+	used    bool
+	classes uint8 // that its spans have, a bit each
+	through bool  // not ours: what no virtual server wants is nobody's (transparent modes)
+	// unmatched is what becomes of packets that no virtual server wants.
+	unmatched Unmatched
+	first, n  uint32
 }
 
 // span is a range of ports of a protocol, of one address or prefix.
@@ -157,7 +158,7 @@ func scopeOf(ingress uint16, bits uint8) uint32 { return uint32(ingress)<<8 | ui
 
 // add enters a span of a prefix, addr with bits as prefixBits has them; one with id 0 is the prefix alone. What overlaps is
 // found by sort.
-func (n *networks) add(addr flow.Addr, bits uint8, ingress uint16, s span, host bool) {
+func (n *networks) add(addr flow.Addr, bits uint8, ingress uint16, s span, rest Unmatched) {
 	addr = maskAddr(addr, int(bits))
 	for len(n.lengths) <= int(ingress) {
 		n.lengths = append(n.lengths, [2]lengths{})
@@ -166,7 +167,7 @@ func (n *networks) add(addr flow.Addr, bits uint8, ingress uint16, s span, host 
 	if at, found := slices.BinarySearchFunc(*l, bits, func(have, want uint8) int { return cmp.Compare(want, have) }); !found {
 		*l = slices.Insert(*l, at, bits)
 	}
-	n.pending = append(n.pending, network{addr: addr, ingress: ingress, bits: bits, used: true, host: host})
+	n.pending = append(n.pending, network{addr: addr, ingress: ingress, bits: bits, used: true, unmatched: rest})
 	if s.id != 0 {
 		n.spans.pending = append(n.spans.pending, pendingSpan{addr: addr, scope: scopeOf(ingress, bits), span: s})
 	}
@@ -182,7 +183,7 @@ func family4(bits uint8, masked flow.Addr) int {
 
 // addThrough is add for a prefix that is not ours.
 func (n *networks) addThrough(addr flow.Addr, bits uint8, ingress uint16, s span) {
-	n.add(addr, bits, ingress, s, false)
+	n.add(addr, bits, ingress, s, UnmatchedDrop)
 	n.pending[len(n.pending)-1].through = true
 }
 
@@ -233,7 +234,7 @@ func (n *networks) find(addr flow.Addr, port uint16, proto uint8, ingress uint16
 		if id := n.spans.findAny(e, port, proto); id != 0 {
 			return id
 		}
-		if e.host {
+		if e.unmatched == UnmatchedHost {
 			return 0
 		}
 	}

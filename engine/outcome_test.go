@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
 
+	"sluice/flow"
 	"sluice/rings"
 )
 
@@ -34,10 +36,10 @@ func (b *bench) outcomes() error {
 }
 
 // Whatever becomes of a packet on its way out, it has one outcome: with next links of any MTU, rings that are full because nobody
-// empties them, links that are down, hardly any free frames, and workers that stand still, in every mode, with and without tags.
+// empties them, links that are down, hardly any free frames, and workers that stand still, in every mode, with and without tags. Among them are packets for no virtual server, which are answered up to a limit.
 func TestOneOutcome(t *testing.T) {
 	seen := map[Reason]uint64{}
-	var split, resets uint64
+	var split, resets, refused uint64
 	for n, m := range everyModes() {
 		for workers := 1; workers <= 3; workers += 2 {
 			for tags := range 3 {
@@ -47,22 +49,25 @@ func TestOneOutcome(t *testing.T) {
 					t.Fatalf("%s, %d workers, %d tags, seed %d", m.name, workers, tags, seed)
 				}
 				split += s.Split
-				resets += s.Resets
+				resets += s.Resets - (s.Answered - s.ICMPSent - s.Echoes) // those to the ends of connections
+				refused += s.Refused[NoVirtualServer]
 				for why, n := range s.Drops {
 					seen[Reason(why)] += n
 				}
 			}
 		}
 	}
-	for _, why := range []Reason{TooBig, TxFull, PortDown, HandoffFull} {
+	for _, why := range []Reason{TooBig, TxFull, PortDown, HandoffFull, NoVirtualServer, UnmatchedRate} {
 		if seen[why] == 0 {
 			t.Errorf("nothing was dropped for %s", why)
 		}
 	}
-	if split == 0 || resets == 0 {
-		t.Errorf("%d packets left in parts, %d connections were reset", split, resets)
+	if split == 0 || resets == 0 || refused == 0 {
+		t.Errorf("%d packets left in parts, %d RSTs were made, %d packets for nobody were answered", split, resets, refused)
 	}
 }
+
+var unmatched4 = netip.MustParseAddr("10.10.1.120")
 
 // adverse has an engine in mode m take the packets of some connections under such conditions.
 func adverse(t *testing.T, m everyMode, workers, tags int, r *rand.Rand) Stats {
@@ -74,7 +79,19 @@ func adverse(t *testing.T, m everyMode, workers, tags int, r *rand.Rand) Stats {
 	usual.close()
 	frames, spec := framesOf(usual.kept), usual.spec
 	spec.Ports = slices.Clone(spec.Ports)
-	spec.Virtuals = slices.Clone(spec.Virtuals)
+	spec.Virtuals = append(slices.Clone(spec.Virtuals), VirtualSpec{Name: "unmatched", Addr: unmatched4, Port: 80, Proto: flow.TCP, Pool: len(spec.Pools), Unmatched: UnmatchedReset})
+	spec.Pools = append(slices.Clone(spec.Pools), PoolSpec{Name: "unmatched", Scheduler: "round-robin", Members: a4(1).Pools[0].Members[:1]})
+	spec.ICMPRate = 60 // so that some of what is for nobody has no answer
+	for range 30 {
+		p := unmatchedPacket(r)
+		p.src, p.dst, p.ext = clientIP, unmatched4, nil
+		for _, f := range p.randomCuts(t, r).frames(t) {
+			if len(usual.tags[m.client]) > 0 {
+				f = withTags(f, usual.tags[m.client])
+			}
+			frames = append(frames, keptFrame{m.client, r.IntN(workers), f})
+		}
+	}
 	for i := range spec.Virtuals {
 		spec.Virtuals[i].Timeouts.Established, spec.Virtuals[i].ResetExpired = 3000, true
 	}

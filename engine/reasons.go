@@ -22,6 +22,7 @@ const (
 	TTLExpired
 	TooBig
 	NoVirtualServer
+	UnmatchedRate
 	Untranslatable
 	NoConnection
 	EchoRefused
@@ -73,6 +74,7 @@ var reasons = [numReasons]ReasonInfo{
 	TTLExpired:         {"ttl_expired", "TTL or hop limit of 1 or 0, and no ICMP error may be sent about it (icmp-rate)"},
 	TooBig:             {"too_big", "larger than the MTU of the port it would leave by, with DF or IPv6, and no ICMP error may be sent about it (icmp-rate); or there were no free frames for its parts"},
 	NoVirtualServer:    {"no_virtual_server", "to a virtual address, but no virtual server has this protocol and port"},
+	UnmatchedRate:      {"unmatched_rate", "to a virtual address with unmatched: reset, where no virtual server has this protocol and port, beyond icmp-rate"},
 	Untranslatable:     {"untranslatable", "a protocol whose packets do not survive a change of addresses: AH signs them, DCCP and UDP-Lite have checksums that are not followed"},
 	NoConnection:       {"no_connection", "TCP to a virtual server, neither of a known connection nor a SYN; or to a SNAT address, of no connection"},
 	EchoRefused:        {"echo_refused", "an echo request to a virtual address with echo: off, or with echo: while-up and no member that is up"},

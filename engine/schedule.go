@@ -98,6 +98,8 @@ func (w *worker) admit(i int) flow.Ref {
 		w.answerOne(i, j.answer)
 	case sentenceReset:
 		w.answerReset(i)
+	case sentenceUnmatched:
+		w.answerUnmatched(i)
 	default:
 		w.dropOr(i, j.why)
 	}
@@ -107,12 +109,17 @@ func (w *worker) admit(i int) flow.Ref {
 // refuse ends packet i, for which there is no connection to be had.
 func (w *worker) refuse(i int, v *virtual, why Reason) {
 	if w.resets(i, v, why) {
-		w.stats.Refused[why]++
-		w.capture.note(w, w.descs[i], why)
-		w.answerReset(i)
+		w.refuseByReset(i, why)
 		return
 	}
 	w.drop(w.descs[i], why)
+}
+
+// refuseByReset answers packet i, a TCP segment, with a RST for the reason why.
+func (w *worker) refuseByReset(i int, why Reason) {
+	w.stats.Refused[why]++
+	w.capture.note(w, w.descs[i], why)
+	w.answerReset(i)
 }
 
 // begins reports whether a packet can be the first of a connection.

@@ -34,8 +34,9 @@ type service struct {
 	node uint32 // of an answer's member; of the address itself: how many spans it has
 	echo uint32 // of an address: what becomes of echo requests (echo.go)
 	used bool
-	host bool
 	own  bool // not a virtual address, but no prefix covers it
+	// unmatched is, of an address, what becomes of packets that no virtual server wants.
+	unmatched Unmatched
 }
 
 func newServices(n int) services {
@@ -73,12 +74,12 @@ func serviceKey(proto uint8, port uint16) uint32 {
 	return uint32(proto)<<16 | uint32(port)
 }
 
-func (s *services) add(addr flow.Addr, port uint16, proto uint8, id uint32, host bool) {
+func (s *services) add(addr flow.Addr, port uint16, proto uint8, id uint32, rest Unmatched) {
 	key := serviceKey(proto, port)
 	s.anyPort, s.anyProto = s.anyPort || port == 0, s.anyProto || proto == 0
 	*s.slot(addr, key) = service{addr: addr, key: key, id: id, used: true}
 	e := s.addAddress(addr)
-	e.host = host
+	e.unmatched = rest
 }
 
 // addAddress makes addr a virtual address, if it is none yet.
@@ -110,22 +111,22 @@ func (s *services) addOwn(addr flow.Addr) {
 
 // addDestination enters a destination of virtual server id, which must not have another's already. Once all are entered
 // sort makes them ready.
-func (s *services) addDestination(d Destination, proto uint8, ingress uint16, id uint32, host bool) (other uint32) {
+func (s *services) addDestination(d Destination, proto uint8, ingress uint16, id uint32, rest Unmatched) (other uint32) {
 	addr, sp := flow.AddrFrom(d.Prefix.Addr()), spanOf(d, proto, id)
 	switch {
 	case !d.IsAddress():
-		s.networks.add(addr, prefixBits(d.Prefix), ingress, sp, host)
+		s.networks.add(addr, prefixBits(d.Prefix), ingress, sp, rest)
 		return 0
 	case sp.class == classRange:
 		s.anyRange = true
-		s.addAddress(addr).host = host
+		s.addAddress(addr).unmatched = rest
 		s.spans.pending = append(s.spans.pending, pendingSpan{addr: addr, span: sp})
 		return 0
 	}
 	if e := s.slot(addr, serviceKey(proto, sp.first)); e.id != 0 {
 		return e.id
 	}
-	s.add(addr, sp.first, proto, id, host)
+	s.add(addr, sp.first, proto, id, rest)
 	return 0
 }
 
@@ -186,24 +187,24 @@ func (s *services) findWide(addr flow.Addr, port uint16, proto uint8) (id uint32
 		return 0, true
 	}
 	e := s.slot(addr, 0)
-	return 0, e.used && (e.own || e.host || icmp)
+	return 0, e.used && (e.own || e.unmatched == UnmatchedHost || icmp)
 }
 
 // address reports whether addr is a virtual address and what to do with packets that no virtual server wants.
-func (s *services) address(addr flow.Addr) (virtual, host bool) {
+func (s *services) address(addr flow.Addr) (virtual bool, rest Unmatched) {
 	e := s.slot(addr, 0)
-	return e.used && !e.own, e.host
+	return e.used && !e.own, e.unmatched
 }
 
 // covered is address for a packet that arrives on a port, prefixes included.
-func (s *services) covered(addr flow.Addr, ingress uint16) (virtual, host bool) {
+func (s *services) covered(addr flow.Addr, ingress uint16) (virtual bool, rest Unmatched) {
 	e := s.slot(addr, 0)
 	if e.used || len(s.networks.lengths) == 0 {
-		return e.used && !e.own, e.host
+		return e.used && !e.own, e.unmatched
 	}
 	n := s.networks.longest(addr, ingress)
 	if n == nil || n.through {
-		return false, false
+		return false, UnmatchedDrop
 	}
-	return true, n.host
+	return true, n.unmatched
 }

@@ -46,7 +46,7 @@ func (n *naive) find(addr netip.Addr, port uint16, proto uint8, ingress int) str
 	for i := range n.specs {
 		for _, d := range n.specs[i].All() {
 			here := d.IsAddress() || n.specs[i].Ingress == ingress
-			if here && d.Prefix.Contains(addr) && (n.specs[i].UnmatchedHost || d.IsAddress() && isICMP(proto)) {
+			if here && d.Prefix.Contains(addr) && (n.specs[i].Unmatched == UnmatchedHost || d.IsAddress() && isICMP(proto)) {
 				least = max(least, (d.Prefix.Bits()+1)*8)
 			}
 		}
@@ -68,19 +68,19 @@ func (n *naive) find(addr netip.Addr, port uint16, proto uint8, ingress int) str
 }
 
 // covered is the fate of what no virtual server wants.
-func (n *naive) covered(addr netip.Addr, ingress int) (virtual, host bool) {
+func (n *naive) covered(addr netip.Addr, ingress int) (virtual bool, rest Unmatched) {
 	best := -1
 	for i := range n.specs {
 		for _, d := range n.specs[i].All() {
 			if d.Prefix.Contains(addr) && (d.IsAddress() || n.specs[i].Ingress == ingress) && d.Prefix.Bits() > best {
-				best, virtual, host = d.Prefix.Bits(), true, n.specs[i].UnmatchedHost
+				best, virtual, rest = d.Prefix.Bits(), true, n.specs[i].Unmatched
 			}
 		}
 	}
 	if best < addr.BitLen() && slices.Contains(n.own, addr) {
-		return false, false
+		return false, UnmatchedDrop
 	}
-	return virtual, host
+	return virtual, rest
 }
 
 // randomServices makes virtual servers around few addresses, so that they nest, and drops those that would overlap.
@@ -152,15 +152,14 @@ func TestServicesRandom(t *testing.T) {
 	hits, wide := 0, 0
 	for round := range 600 {
 		n := randomServices(rnd, round%2 == 1)
-		if rnd.IntN(3) == 0 { // what is unmatched is the host's, of all destinations
-			for i := range n.specs {
-				n.specs[i].UnmatchedHost = true
-			}
+		rest := []Unmatched{UnmatchedDrop, UnmatchedHost, UnmatchedReset}[rnd.IntN(3)] // of all destinations
+		for i := range n.specs {
+			n.specs[i].Unmatched = rest
 		}
 		s := newServices(200)
 		for i := range n.specs {
 			for _, d := range n.specs[i].Destinations {
-				if other := s.addDestination(d, n.specs[i].Proto, uint16(n.specs[i].Ingress), uint32(i+1), n.specs[i].UnmatchedHost); other != 0 {
+				if other := s.addDestination(d, n.specs[i].Proto, uint16(n.specs[i].Ingress), uint32(i+1), n.specs[i].Unmatched); other != 0 {
 					t.Fatalf("%s of %+v is refused", d, n.specs[i])
 				}
 			}
@@ -196,9 +195,9 @@ func TestServicesRandom(t *testing.T) {
 			if got != want {
 				t.Fatalf("protocol %d %s port %d on %d is for %q, want %q, of %+v, own %v", proto, addr, port, ingress, got, want, n.specs, n.own)
 			}
-			wantVirtual, wantHost := n.covered(addr, ingress)
-			if virtual, host := s.covered(flow.AddrFrom(addr), uint16(ingress)); virtual != wantVirtual || host != wantHost {
-				t.Fatalf("%s on %d is virtual %v, host %v, want %v, %v, of %+v", addr, ingress, virtual, host, wantVirtual, wantHost, n.specs)
+			wantVirtual, wantRest := n.covered(addr, ingress)
+			if virtual, rest := s.covered(flow.AddrFrom(addr), uint16(ingress)); virtual != wantVirtual || rest != wantRest {
+				t.Fatalf("%s on %d is virtual %v, unmatched %v, want %v, %v, of %+v", addr, ingress, virtual, rest, wantVirtual, wantRest, n.specs)
 			}
 		}
 	}

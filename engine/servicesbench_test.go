@@ -36,7 +36,7 @@ func manyServices(tb testing.TB, form string, n int) (services, []flow.Key) {
 		case "range": // of one address
 			d = Destination{netip.MustParsePrefix("10.0.0.1/32"), flow.PortRange{First: uint16(1 + 4*i), Last: uint16(3 + 4*i)}}
 		}
-		if s.addDestination(d, flow.TCP, 0, uint32(i+1), false) != 0 {
+		if s.addDestination(d, flow.TCP, 0, uint32(i+1), UnmatchedDrop) != 0 {
 			continue
 		}
 		keys = append(keys, flow.Key{Dst: flow.AddrFrom(d.Prefix.Addr()), Ports: flow.Ports(1234, max(d.Ports.First, 1)), Proto: flow.TCP})

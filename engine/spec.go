@@ -148,6 +148,16 @@ type PoolSpec struct {
 	Tunnel TunnelSpec
 }
 
+// Unmatched is what becomes of packets to a virtual address that no virtual server wants. ICMP is for Echo to say.
+type Unmatched uint8
+
+// The settings of Unmatched.
+const (
+	UnmatchedDrop  Unmatched = iota
+	UnmatchedHost            // the kernel has them
+	UnmatchedReset           // they are answered as by a host where nobody listens (unmatched.go)
+)
+
 // AllDown is what happens to new connections of a pool without a usable member.
 type AllDown uint8
 
@@ -172,8 +182,8 @@ type VirtualSpec struct {
 	Ingress      int
 	Pool         int // index in Pools
 	Timeouts     Timeouts
-	// UnmatchedHost hands packets to this address that no virtual server wants to the kernel; else they are dropped.
-	UnmatchedHost bool
+	// Unmatched is what becomes of packets to this address that no virtual server wants.
+	Unmatched Unmatched
 	// Echo is who answers echo requests to this address; the same for all of its virtual servers.
 	Echo      Echo
 	MidStream MidStream

@@ -89,6 +89,8 @@ type worker struct {
 	// handedIn says that the burst comes from another worker, which has found its owner.
 	handedIn bool
 	placed   int // packets of the burst that have come with a note about their member
+	// sentUnmatched are the answers to packets for no virtual server, RSTs and ICMP errors alike.
+	sentUnmatched answers
 
 	timeoutOf func(*flow.Record) uint64 // closures made once: Expire must not allocate
 	expired   func(*flow.Record)

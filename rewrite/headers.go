@@ -38,13 +38,7 @@ func (e *extensions) skip(b []byte, at, end int, next uint8) Verdict {
 		if at+8 > end {
 			return Truncated
 		}
-		size := (int(b[at+1]) + 1) * 8
-		switch next {
-		case extFragment:
-			size = 8
-		case extAuth:
-			size = (int(b[at+1]) + 2) * 4
-		}
+		size := extensionSize(b, at, next)
 		if at+size > end {
 			return Truncated
 		}
@@ -67,6 +61,27 @@ func (e *extensions) skip(b []byte, at, end int, next uint8) Verdict {
 	}
 	e.proto, e.l4 = next, uint16(at)
 	return OK
+}
+
+// extensionSize is how long the extension header of type kind at b[at] says that it is.
+func extensionSize(b []byte, at int, kind uint8) int {
+	switch kind {
+	case extFragment:
+		return 8
+	case extAuth:
+		return (int(b[at+1]) + 2) * 4
+	}
+	return (int(b[at+1]) + 1) * 8
+}
+
+// protocolAt is where the byte is in the IPv6 packet h that names the protocol of what begins at h[l4]. Parse has been over it.
+func protocolAt(h []byte, l4 int) int {
+	named := 6
+	for at := ipv6Len; at < l4; {
+		size := extensionSize(h, at, h[named])
+		named, at = at, at+size
+	}
+	return named
 }
 
 // sourceRouted reports whether IPv4 options name addresses that the packet has yet to visit: its destination is not the

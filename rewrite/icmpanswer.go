@@ -11,20 +11,22 @@ type Problem uint8
 
 // The problems.
 const (
-	HopLimit        Problem = iota // TTL was used up here
-	PacketTooBig                   // for the next link, whose MTU is told
-	PortUnreachable                // nobody is there
-	HostUnreachable                // no way to the host
-	Prohibited                     // forbidden by the administrator
+	HopLimit            Problem = iota // TTL was used up here
+	PacketTooBig                       // for the next link, whose MTU is told
+	PortUnreachable                    // nobody is there
+	ProtocolUnreachable                // nobody takes packets of this protocol; in IPv6 a parameter problem
+	HostUnreachable                    // no way to the host
+	Prohibited                         // forbidden by the administrator
 )
 
 // problems are type and code in ICMP (RFC 792, RFC 1812 section 5.2.7.1) and in ICMPv6 (RFC 4443 section 3).
 var problems = [...][2][2]uint8{
-	HopLimit:        {{icmpTimeExceeded, 0}, {icmp6TimeExceeded, 0}},
-	PacketTooBig:    {{icmpUnreachable, codeNeedsFragmenting}, {icmp6TooBig, 0}},
-	PortUnreachable: {{icmpUnreachable, 3}, {icmp6Unreachable, 4}},
-	HostUnreachable: {{icmpUnreachable, 1}, {icmp6Unreachable, 3}},
-	Prohibited:      {{icmpUnreachable, 13}, {icmp6Unreachable, 1}},
+	HopLimit:            {{icmpTimeExceeded, 0}, {icmp6TimeExceeded, 0}},
+	PacketTooBig:        {{icmpUnreachable, codeNeedsFragmenting}, {icmp6TooBig, 0}},
+	PortUnreachable:     {{icmpUnreachable, 3}, {icmp6Unreachable, 4}},
+	ProtocolUnreachable: {{icmpUnreachable, 2}, {icmp6Parameter, 1}},
+	HostUnreachable:     {{icmpUnreachable, 1}, {icmp6Unreachable, 3}},
+	Prohibited:          {{icmpUnreachable, 13}, {icmp6Unreachable, 1}},
 }
 
 // An error with its IP header is at most this long (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c).
@@ -74,8 +76,11 @@ func (a *ErrorAnswer) Build(dst, b []byte, p *Packet) int {
 	h := dst[l3:l4]
 	clear(h)
 	if p.V6 {
-		if a.Problem == PacketTooBig {
+		switch a.Problem {
+		case PacketTooBig:
 			binary.BigEndian.PutUint32(m[4:], a.MTU)
+		case ProtocolUnreachable:
+			binary.BigEndian.PutUint32(m[4:], uint32(protocolAt(m[icmpLen:], int(p.L4)-l3)))
 		}
 		h[0], h[6], h[7] = 0x60, flow.ICMPv6, newTTL
 		binary.BigEndian.PutUint16(h[4:], uint16(len(m)))

@@ -13,13 +13,13 @@ func TestErrorAnswer(t *testing.T) {
 	r := seeded(t)
 	types := map[Problem][2][2]uint8{
 		HopLimit: {{11, 0}, {3, 0}}, PacketTooBig: {{3, 4}, {2, 0}}, PortUnreachable: {{3, 3}, {1, 4}},
-		HostUnreachable: {{3, 1}, {1, 3}}, Prohibited: {{3, 13}, {1, 1}},
+		ProtocolUnreachable: {{3, 2}, {4, 1}}, HostUnreachable: {{3, 1}, {1, 3}}, Prohibited: {{3, 13}, {1, 1}},
 	}
 	for i := range 2000 {
 		about := randomAny(r)
 		frame := about.build(t)
 		p, _ := parsed(t, frame, OK, NoPorts)
-		a := ErrorAnswer{L2: randomMAC(r), Src: flow.AddrFrom(randomAddr(r, p.V6)), Problem: Problem(i % 5), MTU: uint32(1280 + r.IntN(9000))}
+		a := ErrorAnswer{L2: randomMAC(r), Src: flow.AddrFrom(randomAddr(r, p.V6)), Problem: Problem(i % 6), MTU: uint32(1280 + r.IntN(9000))}
 		e := testError{outer: basicPacket(p.V6, flow.ICMP)}
 		e.outer.mac, e.outer.tags, e.outer.src, e.outer.dst, e.outer.tos = a.L2, about.tags, a.Src.Netip(), about.src, 0xc0
 		family, longest := 0, 576-28
@@ -30,6 +30,11 @@ func TestErrorAnswer(t *testing.T) {
 		word := uint32(0)
 		if a.Problem == PacketTooBig {
 			word = a.MTU
+		} else if a.Problem == ProtocolUnreachable && p.V6 { // where the last header begins that is not the transport's (RFC 4443 section 3.4)
+			word = 6
+			for i, at := 0, 40; i < len(about.ext); i++ {
+				word, at = uint32(at), at+1+len(about.ext[i].rest)
+			}
 		}
 		quote := frame[p.L3:min(int(p.End), int(p.L3)+longest)]
 		want := e.outer.with(func(o *testPacket) { o.payload = e.message(t, word, quote) }).build(t)

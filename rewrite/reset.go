@@ -46,7 +46,11 @@ func AnswerReset(b []byte, p *Packet) int {
 	}
 	t := b[p.L4:]
 	dport, sport := binary.BigEndian.Uint16(t), binary.BigEndian.Uint16(t[2:])
-	seq, ack, flags := uint32(0), p.TCP.Seq+p.TCP.Len, uint8(flow.FlagRST|flow.FlagACK)
+	size := p.TCP.Len
+	if IsPart(b, p) { // how long all of it is does not show, and more than was sent must not be acknowledged
+		size = uint32(p.End - p.Payload)
+	}
+	seq, ack, flags := uint32(0), p.TCP.Seq+size, uint8(flow.FlagRST|flow.FlagACK)
 	if p.TCP.Flags&flow.FlagSYN != 0 {
 		ack++
 	}

@@ -124,6 +124,8 @@ var workerColumns = []column[ctl.WorkerView]{
 	{"HANDED", true, func(v *ctl.WorkerView) any { return fmt.Sprintf("%.1f%%", 100*v.HandedShare) }},
 	{"FREE-FRAMES", true, func(v *ctl.WorkerView) any { return v.FreeFrames }},
 	{"SLEEPS", true, func(v *ctl.WorkerView) any { return v.Sleeps }},
+	{"DATAGRAMS", true, func(v *ctl.WorkerView) any { return v.Datagrams }},
+	{"WAITING", true, func(v *ctl.WorkerView) any { return v.Waiting }},
 }
 
 func workerCommand() *cli.Command {
