@@ -85,8 +85,8 @@ func TestManyCounters(t *testing.T) {
 	b := newBench(t, spec, 2000, 2048)
 	defer b.close()
 	w := b.workers[0]
-	if len(w.virtual)+len(w.node) <= nearCounters {
-		t.Fatalf("only %d counters", len(w.virtual)+len(w.node))
+	if w.virtual.len()+w.node.len() <= nearCounters {
+		t.Fatalf("only %d counters", w.virtual.len()+w.node.len())
 	}
 	for round := range 20 {
 		var frames [][]byte
@@ -96,14 +96,14 @@ func TestManyCounters(t *testing.T) {
 		b.burst(frames)
 	}
 	members, packets := 0, uint64(0)
-	for i := range w.node {
-		if w.node[i].Packets[0] > 0 {
+	for i := range w.node.traffic {
+		if w.node.traffic[i].Packets[0] > 0 {
 			members++
 		}
-		packets += w.node[i].Packets[0]
+		packets += w.node.traffic[i].Packets[0]
 	}
-	if packets != 800 || members != len(spec.Pools[0].Members) || w.virtual[1].Packets[0] != 800 {
-		t.Errorf("%d packets to %d members, %+v", packets, members, w.virtual[1])
+	if packets != 800 || members != len(spec.Pools[0].Members) || w.virtual.traffic[1].Packets[0] != 800 {
+		t.Errorf("%d packets to %d members, %+v", packets, members, w.virtual.traffic[1])
 	}
 	b.places()
 }

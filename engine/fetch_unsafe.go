@@ -11,6 +11,5 @@ var (
 	_ [128]byte = [unsafe.Sizeof(flow.Record{})]byte{}
 	_ [48]byte  = [unsafe.Offsetof(flow.Record{}.Node)]byte{}
 	_ [76]byte  = [unsafe.Offsetof(flow.Record{}.VS)]byte{}
-	_ [72]byte  = [unsafe.Sizeof(ServiceStats{})]byte{}
-	_ [40]byte  = [unsafe.Offsetof(ServiceStats{}.Packets)]byte{}
+	_ [32]byte  = [unsafe.Sizeof(TrafficStats{})]byte{}
 )

@@ -46,7 +46,11 @@ func describeType(t reflect.Type) string {
 	case reflect.Struct:
 		var fields []string
 		for i := range t.NumField() {
-			fields = append(fields, t.Field(i).Name+" "+describeType(t.Field(i).Type))
+			if f := t.Field(i); f.Anonymous { // its fields are written as if they were the outer one's
+				fields = append(fields, strings.Trim(describeType(f.Type), "{}"))
+			} else {
+				fields = append(fields, f.Name+" "+describeType(f.Type))
+			}
 		}
 		return "{" + strings.Join(fields, "; ") + "}"
 	case reflect.Array:
@@ -145,10 +149,10 @@ func (w *worker) export(out *encoder) error {
 		out.bytes(s.Held)
 	}
 	out.fixed(&w.stats)
-	out.count(len(w.virtual))
-	out.fixed(w.virtual)
-	out.count(len(w.node))
-	out.fixed(w.node)
+	for _, c := range []*counters{&w.virtual, &w.node} {
+		out.count(c.len())
+		out.fixed(c.appendTo(nil))
+	}
 	out.count(len(w.half.virtual))
 	out.fixed(w.half.virtual)
 	snat := 0 // whether there are SNAT ports in use
@@ -278,10 +282,11 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 		}
 	}
 	in.fixed(&w.stats)
-	for _, list := range []*[]ServiceStats{&w.virtual, &w.node} {
-		n := in.limited(in.count(), 8)
-		*list = grow(*list, n)
-		in.fixed((*list)[:n])
+	for _, c := range []*counters{&w.virtual, &w.node} {
+		list := make([]ServiceStats, in.limited(in.count(), 8))
+		in.fixed(list)
+		c.grow(len(list))
+		c.add(list)
 	}
 	n := in.limited(in.count(), 4)
 	w.half.virtual = append(w.half.virtual, make([]int32, max(0, n-len(w.half.virtual)))...)

@@ -202,16 +202,16 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 	VPERMB     Z8, Z18, Z8                             \
 	MOVQ       changes_virtual(DI), R11                \
 	MOVQ       changes_node(DI), R13                   \
-	LEAQ       (R8)(R8*8), R8                          \
-	LEAQ       (R12)(R12*8), R12                       \
+	SHLQ       $5, R8                                  \
+	SHLQ       $5, R12                                 \
 	VMOVDQU    worker_descs(SI)(CX*1), X4              \
 	VMOVDQU8   Z3, K5, (AX)(R14*1)                     \
 	VMOVDQU64  Z0, (-64*SIDE)(DX)                      \
 	VMOVDQU64  Z2, (64-64*SIDE)(DX)                    \
-	VPADDQ     ServiceStats_Packets(R11)(R8*8), Y8, Y5 \
-	VMOVDQU    Y5, ServiceStats_Packets(R11)(R8*8)     \
-	VPADDQ     ServiceStats_Packets(R13)(R12*8), Y8, Y6 \
-	VMOVDQU    Y6, ServiceStats_Packets(R13)(R12*8)    \
+	VPADDQ     (R11)(R8*1), Y8, Y5                     \
+	VMOVDQU    Y5, (R11)(R8*1)                         \
+	VPADDQ     (R13)(R12*1), Y8, Y6                    \
+	VMOVDQU    Y6, (R13)(R12*1)                        \
 	LEAQ       1(R15), R11                             \
 	SHLQ       $4, R15                                 \
 	MOVQ       R11, egress_n(R10)                      \

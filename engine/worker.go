@@ -56,8 +56,8 @@ type worker struct {
 	unreturned []rings.Desc
 	now        uint64 // milliseconds; the burst's clock
 	stats      Stats
-	virtual    []ServiceStats // by virtual server id
-	node       []ServiceStats // by node id
+	virtual    counters // by virtual server id
+	node       counters // by node id
 	half       halfOpen
 	tally      tally
 	clients    clientCache
@@ -356,7 +356,7 @@ func (w *worker) process() {
 		if w.placed > 0 {
 			w.takePlaces()
 		}
-		if len(w.virtual)+len(w.node) > nearCounters {
+		if w.virtual.len()+w.node.len() > nearCounters {
 			w.fetch()
 		}
 		w.schedule(missed)
