@@ -52,8 +52,9 @@ const (
 )
 
 var (
-	_ [64]byte  = [unsafe.Sizeof(node{})]byte{}
-	_ [30]byte  = [unsafe.Offsetof(node{}.v4)]byte{} // as in a plain frame
+	_ [32]byte  = [unsafe.Sizeof(node{})]byte{}
+	_ [0]byte   = [unsafe.Offsetof(node{}.l2)]byte{}
+	_ [12]byte  = [unsafe.Offsetof(node{}.v4)]byte{}
 	_ [2]byte   = [unsafe.Offsetof(node{}.ok) - unsafe.Offsetof(node{}.port)]byte{}
 	_ [32]byte  = [unsafe.Sizeof(TrafficStats{})]byte{}
 	_ [128]byte = [unsafe.Sizeof(flow.Record{})]byte{}

@@ -39,10 +39,17 @@ func (c *counters) appendTo(list []ServiceStats) []ServiceStats {
 	return list
 }
 
-// add adds list, which is by id. There are counters for all of it.
-func (c *counters) add(list []ServiceStats) {
+// set makes list, which is by id, that of the first ids. There are counters for all of it.
+func (c *counters) set(list []ServiceStats) {
 	for id := range list {
-		c.connections[id].add(&list[id].ConnectionStats)
-		c.traffic[id].add(&list[id].TrafficStats)
+		c.connections[id], c.traffic[id] = list[id].ConnectionStats, list[id].TrafficStats
+	}
+}
+
+// add adds those of o, which has no more ids.
+func (c *counters) add(o *counters) {
+	for id := range o.connections {
+		c.connections[id].add(&o.connections[id])
+		c.traffic[id].add(&o.traffic[id])
 	}
 }

@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"encoding/binary"
+	"reflect"
 	"slices"
 	"testing"
 	"unsafe"
@@ -40,8 +42,8 @@ func TestCountersGrow(t *testing.T) {
 	}
 	var sum counters
 	sum.grow(n + 1)
-	sum.add(was)
-	sum.add(was)
+	sum.set(was)
+	sum.add(&c)
 	for id, s := range sum.appendTo(nil) {
 		var twice ServiceStats
 		if id < n {
@@ -51,5 +53,24 @@ func TestCountersGrow(t *testing.T) {
 		if s != twice {
 			t.Fatalf("id %d: %+v, not %+v", id, s, twice)
 		}
+	}
+}
+
+// What is written of a service, and described to a successor, does not depend on where its parts lie: builds that had them in one place can take
+// over, and be taken over.
+func TestServiceStatsDescribed(t *testing.T) {
+	const want = "{Opened uint64; Active int64; Answered uint64; Refused uint64; Unanswered uint64; Packets [2]uint64; Bytes [2]uint64}"
+	if got := describeType(reflect.TypeFor[ServiceStats]()); got != want {
+		t.Errorf("%s\nnot %s", got, want)
+	}
+	var out encoder
+	out.fixed([]ServiceStats{{ConnectionStats{1, 2, 3, 4, 5}, TrafficStats{[2]uint64{6, 7}, [2]uint64{8, 9}}}})
+	for i := range 9 {
+		if n := binary.LittleEndian.Uint64(out.b[8*i:]); n != uint64(i+1) {
+			t.Errorf("word %d is %d", i, n)
+		}
+	}
+	if len(out.b) != 72 {
+		t.Errorf("%d bytes", len(out.b))
 	}
 }

@@ -85,7 +85,7 @@ judge:
 
 	CMPW    R11, const_recClientIf(DX)
 	JNE     done
-	SHLQ    $6, R12                         // a node is 64 bytes
+	SHLQ    $5, R12                         // a node is 32 bytes
 	ADDQ    changes_nodes(DI), R12
 	CMPB    node_ok(R12), $0
 	JEQ     done

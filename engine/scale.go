@@ -419,6 +419,6 @@ func (w *worker) inherit(o *worker) {
 	w.runtime.activity.add(&o.runtime.activity.Pauses)
 	// The old one may have counters of ids that no configuration has any more, which the new one never had.
 	w.countFor(o.virtual.len(), o.node.len())
-	w.virtual.add(o.virtual.appendTo(nil))
-	w.node.add(o.node.appendTo(nil))
+	w.virtual.add(&o.virtual)
+	w.node.add(&o.node)
 }

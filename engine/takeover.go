@@ -47,7 +47,7 @@ func describeType(t reflect.Type) string {
 		var fields []string
 		for i := range t.NumField() {
 			if f := t.Field(i); f.Anonymous { // its fields are written as if they were the outer one's
-				fields = append(fields, strings.Trim(describeType(f.Type), "{}"))
+				fields = append(fields, strings.TrimSuffix(strings.TrimPrefix(describeType(f.Type), "{"), "}"))
 			} else {
 				fields = append(fields, f.Name+" "+describeType(f.Type))
 			}
@@ -286,7 +286,7 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 		list := make([]ServiceStats, in.limited(in.count(), 8))
 		in.fixed(list)
 		c.grow(len(list))
-		c.add(list)
+		c.set(list)
 	}
 	n := in.limited(in.count(), 4)
 	w.half.virtual = append(w.half.virtual, make([]int32, max(0, n-len(w.half.virtual)))...)

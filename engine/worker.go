@@ -340,9 +340,6 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	return false
 }
 
-// nearCounters is how many counters are always in the first-level cache, or nearly.
-const nearCounters = 512
-
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
 	if w.n > 0 {
@@ -355,9 +352,6 @@ func (w *worker) process() {
 		}
 		if w.placed > 0 {
 			w.takePlaces()
-		}
-		if w.virtual.len()+w.node.len() > nearCounters {
-			w.fetch()
 		}
 		w.schedule(missed)
 		if w.persist != nil {
