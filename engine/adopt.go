@@ -75,7 +75,7 @@ func (e *Engine) Adopt(records []flow.Record, ports []int, a *Adoption) {
 			continue
 		}
 		rec := records[i]
-		if !sound || int(rec.VS) >= len(e.workers[0].virtual) || int(rec.ClientIf) >= len(ports) || int(rec.ServerIf) >= len(ports) {
+		if !sound || int(rec.VS) >= e.workers[0].virtual.len() || int(rec.ClientIf) >= len(ports) || int(rec.ServerIf) >= len(ports) {
 			a.Unsound++
 			continue
 		}

@@ -11,8 +11,8 @@ func (w *worker) changeOne(i int, rec *flow.Record, tcp bool) {
 	h := w.region.Head(d.Addr)
 	rec.Seen = uint32(w.now)
 	rec.Account(side, size)
-	w.virtual[rec.VS].count(side, size)
-	w.node[rec.Node].count(side, size)
+	w.virtual.count(rec.VS, side, size)
+	w.node.count(rec.Node, side, size)
 	if side == flow.FromClient {
 		n := &w.cfg.nodes[rec.Node]
 		if tcp {

@@ -215,7 +215,7 @@ func TestChangeVectors(t *testing.T) {
 				t.Fatalf("round %d: record %d becomes\n%+v, not\n%+v", round, i, a, b)
 			}
 		}
-		if fast.w.stats != slow.w.stats || !slices.Equal(fast.w.virtual, slow.w.virtual) || !slices.Equal(fast.w.node, slow.w.node) {
+		if fast.w.stats != slow.w.stats || !fast.w.virtual.equal(&slow.w.virtual) || !fast.w.node.equal(&slow.w.node) {
 			t.Fatalf("round %d: counters are\n%+v\n%+v\n%+v, not\n%+v\n%+v\n%+v", round, fast.w.stats, fast.w.virtual, fast.w.node, slow.w.stats, slow.w.virtual, slow.w.node)
 		}
 		many = fast.w.stats.ToServer + fast.w.stats.ToClient

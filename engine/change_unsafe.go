@@ -52,14 +52,16 @@ const (
 )
 
 var (
-	_ [64]byte  = [unsafe.Sizeof(node{})]byte{}
-	_ [30]byte  = [unsafe.Offsetof(node{}.v4)]byte{} // as in a plain frame
+	_ [32]byte  = [unsafe.Sizeof(node{})]byte{}
+	_ [0]byte   = [unsafe.Offsetof(node{}.l2)]byte{}
+	_ [12]byte  = [unsafe.Offsetof(node{}.v4)]byte{}
 	_ [2]byte   = [unsafe.Offsetof(node{}.ok) - unsafe.Offsetof(node{}.port)]byte{}
-	_ [72]byte  = [unsafe.Sizeof(ServiceStats{})]byte{}
+	_ [32]byte  = [unsafe.Sizeof(TrafficStats{})]byte{}
 	_ [128]byte = [unsafe.Sizeof(flow.Record{})]byte{}
 	// The counters of a record, and those of a service, are in the same order (wide_amd64.s).
-	_ [recPacketsLo + 8]byte                             = [recBytesLo]byte{}
-	_ [unsafe.Offsetof(ServiceStats{}.Packets) + 16]byte = [unsafe.Offsetof(ServiceStats{}.Bytes)]byte{}
+	_ [recPacketsLo + 8]byte = [recBytesLo]byte{}
+	_ [0]byte                = [unsafe.Offsetof(TrafficStats{}.Packets)]byte{}
+	_ [16]byte               = [unsafe.Offsetof(TrafficStats{}.Bytes)]byte{}
 )
 
 // changes is what changing plain packets needs beside them.
@@ -71,8 +73,8 @@ type changes struct {
 	macs       *uint64
 	senders    *[16]byte
 	tx         *egress
-	virtual    *ServiceStats
-	node       *ServiceStats
+	virtual    *TrafficStats
+	node       *TrafficStats
 	nodesLen   uint64 // of nodes, addrs and node
 	virtualLen uint64
 	portsLen   uint64 // of macs, senders and tx
@@ -94,9 +96,9 @@ func (w *worker) changes(tcp bool) changes {
 	return changes{
 		records: unsafe.SliceData(w.table.Records()), mem: unsafe.SliceData(w.region.Bytes()),
 		nodes: unsafe.SliceData(cfg.nodes), addrs: unsafe.SliceData(cfg.addrs), macs: unsafe.SliceData(cfg.macs), senders: unsafe.SliceData(cfg.senders), tx: unsafe.SliceData(w.tx),
-		virtual: unsafe.SliceData(w.virtual), node: unsafe.SliceData(w.node),
-		nodesLen:   uint64(min(len(cfg.nodes), len(cfg.addrs), len(w.node))),
-		virtualLen: uint64(len(w.virtual)),
+		virtual: unsafe.SliceData(w.virtual.traffic), node: unsafe.SliceData(w.node.traffic),
+		nodesLen:   uint64(min(len(cfg.nodes), len(cfg.addrs), len(w.node.traffic))),
+		virtualLen: uint64(len(w.virtual.traffic)),
 		portsLen:   uint64(min(len(cfg.macs), len(cfg.senders), len(w.tx))),
 		now:        uint32(w.now), tcp: tcp,
 		proto: proto, relearns: !tcp && len(cfg.firewalls) > 0, most: cfg.plainMost,

@@ -82,24 +82,19 @@ type virtual struct {
 	inOrder  bool // meetsOrder
 }
 
-// node is where a member's frames go; read for every packet to it, so it is one line of the cache.
-//
-// It begins as a plain frame to the member does, where that is the member's, and is 0 in all other places of addresses and ports:
-// wide_amd64.s puts it into frames as it is.
+// node is where a member's frames go. It is read for every packet to the member, and a line of the cache has two: with thousands of members it
+// matters how many lines they are.
 type node struct {
-	l2 rewrite.L2
-	_  [18]byte
-	v4 [4]byte
-	_  [6]byte // of ports
-
-	port   uint16
-	ok     bool
-	_      uint8 // with ok and port a word of 4 bytes
-	exists bool
-	route  bool // not of a pool: a next hop of the kernel's
+	l2   rewrite.L2
+	v4   [4]byte
+	port uint16
+	ok   bool
+	_    uint8 // with ok and port a word of 4 bytes
 	// halfLife is that of the member's handshake times, in milliseconds; 0: they are not measured.
 	halfLife uint32
-	_        [12]byte
+	exists   bool
+	route    bool // not of a pool: a next hop of the kernel's
+	_        [6]byte
 }
 
 type member struct {

@@ -126,19 +126,13 @@ func (w *worker) applyConfig(cfg *Config, slots []uint8, counts counts) {
 
 // countFor makes counters for so many ids of virtual servers and nodes, if there are fewer.
 func (w *worker) countFor(virtuals, nodes int) {
-	w.virtual, w.node = grow(w.virtual, virtuals), grow(w.node, nodes)
+	w.virtual.grow(virtuals)
+	w.node.grow(nodes)
 	w.tally.virtuals.grow(virtuals)
 	w.tally.nodes.grow(nodes)
 	for len(w.half.virtual) < virtuals {
 		w.half.virtual = append(w.half.virtual, 0)
 	}
-}
-
-func grow(s []ServiceStats, n int) []ServiceStats {
-	if n > len(s) {
-		s = append(s, make([]ServiceStats, n-len(s))...)
-	}
-	return s
 }
 
 // Snapshot is what one worker tells about itself between two bursts.
@@ -185,6 +179,5 @@ func (w *worker) snapshot(s *Snapshot) {
 		s.PortSets, s.CrowdedSets = w.sources.Sets(), w.sources.Crowded()
 	}
 	s.Persistence = w.persistenceStats()
-	s.Virtual = append(s.Virtual, w.virtual...)
-	s.Node = append(s.Node, w.node...)
+	s.Virtual, s.Node = w.virtual.appendTo(s.Virtual), w.node.appendTo(s.Node)
 }

@@ -23,8 +23,10 @@ var counterTypes = []reflect.Type{reflect.TypeFor[Stats](), reflect.TypeFor[Serv
 func counterNames(t reflect.Type) (names []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
-		switch f.Type.Kind() {
-		case reflect.Array:
+		switch {
+		case f.Anonymous:
+			names = append(names, counterNames(f.Type)...)
+		case f.Type.Kind() == reflect.Array:
 			for j := range f.Type.Len() {
 				if f.Type.Len() == int(numReasons) {
 					names = append(names, f.Name+" "+Reason(j).String())

@@ -120,17 +120,17 @@ func firstTogether(t *testing.T, workers int, scheduler string) {
 	}
 	for i, w := range together.workers {
 		v := alone.workers[i]
-		if hashed && !slices.Equal(w.node, v.node) || !slices.Equal(w.virtual, v.virtual) {
+		if hashed && !w.node.equal(&v.node) || !w.virtual.equal(&v.virtual) {
 			t.Error("counters of members or virtual servers differ")
 		}
 		if err := w.table.Check(); err != nil {
 			t.Error(err)
 		}
 	}
-	for id := range together.workers[0].node {
+	for id := range together.workers[0].node.len() {
 		x, y := uint64(0), uint64(0)
 		for i := range together.workers {
-			x, y = x+together.workers[i].node[id].Opened, y+alone.workers[i].node[id].Opened
+			x, y = x+together.workers[i].node.connections[id].Opened, y+alone.workers[i].node.connections[id].Opened
 		}
 		if x != y {
 			t.Errorf("member %d has had %d connections, not %d", id, x, y)

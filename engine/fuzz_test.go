@@ -40,7 +40,7 @@ func (w *worker) consistent(actives, services []int64) error {
 			return err
 		}
 	}
-	virtual, node := make([]int64, len(w.virtual)), make([]int64, len(w.node))
+	virtual, node := make([]int64, w.virtual.len()), make([]int64, w.node.len())
 	half, source := make([]int32, len(w.half.virtual)), map[uint64]int{}
 	ports := map[sourcePort]int{}
 	w.table.Each(1, w.table.Cap()+1, func(_ uint32, r *flow.Record) {
@@ -63,16 +63,16 @@ func (w *worker) consistent(actives, services []int64) error {
 		return err
 	}
 	for id := range virtual {
-		if w.virtual[id].Active != virtual[id] {
-			return fmt.Errorf("virtual server %d counts %d connections, there are %d", id, w.virtual[id].Active, virtual[id])
+		if w.virtual.connections[id].Active != virtual[id] {
+			return fmt.Errorf("virtual server %d counts %d connections, there are %d", id, w.virtual.connections[id].Active, virtual[id])
 		}
 		if w.half.virtual[id] != half[id] {
 			return fmt.Errorf("virtual server %d counts %d half-open connections, there are %d", id, w.half.virtual[id], half[id])
 		}
 	}
 	for id := range node {
-		if w.node[id].Active != node[id] {
-			return fmt.Errorf("node %d counts %d connections, there are %d", id, w.node[id].Active, node[id])
+		if w.node.connections[id].Active != node[id] {
+			return fmt.Errorf("node %d counts %d connections, there are %d", id, w.node.connections[id].Active, node[id])
 		}
 	}
 	for i, n := range w.half.source {

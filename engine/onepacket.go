@@ -108,6 +108,6 @@ func (w *worker) answerOne(i int, a *service) {
 // countService counts a packet for a virtual server and a member.
 func (w *worker) countService(id, node uint32, side flow.Side, p *rewrite.Packet) {
 	n := int(p.End - p.L3)
-	w.virtual[id].count(side, n)
-	w.node[node].count(side, n)
+	w.virtual.count(id, side, n)
+	w.node.count(node, side, n)
 }

@@ -85,7 +85,7 @@ judge:
 
 	CMPW    R11, const_recClientIf(DX)
 	JNE     done
-	SHLQ    $6, R12                         // a node is 64 bytes
+	SHLQ    $5, R12                         // a node is 32 bytes
 	ADDQ    changes_nodes(DI), R12
 	CMPB    node_ok(R12), $0
 	JEQ     done
@@ -202,14 +202,14 @@ count:
 	MOVL    const_recNode(DX), R15
 	MOVQ    changes_virtual(DI), R11
 	MOVQ    changes_node(DI), R12
-	LEAQ    (R8)(R8*8), R8                  // counters are 72 bytes
-	LEAQ    (R15)(R15*8), R15
-	LEAQ    (R11)(R8*8), R8
-	LEAQ    (R12)(R15*8), R15
-	INCQ    ServiceStats_Packets(R8)(CX*8)
-	ADDQ    R13, ServiceStats_Bytes(R8)(CX*8)
-	INCQ    ServiceStats_Packets(R15)(CX*8)
-	ADDQ    R13, ServiceStats_Bytes(R15)(CX*8)
+	SHLQ    $5, R8                          // counters are 32 bytes
+	SHLQ    $5, R15
+	ADDQ    R11, R8
+	ADDQ    R12, R15
+	INCQ    TrafficStats_Packets(R8)(CX*8)
+	ADDQ    R13, TrafficStats_Bytes(R8)(CX*8)
+	INCQ    TrafficStats_Packets(R15)(CX*8)
+	ADDQ    R13, TrafficStats_Bytes(R15)(CX*8)
 	ADDQ    CX, changes_toClient(DI)
 	MOVQ    egress_n(R10), R8
 	MOVQ    R8, R11

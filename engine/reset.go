@@ -26,7 +26,7 @@ func (w *worker) expire(r *flow.Record) {
 	case r.OneSided(): // answers were not to be seen
 	case s == flow.TCPSynSent && r.Packets(flow.FromClient) > 1: // counted when the client repeated itself
 	case s == flow.TCPSynSent, s == flow.TCPNone && !r.Replied():
-		w.node[r.Node].Unanswered++
+		w.node.connections[r.Node].Unanswered++
 	}
 	w.retire(r)
 	if holds(r) {

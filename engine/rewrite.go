@@ -239,7 +239,7 @@ func (w *worker) follow(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d rin
 		if ref.Side() == flow.FromServer {
 			rec.MarkReplied()
 			if rec.HalfOpen() {
-				w.node[rec.Node].Answered++
+				w.node.connections[rec.Node].Answered++
 				w.settle(rec, ref)
 			}
 		}
@@ -286,10 +286,10 @@ func (w *worker) shakeHands(rec *flow.Record, ref flow.Ref, p *rewrite.Packet, d
 // handshake notes a member's answer to a SYN: how long it took, where that matters, or that it refused.
 func (w *worker) handshake(rec *flow.Record) {
 	if rec.TCPState() == flow.TCPClosed {
-		w.node[rec.Node].Refused++
+		w.node.connections[rec.Node].Refused++
 		return
 	}
-	w.node[rec.Node].Answered++
+	w.node.connections[rec.Node].Answered++
 	if rec.Proto() != flow.TCP {
 		return
 	}
@@ -309,7 +309,7 @@ func (w *worker) handshake(rec *flow.Record) {
 // is over.
 func (w *worker) repeated(rec *flow.Record, ref flow.Ref, opens bool) {
 	if opens && ref.Side() == flow.FromClient && rec.Packets(flow.FromClient) == 1 {
-		w.node[rec.Node].Unanswered++
+		w.node.connections[rec.Node].Unanswered++
 	}
 }
 

@@ -103,6 +103,6 @@ func translateRegular(ip *rewrite.Head, p *rewrite.Packet, src, dst *flow.Addr, 
 // countSteady is count for a packet of n bytes.
 func (w *worker) countSteady(rec *flow.Record, side flow.Side, n int) {
 	rec.Account(side, n)
-	w.virtual[rec.VS].count(side, n)
-	w.node[rec.Node].count(side, n)
+	w.virtual.count(rec.VS, side, n)
+	w.node.count(rec.Node, side, n)
 }

@@ -109,7 +109,7 @@ func (b *twins) same() {
 	if ws != ss {
 		b.t.Fatalf("%+v\nnot\n%+v", ws, ss)
 	}
-	if !slices.Equal(w.virtual, s.virtual) || !slices.Equal(w.node, s.node) {
+	if !w.virtual.equal(&s.virtual) || !w.node.equal(&s.node) {
 		b.t.Fatalf("%+v %+v\nnot\n%+v %+v", w.virtual, w.node, s.virtual, s.node)
 	}
 	if w.table.Len() != s.table.Len() {

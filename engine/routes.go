@@ -192,8 +192,8 @@ func (w *worker) byOtherRoute(rec *flow.Record) bool {
 
 // setNode moves a connection to another next hop, and its place with it.
 func (w *worker) setNode(rec *flow.Record, m *member) {
-	w.node[rec.Node].Active--
-	w.node[m.id].Active++
+	w.node.connections[rec.Node].Active--
+	w.node.connections[m.id].Active++
 	if holds(rec) {
 		w.runtime.counts.nodes[rec.Node].active.Add(-1)
 		w.runtime.counts.nodes[m.id].active.Add(1)

@@ -295,8 +295,8 @@ func (w *worker) opened(r flow.Ref, id uint32, m *member) {
 		w.settled(fresh)
 	}
 	w.stats.Opened++
-	w.node[m.id].Opened++
-	w.virtual[id].Opened++
+	w.node.connections[m.id].Opened++
+	w.virtual.connections[id].Opened++
 	w.enter(fresh)
 }
 

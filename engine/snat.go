@@ -233,18 +233,18 @@ func (w *worker) giveBackPort(rec *flow.Record, m *member, proto uint8) {
 
 // enter counts a connection that is in the table now; exit counts one that goes no longer, and gives its port back.
 func (w *worker) enter(r *flow.Record) {
-	w.node[r.Node].Active++
-	w.virtual[r.VS].Active++
+	w.node.connections[r.Node].Active++
+	w.virtual.connections[r.VS].Active++
 	if r.SNAT != 0 {
-		w.node[r.SNAT].Active++
+		w.node.connections[r.SNAT].Active++
 	}
 }
 
 func (w *worker) exit(r *flow.Record) {
-	w.node[r.Node].Active--
-	w.virtual[r.VS].Active--
+	w.node.connections[r.Node].Active--
+	w.virtual.connections[r.VS].Active--
 	if r.SNAT != 0 {
-		w.node[r.SNAT].Active--
+		w.node.connections[r.SNAT].Active--
 		w.sources.Free(w.table.DestinationOf(r), r.SPort)
 	}
 }

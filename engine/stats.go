@@ -1,7 +1,5 @@
 package engine
 
-import "sluice/flow"
-
 // Stats are the counters of one worker, or their sum. Every packet has one outcome at each worker that has it, and whatever goes on
 // leaves or is lost on its way out, at once or at the worker that has the port's queue:
 //
@@ -42,23 +40,26 @@ type Stats struct {
 	Refused    [numReasons]uint64 // packets that were answered with a RST or an ICMP error instead of being dropped, of those Answered
 }
 
-// ServiceStats are the counters of a virtual server or a member. Index 0 counts what came from clients, 1 what came
-// from servers. Bytes are those of IP packets.
+// ServiceStats are the counters of a virtual server or a member.
 type ServiceStats struct {
+	ConnectionStats
+	TrafficStats
+}
+
+// ConnectionStats are what the connections of a virtual server or a member count.
+type ConnectionStats struct {
 	Opened uint64
 	Active int64
 	// Handshakes that the member answered, refused with a RST, and left unanswered: the client had to repeat its first packet,
 	// or the time for an answer was over. One that is answered late counts twice. A datagram counts as a handshake.
 	Answered, Refused, Unanswered uint64
-
-	Packets [2]uint64
-	Bytes   [2]uint64
 }
 
-// count adds a packet of n bytes from side.
-func (s *ServiceStats) count(side flow.Side, n int) {
-	s.Packets[side&1]++
-	s.Bytes[side&1] += uint64(n)
+// TrafficStats are what every packet of a virtual server or a member counts. Index 0 is what came from clients, 1 what came
+// from servers. Bytes are those of IP packets.
+type TrafficStats struct {
+	Packets [2]uint64
+	Bytes   [2]uint64
 }
 
 // Add adds b to s.
@@ -97,11 +98,19 @@ func (s *Stats) Add(b *Stats) {
 
 // Add adds b to s.
 func (s *ServiceStats) Add(b *ServiceStats) {
+	s.ConnectionStats.add(&b.ConnectionStats)
+	s.TrafficStats.add(&b.TrafficStats)
+}
+
+func (s *ConnectionStats) add(b *ConnectionStats) {
 	s.Opened += b.Opened
 	s.Active += b.Active
 	s.Answered += b.Answered
 	s.Refused += b.Refused
 	s.Unanswered += b.Unanswered
+}
+
+func (s *TrafficStats) add(b *TrafficStats) {
 	for i := range s.Packets {
 		s.Packets[i] += b.Packets[i]
 		s.Bytes[i] += b.Bytes[i]

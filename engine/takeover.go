@@ -122,10 +122,10 @@ func (w *worker) export(out *encoder) error {
 		out.bytes(s.Held)
 	}
 	out.counters(&w.stats)
-	out.count(len(w.virtual))
-	out.counters(w.virtual)
-	out.count(len(w.node))
-	out.counters(w.node)
+	for _, c := range []*counters{&w.virtual, &w.node} {
+		out.count(c.len())
+		out.counters(c.appendTo(nil))
+	}
 	out.count(len(w.half.virtual))
 	out.fixed(w.half.virtual)
 	snat := 0 // whether there are SNAT ports in use
@@ -256,10 +256,11 @@ func (w *worker) restore(in *decoder, frames *ledger) (err error) {
 		}
 	}
 	in.counters(&w.stats)
-	for _, list := range []*[]ServiceStats{&w.virtual, &w.node} {
-		n := in.limited(in.count(), 8)
-		*list = grow(*list, n)
-		in.counters((*list)[:n])
+	for _, c := range []*counters{&w.virtual, &w.node} {
+		list := make([]ServiceStats, in.limited(in.count(), 8))
+		in.counters(list)
+		c.grow(len(list))
+		c.set(list)
 	}
 	n := in.limited(in.count(), 4)
 	w.half.virtual = append(w.half.virtual, make([]int32, max(0, n-len(w.half.virtual)))...)

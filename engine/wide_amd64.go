@@ -71,7 +71,6 @@ const (
 
 	ipSumWord = atIPSum / 2
 	vsWord    = (recVS - 64) / 4 // of the record's second line
-	counters  = (recPacketsLo - 64) / 4
 	liveBit   = flow.LiveBit
 )
 

@@ -49,7 +49,7 @@ TEXT ·tcpWide(SB), NOSPLIT, $0-16
 
 // By byte or word of a register that a line is loaded into: where the counters of a record stand, 4 bytes each, by those of a service, 8 bytes each
 // (what a packet does not count is 0, and its last word among it); all bits of Seen in a record; what the TTL and the sum
-// of the header that has it are less; what is never too much in the second line of a record: VS is put in, counters do not overflow.
+// of the header that has it are less; where the MACs and the address of a frame stand in a member's entry, of half a line, behind which are zeros; what is never too much in the second line of a record: VS is put in, counters do not overflow.
 DATA service<>+0(SB)/8, $0x3c3c3c3c2f2e2d2c
 DATA service<>+8(SB)/8, $0x3c3c3c3c33323130
 DATA service<>+16(SB)/8, $0x3c3c3c3c37363534
@@ -79,6 +79,16 @@ DATA hop<>+40(SB)/8, $0
 DATA hop<>+48(SB)/8, $0
 DATA hop<>+56(SB)/8, $0
 GLOBL hop<>(SB), RODATA|NOPTR, $64
+
+DATA member<>+0(SB)/8, $0x0706050403020100
+DATA member<>+8(SB)/8, $0x202020200b0a0908
+DATA member<>+16(SB)/8, $0x2020202020202020
+DATA member<>+24(SB)/8, $0x0d0c202020202020
+DATA member<>+32(SB)/8, $0x2020202020200f0e
+DATA member<>+40(SB)/8, $0x2020202020202020
+DATA member<>+48(SB)/8, $0x2020202020202020
+DATA member<>+56(SB)/8, $0x2020202020202020
+GLOBL member<>(SB), RODATA|NOPTR, $64
 
 DATA most<>+0(SB)/8, $0xffffffffffffffff
 DATA most<>+8(SB)/8, $0xffffffffffffffff
@@ -202,16 +212,16 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 	VPERMB     Z8, Z18, Z8                             \
 	MOVQ       changes_virtual(DI), R11                \
 	MOVQ       changes_node(DI), R13                   \
-	LEAQ       (R8)(R8*8), R8                          \
-	LEAQ       (R12)(R12*8), R12                       \
+	SHLQ       $5, R8                                  \
+	SHLQ       $5, R12                                 \
 	VMOVDQU    worker_descs(SI)(CX*1), X4              \
 	VMOVDQU8   Z3, K5, (AX)(R14*1)                     \
 	VMOVDQU64  Z0, (-64*SIDE)(DX)                      \
 	VMOVDQU64  Z2, (64-64*SIDE)(DX)                    \
-	VPADDQ     ServiceStats_Packets(R11)(R8*8), Y8, Y5 \
-	VMOVDQU    Y5, ServiceStats_Packets(R11)(R8*8)     \
-	VPADDQ     ServiceStats_Packets(R13)(R12*8), Y8, Y6 \
-	VMOVDQU    Y6, ServiceStats_Packets(R13)(R12*8)    \
+	VPADDQ     (R11)(R8*1), Y8, Y5                     \
+	VMOVDQU    Y5, (R11)(R8*1)                         \
+	VPADDQ     (R13)(R12*1), Y8, Y6                    \
+	VMOVDQU    Y6, (R13)(R12*1)                        \
 	LEAQ       1(R15), R11                             \
 	SHLQ       $4, R15                                 \
 	MOVQ       R11, egress_n(R10)                      \
@@ -220,16 +230,18 @@ GLOBL most<>(SB), RODATA|NOPTR, $64
 // To the server: R11 is the member's entry, and R8 its port. READDRESS has in Z5 what becomes of the frame's addresses, and in Z7 the Diffs.
 #define TOSERVER \
 	MOVQ R12, R11                 \
-	SHLQ $6, R11                  \
+	SHLQ $5, R11                  \
 	ADDQ changes_nodes(DI), R11   \
 	MOVL node_port(R11), R8       \
 	SUBL $const_nodeUsable, R8    \
 	EGRESS
 
 #define READDRESS \
-	VPERMB Z0, Z17, Z7           \
-	VPORQ  (R11), Z7, Z5         \
-	MOVL   const_recVS(DX), R8
+	VMOVDQU (R11), Y5            \
+	VPERMB  Z0, Z17, Z7          \
+	VPERMB  Z5, Z19, Z5          \
+	MOVL    const_recVS(DX), R8  \
+	VPORQ   Z7, Z5, Z5
 
 // To the client: R8 is the port.
 #define TOCLIENT \
@@ -261,6 +273,7 @@ TEXT ·changeWide(SB), NOSPLIT, $16-32
 	MOVQ         changes_virtualLen(DI), AX
 	VMOVDQU64    most<>(SB), Z21
 	VMOVDQU64    service<>(SB), Z18
+	VMOVDQU64    member<>(SB), Z19
 	VMOVDQU64    seenBits<>(SB), Z9
 	VMOVDQU64    hop<>(SB), Z14
 	VPXORQ       Z15, Z15, Z15

@@ -56,8 +56,8 @@ type worker struct {
 	unreturned []rings.Desc
 	now        uint64 // milliseconds; the burst's clock
 	stats      Stats
-	virtual    []ServiceStats // by virtual server id
-	node       []ServiceStats // by node id
+	virtual    counters // by virtual server id
+	node       counters // by node id
 	half       halfOpen
 	tally      tally
 	clients    clientCache
@@ -342,9 +342,6 @@ func (w *worker) unusual(v rewrite.Verdict, d rings.Desc, port uint16, k *flow.K
 	return false
 }
 
-// nearCounters is how many counters are always in the first-level cache, or nearly.
-const nearCounters = 512
-
 // process takes the burst from look-up to its egress ports.
 func (w *worker) process() {
 	if w.n > 0 {
@@ -357,9 +354,6 @@ func (w *worker) process() {
 		}
 		if w.placed > 0 {
 			w.takePlaces()
-		}
-		if len(w.virtual)+len(w.node) > nearCounters {
-			w.fetch()
 		}
 		w.schedule(missed)
 		if w.persist != nil {
