@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"sluice/rings"
@@ -68,17 +69,28 @@ func (d *decoder) counterNames() {
 		m := counterMap{here: len(index)}
 		for name := range strings.Lines(d.text()) {
 			i, ok := index[strings.TrimSuffix(name, "\n")]
-			if !ok {
+			switch {
+			case !ok:
 				i = -1
+			case slices.Contains(m.to, i):
+				d.fail("it names %q of %s twice", name, t.Name())
 			}
 			m.to = append(m.to, i)
 		}
 		if len(m.to) == 0 {
 			d.fail("it names no counters of %s", t.Name())
 		}
+		for _, gauge := range gauges {
+			if i, ok := index[gauge]; ok && !slices.Contains(m.to, i) {
+				d.fail("it does not say how many are %s of %s", gauge, t.Name())
+			}
+		}
 		d.maps[t] = m
 	}
 }
+
+// gauges are numbers of what is there now, which cannot begin at 0 where there is something.
+var gauges = []string{"Active", "Entries"}
 
 // counters reads the values of v: a pointer to one of the types, or a slice of them.
 func (d *decoder) counters(v any) {

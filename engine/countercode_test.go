@@ -89,6 +89,22 @@ func TestCountersOfOtherVersions(t *testing.T) {
 	}
 }
 
+// What is there now cannot begin at 0 beside connections that are taken over, and a name stands for one counter.
+func TestCountersRefused(t *testing.T) {
+	for name, other := range map[string]func([]string) []string{
+		"says nothing": func([]string) []string { return nil },
+		"without a gauge": func(names []string) []string {
+			return slices.DeleteFunc(names, func(n string) bool { return n == "Active" || n == "Entries" })
+		},
+		"one twice": func(names []string) []string { return append(names, names[0]) },
+	} {
+		in := written(func(_ reflect.Type, names []string) []string { return other(names) }, map[reflect.Type][]int{})
+		if in.counterNames(); in.err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 // A whole state of a predecessor that calls some of its counters otherwise is taken over: these begin at 0, and nothing else is lost.
 func TestTakeoverFromOtherCounters(t *testing.T) {
 	spec := a4(2)
