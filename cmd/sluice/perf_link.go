@@ -21,10 +21,10 @@ import (
 
 // The scenarios over real interfaces: what is measured runs as a program of its own, this one again.
 
-// linkFlags are those of link, latency and connections.
-func linkFlags(more ...cli.Flag) []cli.Flag {
+// linkFlags are those of link, latency and connections, with the carriers that the scenario has.
+func linkFlags(carriers []string, more ...cli.Flag) []cli.Flag {
 	return perfFlags(3, append([]cli.Flag{
-		&cli.StringFlag{Name: "carriers", Usage: "only these, a `LIST` of " + strings.Join(link.CarrierNames(), ",")},
+		&cli.StringFlag{Name: "carriers", Usage: "only these, a `LIST` of " + strings.Join(carriers, ",")},
 		&cli.IntFlag{Name: "generator-core", Usage: "core `N` of the generator, and of client and server", Value: 0},
 		&cli.IntFlag{Name: "core", Usage: "core `N` of what is measured", Value: 1},
 		&cli.DurationFlag{Name: "window", Usage: "`TIME` that one sample takes; 200ms with --quick", Value: time.Second},
@@ -33,7 +33,7 @@ func linkFlags(more ...cli.Flag) []cli.Flag {
 	}, more...)...)
 }
 
-func linkOptions(c *cli.Context) (o link.Options, err error) {
+func linkOptions(c *cli.Context, carriers []string) (o link.Options, err error) {
 	if c.Args().Present() {
 		return o, usagef("%s takes no arguments, not %q", c.Command.Name, c.Args().First())
 	}
@@ -46,7 +46,7 @@ func linkOptions(c *cli.Context) (o link.Options, err error) {
 	o.Quick, o.Window, o.Install, o.Verify = c.Bool("quick"), c.Duration("window"), !c.Bool("no-install"), c.Bool("verify")
 	o.GeneratorCore, o.CarrierCore = c.Int("generator-core"), c.Int("core")
 	if o.Carriers = words(c.String("carriers")); c.IsSet("carriers") && len(o.Carriers) == 0 {
-		return o, oneOf("carriers", o.Carriers, link.CarrierNames())
+		return o, oneOf("carriers", o.Carriers, carriers)
 	}
 	o.Progress = perfProgress(c, 0)
 	if o.Quick && !c.IsSet("runs") {
@@ -112,7 +112,7 @@ func perfLinkCommand() *cli.Command {
 			"other end on another core. Carriers take turns; their medians and the ratios within a repetition are shown. What no option\n" +
 			"says otherwise, --quick sends over 1000 connections and new ones, in frames of 64 bytes, without HTTP. An empty list of\n" +
 			"--flows leaves the packets out: HTTP alone is measured then.",
-		Flags: linkFlags(
+		Flags: linkFlags(link.CarrierNames(),
 			&cli.StringFlag{Name: "flows", Usage: "numbers of connections, and new for every packet a new one: `LIST`; an empty one is for HTTP alone", Value: "1,1000,100000,new"},
 			&cli.StringFlag{Name: "sizes", Usage: "of frames: `LIST` of 64,imix,1500", Value: "64,imix,1500"},
 			&cli.StringFlag{Name: "directions", Usage: "`LIST` of one-way,both: requests alone, or requests and their answers", Value: "one-way,both"},
@@ -129,7 +129,7 @@ func perfLinkCommand() *cli.Command {
 			&cli.StringFlag{Name: "name", Usage: "with --in: `NAME` of what carries", Value: "external"},
 		),
 		Action: func(c *cli.Context) error {
-			o, err := linkOptions(c)
+			o, err := linkOptions(c, link.CarrierNames())
 			if err != nil {
 				return err
 			}
@@ -217,7 +217,7 @@ func perfLatencyCommand() *cli.Command {
 		UsageText: "sluice perf latency [--loads LIST] [--polling LIST] [--cores LIST] [--json FILE]",
 		Description: "A client sends at scheduled times and a server answers; a late answer counts from when it was due. The load is half and 90% of\n" +
 			"what each carrier carries without loss. What no option says otherwise, --quick measures idle, with cores awake.",
-		Flags: linkFlags(
+		Flags: linkFlags(link.LatencyCarriers(),
 			&cli.StringFlag{Name: "loads", Usage: "`LIST` of idle,half,90: parts of the loss-free rate", Value: "idle,half,90"},
 			&cli.StringFlag{Name: "polling", Usage: "of sluice: `LIST` of busy,adaptive,interrupt", Value: "busy,adaptive,interrupt"},
 			&cli.StringFlag{Name: "cores", Usage: "idle: `LIST` of awake,asleep: whether cores with nothing to do wait for work or sleep", Value: "awake,asleep"},
@@ -225,7 +225,7 @@ func perfLatencyCommand() *cli.Command {
 			&cli.Float64Flag{Name: "loss", Usage: "percent that may be lost of a rate that is loss-free: `P`", Value: 0.01},
 		),
 		Action: func(c *cli.Context) error {
-			o, err := linkOptions(c)
+			o, err := linkOptions(c, link.LatencyCarriers())
 			if err != nil {
 				return err
 			}
@@ -262,9 +262,9 @@ func perfConnectionsCommand() *cli.Command {
 	return &cli.Command{
 		Name: "connections", Usage: "new connections per second, UDP and whole TCP lives, and with a full table, beside nftables",
 		UsageText: "sluice perf connections [--json FILE]",
-		Flags:     linkFlags(&cli.Float64Flag{Name: "loss", Usage: "percent of connections that may fail at a rate that counts: `P`", Value: 0.1}),
+		Flags:     linkFlags(link.ConnectionCarriers(), &cli.Float64Flag{Name: "loss", Usage: "percent of connections that may fail at a rate that counts: `P`", Value: 0.1}),
 		Action: func(c *cli.Context) error {
-			o, err := linkOptions(c)
+			o, err := linkOptions(c, link.ConnectionCarriers())
 			if err != nil {
 				return err
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -67,6 +68,20 @@ func CarrierNames() (names []string) {
 		names = append(names, c.name)
 	}
 	return names
+}
+
+// LatencyCarriers and ConnectionCarriers are the names of those that these scenarios have, in the same order.
+func LatencyCarriers() []string {
+	return namesOf(func(name string) bool { return slices.Contains(latencyCarriers, name) })
+}
+
+// ConnectionCarriers: see LatencyCarriers.
+func ConnectionCarriers() []string {
+	return namesOf(func(name string) bool { return slices.Contains(connectionCarriers, name) })
+}
+
+func namesOf(has func(name string) bool) []string {
+	return slices.DeleteFunc(CarrierNames(), func(name string) bool { return !has(name) })
 }
 
 func find(name string) carrier {

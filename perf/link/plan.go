@@ -96,7 +96,8 @@ func CheckLink(o *Options, l *LinkOptions) error {
 	if err := o.checkCarriers(scenario, func(name string) bool { return have[name] }); err != nil {
 		return err
 	}
-	if p := l.plan(o); p.samples == 0 && !l.HTTP {
+	overHTTP := l.HTTP && (len(o.Carriers) == 0 || slices.ContainsFunc(o.Carriers, func(name string) bool { return slices.Contains(httpCarriers, name) }))
+	if p := l.plan(o); p.samples == 0 && !overHTTP {
 		return errors.New("nothing to measure: none of --carriers carries any of --directions in any of --modes")
 	}
 	return nil
@@ -120,7 +121,7 @@ func CheckConnections(o *Options) error {
 
 // checkCarriers refuses carriers that a scenario does not have.
 func (o *Options) checkCarriers(scenario string, has func(name string) bool) error {
-	list := slices.DeleteFunc(CarrierNames(), func(name string) bool { return !has(name) })
+	list := namesOf(has)
 	for _, name := range o.Carriers {
 		if !slices.Contains(list, name) {
 			return fmt.Errorf("--carriers: %s has no %q; it has %s", scenario, name, strings.Join(list, ", "))
