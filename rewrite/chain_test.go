@@ -41,7 +41,7 @@ func TestChainChanges(t *testing.T) {
 		if p.Proto != flow.TCP {
 			p.TCP, q.TCP = flow.Segment{}, flow.Segment{} // not valid
 		}
-		q.SCTP.Types = p.SCTP.Types // of noise: chunks that contradict the length may be in what is not there
+		q.SCTP.Types, q.SCTP.InitTag = p.SCTP.Types, p.SCTP.InitTag // of noise: chunks that contradict the length may be in what is not there
 		if w != v || q != p || l != k {
 			t.Fatalf("%d bytes of %d\nin one piece %d %+v %+v\nin a chain   %d %+v %+v", n, len(whole), v, p, k, w, q, l)
 		}
